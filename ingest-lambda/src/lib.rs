@@ -1,0 +1,53 @@
+//! S3 events in, notifications to the movies-r-us API out.
+//!
+//! AWS invokes the function asynchronously with an S3 event. [`handle`] posts one notification for
+//! each record that tells of a new object. An answer other than 2xx, or none in time, fails the
+//! whole invocation; AWS then invokes it again, and in the end parks the event in the failure
+//! queue. Posting a notification twice is harmless: the API answers with the same ingest.
+
+mod client;
+mod config;
+mod event;
+
+pub use client::{ApiClient, Notify, NotifyError};
+pub use config::{Config, ConfigError};
+pub use event::{EventError, Received, notifications};
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde_json::Value;
+use tracing::{error, info};
+
+/// Serves invocations from the Lambda Runtime API until the environment ends.
+///
+/// # Errors
+/// If the configuration is incomplete, or the Runtime API cannot be reached.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let client = ApiClient::new(&config)?;
+    lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| handle(&client, event))).await
+}
+
+/// Handles one invocation: every record is posted, also when an earlier one failed.
+///
+/// # Errors
+/// If the event is not one of S3's, or any notification was not accepted.
+pub async fn handle(client: &impl Notify, event: LambdaEvent<Value>) -> Result<(), Error> {
+    let request_id = event.context.request_id;
+    let mut failure = None;
+    for received in notifications(event.payload)? {
+        match received {
+            Received::Ignored { reason } => info!(reason, "ignored"),
+            Received::Created(notification) => {
+                let (bucket, key) = (&*notification.bucket, &*notification.key);
+                match client.notify(&notification, &request_id).await {
+                    Ok(()) => info!(bucket, key, "notified the API"),
+                    Err(reason) => {
+                        let error: &dyn std::error::Error = &reason;
+                        error!(bucket, key, error, "the API did not take the notification");
+                        failure = Some(reason);
+                    }
+                }
+            }
+        }
+    }
+    failure.map_or(Ok(()), |reason| Err(reason.into()))
+}

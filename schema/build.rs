@@ -1,0 +1,132 @@
+//! Generates the Rust types from `movies.schema.json`.
+//!
+//! typify turns definitions into structs. What it does not enforce by itself (bounds of integers,
+//! lengths counted without a second allocation, forbidden characters) is carried by two leaf types
+//! of this crate, `Bounded` and `Text`, whose parameters are read from the schema here. A keyword
+//! that none of them enforces stops the build, so that the schema cannot promise more than the
+//! types keep.
+
+use std::{env, error::Error, fs, path::Path};
+
+use schemars::schema::{InstanceType, RootSchema, Schema, SchemaObject, SingleOrVec};
+use serde_json::Value;
+use typify::{TypeSpace, TypeSpaceSettings};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const SCHEMA: &str = "movies.schema.json";
+
+fn main() -> Result<()> {
+    println!("cargo::rerun-if-changed={SCHEMA}");
+    println!("cargo::rerun-if-changed=build.rs");
+
+    let mut document: Value = serde_json::from_str(&fs::read_to_string(SCHEMA)?)?;
+    to_draft_07(&mut document);
+    let root: RootSchema = serde_json::from_value(document)?;
+
+    let mut settings = TypeSpaceSettings::default();
+    settings.with_derive("PartialEq".into());
+    for schema in root.definitions.values() {
+        map_leaves(schema, &mut settings)?;
+    }
+    let mut types = TypeSpace::new(&settings);
+    types.add_ref_types(root.definitions)?;
+
+    // An empty list is written like any other, so that every movie shows its cast and genres.
+    let skip_empty = ", skip_serializing_if = \"::std::vec::Vec::is_empty\"";
+    let code = prettyplease::unparse(&syn::parse2(types.to_stream())?).replace(skip_empty, "");
+    let out = Path::new(&env::var("OUT_DIR")?).join("types.rs");
+    Ok(fs::write(out, code)?)
+}
+
+/// typify reads draft 7: `$defs` was `definitions` there. `null` in a type union goes too: every
+/// nullable property is optional, and serde reads `null` into an `Option` as none.
+fn to_draft_07(node: &mut Value) {
+    match node {
+        Value::Object(map) => {
+            if let Some(definitions) = map.remove("$defs") {
+                map.insert("definitions".into(), definitions);
+            }
+            if let Some(Value::String(reference)) = map.get_mut("$ref") {
+                *reference = reference.replace("#/$defs/", "#/definitions/");
+            }
+            if let Some(Value::Array(types)) = map.get_mut("type") {
+                types.retain(|name| name != "null");
+            }
+            map.values_mut().for_each(to_draft_07);
+        }
+        Value::Array(items) => items.iter_mut().for_each(to_draft_07),
+        _ => {}
+    }
+}
+
+/// Maps every string and integer below `schema` to the leaf type that enforces its keywords.
+fn map_leaves(schema: &Schema, settings: &mut TypeSpaceSettings) -> Result<()> {
+    let Schema::Object(object) = schema else {
+        return Ok(());
+    };
+    if let Some(leaf) = leaf_type(object)? {
+        settings.with_conversion(object.clone(), leaf, [].into_iter());
+    }
+    if let Some(properties) = &object.object {
+        for property in properties.properties.values() {
+            map_leaves(property, settings)?;
+        }
+    }
+    if let Some(array) = &object.array {
+        if array.max_items.is_some() || array.min_items.is_some() || array.unique_items.is_some() {
+            return Err("array bounds are not enforced by the generated types".into());
+        }
+        if let Some(SingleOrVec::Single(items)) = &array.items {
+            map_leaves(items, settings)?;
+        }
+    }
+    Ok(())
+}
+
+/// The Rust type for a string or an integer; none for the other types, and for formats, which
+/// typify maps by itself.
+fn leaf_type(object: &SchemaObject) -> Result<Option<String>> {
+    let Some(SingleOrVec::Single(instance_type)) = instance_type(object) else {
+        return Ok(None);
+    };
+    match (*instance_type, &object.format) {
+        (InstanceType::String, None) => {
+            let string = object.string.clone().unwrap_or_default();
+            let min = string.min_length.unwrap_or(0);
+            let max = string.max_length.unwrap_or(u32::MAX);
+            let pattern = string.pattern.ok_or("a string must forbid U+0000")?;
+            let controls = forbidden_controls(&pattern)?;
+            Ok(Some(format!("crate::Text<{min}, {max}, {controls}>")))
+        }
+        (InstanceType::Integer, _) => {
+            let number = object.number.clone().unwrap_or_default();
+            let (Some(min), Some(max)) = (number.minimum, number.maximum) else {
+                return Err("an integer needs both a minimum and a maximum".into());
+            };
+            Ok(Some(format!("crate::Bounded<{min}, {max}>")))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn instance_type(object: &SchemaObject) -> Option<SingleOrVec<InstanceType>> {
+    match object.instance_type.clone()? {
+        SingleOrVec::Vec(types) if types.len() == 1 => {
+            Some(SingleOrVec::Single(Box::new(types[0])))
+        }
+        other => Some(other),
+    }
+}
+
+/// Reads a pattern of the form `^[^\u0000\u001F]*$` into a mask: bit n stands for U+n.
+fn forbidden_controls(pattern: &str) -> Result<u32> {
+    let class = pattern
+        .strip_prefix("^[^")
+        .and_then(|rest| rest.strip_suffix("]*$"))
+        .ok_or_else(|| format!("pattern {pattern}: only ^[^...]*$ of control characters"))?;
+    class.split("\\u").skip(1).try_fold(0, |mask, code| match u32::from_str_radix(code, 16)? {
+        control @ 0..=31 => Ok(mask | 1 << control),
+        _ => Err(format!("pattern {pattern}: {code} is no control character").into()),
+    })
+}

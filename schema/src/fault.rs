@@ -1,0 +1,130 @@
+//! What is wrong with a record, in words for the person who made it.
+
+use std::sync::LazyLock;
+
+use jsonschema::{
+    ValidationError,
+    error::{TypeKind, ValidationErrorKind as Kind},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::SCHEMA;
+
+/// One thing wrong with one record.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Fault {
+    /// Where in the record: a JSON Pointer (RFC 6901). Empty for the record as a whole.
+    pub pointer: String,
+    /// What the schema asks for.
+    pub expected: String,
+    /// What stands there instead.
+    pub found: String,
+}
+
+/// A value in a message is cut to this many characters.
+const MAX_SHOWN: usize = 80;
+
+impl Fault {
+    /// A fault at the place that the property names in `path` lead to.
+    pub fn new(path: &[&str], expected: impl Into<String>, found: impl Into<String>) -> Self {
+        let pointer = path.iter().map(|name| format!("/{}", escape(name))).collect();
+        Self { pointer, expected: expected.into(), found: found.into() }
+    }
+
+    /// A fault of the record as a whole.
+    pub fn at_root(expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::new(&[], expected, found)
+    }
+
+    /// The faults that one finding of the validator stands for: one for each unknown property.
+    pub(crate) fn from_schema(error: &ValidationError<'_>) -> Vec<Self> {
+        let pointer = error.instance_path().as_str();
+        let instance: &Value = error.instance();
+        let member = |name: &str, expected, found: &str| Self {
+            pointer: format!("{pointer}/{}", escape(name)),
+            expected,
+            found: found.to_owned(),
+        };
+        match error.kind() {
+            Kind::Required { property } => {
+                let name = property.as_str().unwrap_or_default();
+                vec![member(name, format!("the required property \"{name}\""), "nothing")]
+            }
+            Kind::AdditionalProperties { unexpected } => unexpected
+                .iter()
+                .map(|name| {
+                    let found = format!("the unknown property {}", shown(&name.as_str().into()));
+                    member(name, expected_property(name), &found)
+                })
+                .collect(),
+            kind => {
+                let found = match kind {
+                    Kind::MaxLength { .. } => length_of(instance),
+                    _ => shown(instance),
+                };
+                vec![Self {
+                    pointer: pointer.to_owned(),
+                    expected: expectation(kind, error),
+                    found,
+                }]
+            }
+        }
+    }
+}
+
+fn expectation(kind: &Kind, error: &ValidationError<'_>) -> String {
+    match kind {
+        Kind::Type { kind: TypeKind::Single(json_type) } => format!("{json_type}"),
+        Kind::Type { kind: TypeKind::Multiple(types) } => {
+            let names: Vec<_> = types.iter().map(|t| t.to_string()).collect();
+            names.join(" or ")
+        }
+        Kind::MinLength { limit: 1 } => "a string that is not empty".into(),
+        Kind::MinLength { limit } => format!("at least {limit} characters"),
+        Kind::MaxLength { limit } => format!("at most {limit} characters"),
+        Kind::Minimum { limit } => format!("{limit} or more"),
+        Kind::Maximum { limit } => format!("{limit} or less"),
+        Kind::Pattern { pattern } => format!("no control character that {pattern} forbids"),
+        Kind::Format { format } => format!("a {format} (RFC 3339)"),
+        _ => error.to_string(),
+    }
+}
+
+/// Names the property that was probably meant.
+fn expected_property(unknown: &str) -> String {
+    static KNOWN: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let document: Value = serde_json::from_str(SCHEMA).unwrap_or_default();
+        let definitions = document["$defs"].as_object().into_iter().flat_map(Map::values);
+        let properties = definitions.filter_map(|definition| definition["properties"].as_object());
+        properties.flat_map(Map::keys).cloned().collect()
+    });
+    let lowered = unknown.to_lowercase();
+    let distance = |name: &&String| strsim::damerau_levenshtein(name, &lowered);
+    match KNOWN.iter().min_by_key(distance).filter(|name| distance(name) <= 2) {
+        Some(name) => format!("a property that the schema knows (did you mean \"{name}\"?)"),
+        None => "a property that the schema knows".to_owned(),
+    }
+}
+
+fn length_of(value: &Value) -> String {
+    format!("{} characters", value.as_str().unwrap_or_default().chars().count())
+}
+
+/// A value as a message shows it: JSON, cut short.
+fn shown(value: &Value) -> String {
+    let json = match value {
+        Value::Array(items) => return format!("an array of {}", items.len()),
+        Value::Object(members) => return format!("an object of {}", members.len()),
+        scalar => scalar.to_string(),
+    };
+    match json.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &json[..end]),
+        None => json,
+    }
+}
+
+/// RFC 6901, section 3.
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}

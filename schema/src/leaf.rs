@@ -1,0 +1,114 @@
+//! The leaf types: a string and an integer that cannot hold what their schema forbids.
+//!
+//! `build.rs` fills in their parameters from the schema's keywords.
+
+use std::{fmt, ops::Deref};
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+/// A string of `MIN` to `MAX` characters, without the control characters that the bits of
+/// `FORBIDDEN` name (bit n stands for U+n).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct Text<const MIN: usize, const MAX: usize, const FORBIDDEN: u32>(String);
+
+impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Text<MIN, MAX, FORBIDDEN> {
+    /// The string itself.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
+    fn check(text: &str) -> Result<(), &'static str> {
+        // A string has at most as many characters as bytes, and seldom needs counting.
+        let too_short = text.len() < MIN * 4 && text.chars().count() < MIN;
+        let too_long = text.len() > MAX && text.chars().count() > MAX;
+        let controls = text.bytes().fold(false, |found, byte| found | (byte < 32));
+        if too_short || too_long {
+            return Err("a string of another length");
+        }
+        if controls && text.bytes().any(|b| b < 32 && FORBIDDEN >> b & 1 == 1) {
+            return Err("a string without control characters");
+        }
+        Ok(())
+    }
+}
+
+impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> TryFrom<String>
+    for Text<MIN, MAX, FORBIDDEN>
+{
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::check(&text).map(|()| Self(text))
+    }
+}
+
+impl<'de, const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Deserialize<'de>
+    for Text<MIN, MAX, FORBIDDEN>
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
+    }
+}
+
+impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Deref for Text<MIN, MAX, FORBIDDEN> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An integer from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct Bounded<const MIN: i64, const MAX: i64>(i64);
+
+impl<const MIN: i64, const MAX: i64> Bounded<MIN, MAX> {
+    /// The integer itself.
+    pub fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl<const MIN: i64, const MAX: i64> TryFrom<i64> for Bounded<MIN, MAX> {
+    type Error = &'static str;
+
+    fn try_from(number: i64) -> Result<Self, Self::Error> {
+        if (MIN..=MAX).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err("an integer out of range")
+        }
+    }
+}
+
+impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Bounded<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IntegerVisitor)?.try_into().map_err(de::Error::custom)
+    }
+}
+
+/// Reads an integer as JSON schema sees it: 1995.0 is one too (2020-12 Core, 4.2.3).
+struct IntegerVisitor;
+
+impl de::Visitor<'_> for IntegerVisitor {
+    type Value = i64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an integer")
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<i64, E> {
+        Ok(number)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<i64, E> {
+        i64::try_from(number).map_err(E::custom)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<i64, E> {
+        // Every bound lies within 2^53, so that the conversion is exact where it matters.
+        if number.fract() == 0.0 { Ok(number as i64) } else { Err(E::custom("a fraction")) }
+    }
+}

@@ -1,0 +1,138 @@
+//! The schema, held against texts that it must take and texts that it must refuse.
+
+use schema::{Fault, Movie, Notification, parse};
+
+/// The pointers of the faults that a movie has; none if it is taken.
+fn faults(json: &str) -> Vec<Fault> {
+    parse::<Movie>(json.as_bytes()).err().unwrap_or_default()
+}
+
+fn pointers(json: &str) -> Vec<String> {
+    faults(json).into_iter().map(|fault| fault.pointer).collect()
+}
+
+#[test]
+fn takes_what_the_schema_allows() {
+    let long = "é".repeat(1000);
+    for json in [
+        r#"{"title":"M","year":1931}"#,
+        r#"{"title":"M","year":1870,"cast":[],"genres":[]}"#,
+        r#"{"title":"M","year":2200,"href":null,"extract":null,"thumbnail":null,"thumbnail_width":null}"#,
+        r#"{"title":"M","year":1931.0}"#,
+        r#"{"title":"M","year":1.931e3}"#,
+        r#"{"title":"\u041c \ud83c\udfac\t","year":1931,"cast":["Peter Lorre"],"extract":""}"#,
+        &format!(r#"{{"title":"{long}","year":1931}}"#),
+    ] {
+        assert_eq!(faults(json), [], "{json}");
+    }
+}
+
+#[test]
+fn points_at_what_it_refuses() {
+    let long = "é".repeat(1001);
+    for (json, expected) in [
+        (r#"{"year":1931}"#, vec!["/title"]),
+        (r#"{}"#, vec!["/title", "/year"]),
+        (r#"{"title":"","year":1931}"#, vec!["/title"]),
+        (&format!(r#"{{"title":"{long}","year":1931}}"#), vec!["/title"]),
+        (r#"{"title":null,"year":1931}"#, vec!["/title"]),
+        (r#"{"title":"M","year":"1931"}"#, vec!["/year"]),
+        (r#"{"title":"M","year":1869}"#, vec!["/year"]),
+        (r#"{"title":"M","year":2201}"#, vec!["/year"]),
+        (r#"{"title":"M","year":1931.5}"#, vec!["/year"]),
+        (r#"{"title":"M","year":1e300}"#, vec!["/year"]),
+        (r#"{"title":"M","year":18446744073709551615}"#, vec!["/year"]),
+        (r#"{"title":"M","year":1931,"cast":null}"#, vec!["/cast"]),
+        (r#"{"title":"M","year":1931,"cast":"x"}"#, vec!["/cast"]),
+        (r#"{"title":"M","year":1931,"cast":["a",""]}"#, vec!["/cast/1"]),
+        (r#"{"title":"M","year":1931,"cast":["a\u001fb"]}"#, vec!["/cast/0"]),
+        (r#"{"title":"M\u0000","year":1931}"#, vec!["/title"]),
+        (r#"{"title":"M","year":1931,"genre":["x"]}"#, vec!["/genre"]),
+        (r#"{"title":"M","year":1931,"a/b~c":1}"#, vec!["/a~1b~0c"]),
+        (r#"{"title":"M","year":1931,"thumbnail_width":-1}"#, vec!["/thumbnail_width"]),
+        (
+            r#"{"title":"M","year":1,"cast":[1,"",null]}"#,
+            vec!["/cast/0", "/cast/1", "/cast/2", "/year"],
+        ),
+        (r#"{"title":"M","title":"N","year":1931}"#, vec!["/title"]),
+        (r#"{"title":"M","year":1931,"href":null,"href":"x"}"#, vec!["/href"]),
+        (r#"{"title":"\ud800","year":1931}"#, vec![""]),
+        (r#"{"title":"M","year":1e999}"#, vec![""]),
+        (r#"{"title":"M","year":1931}}"#, vec![""]),
+        ("[]", vec![""]),
+        ("12", vec![""]),
+        ("", vec![""]),
+    ] {
+        let mut pointers = pointers(json);
+        pointers.sort();
+        assert_eq!(pointers, expected, "{json}");
+    }
+}
+
+#[test]
+fn says_what_was_expected_and_what_was_found() {
+    let say = |json: &str| {
+        let fault = faults(json).remove(0);
+        format!("{}: expected {}, found {}", fault.pointer, fault.expected, fault.found)
+    };
+    let movie = |rest: &str| say(&format!(r#"{{"title":"M",{rest}}}"#));
+    assert_eq!(movie(r#""year":"1931""#), r#"/year: expected integer, found "1931""#);
+    assert_eq!(movie(r#""year":1"#), "/year: expected 1870 or more, found 1");
+    assert_eq!(
+        movie(r#""year":1931,"x":1"#),
+        r#"/x: expected a property that the schema knows, found the unknown property "x""#
+    );
+    assert_eq!(
+        movie(r#""year":1931,"genre":[]"#),
+        r#"/genre: expected a property that the schema knows (did you mean "genres"?), found the unknown property "genre""#
+    );
+    assert_eq!(
+        movie(r#""year":1931,"cast":["a\u001fb"]"#),
+        r#"/cast/0: expected no control character that ^[^\u0000\u001F]*$ forbids, found "a\u001fb""#
+    );
+    assert_eq!(say("{"), ": expected JSON, found EOF while parsing an object at line 1 column 1");
+}
+
+#[test]
+fn refuses_bytes_that_are_not_utf_8_by_name() {
+    let faults = parse::<Movie>(b"{\"title\":\"\xff\",\"year\":1931}").unwrap_err();
+    assert_eq!(faults[0].found, "byte 0xFF, 10 bytes into the record");
+}
+
+#[test]
+fn survives_a_nesting_bomb() {
+    assert_eq!(pointers(&"[".repeat(1_000_000)), [""]);
+    let nested =
+        format!(r#"{{"title":"M","year":1931,"cast":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+    assert_eq!(pointers(&nested), [""]);
+}
+
+#[test]
+fn writes_what_it_read() {
+    let json = r#"{"cast":["Peter Lorre"],"extract":"A \"film\".","genres":[],"href":"M_(1931)","thumbnail":"t","thumbnail_height":2,"thumbnail_width":1,"title":"M","year":1931}"#;
+    let movie: Movie = parse(json.as_bytes()).unwrap();
+    assert_eq!(serde_json::to_string(&movie).unwrap(), json);
+}
+
+#[test]
+fn a_notification_needs_bucket_and_key_and_knows_the_rest() {
+    let notification: Notification = parse(
+        br#"{"bucket":"b","key":"a/\u00fc +.json","version_id":null,"etag":"e","sequencer":"0A",
+            "event_time":"2026-11-01T10:00:00.123Z","size":12}"#,
+    )
+    .unwrap();
+    assert_eq!(&*notification.key, "a/ü +.json");
+    for (json, pointer) in [
+        (r#"{"bucket":"b"}"#, "/key"),
+        (r#"{"bucket":"b","key":""}"#, "/key"),
+        (r#"{"bucket":"b","key":"k","event_time":"yesterday"}"#, "/event_time"),
+        (r#"{"bucket":"b","key":"k","size":-1}"#, "/size"),
+        (r#"{"bucket":"b","key":"k","Key":"k"}"#, "/Key"),
+    ] {
+        assert_eq!(
+            parse::<Notification>(json.as_bytes()).unwrap_err()[0].pointer,
+            pointer,
+            "{json}"
+        );
+    }
+}
