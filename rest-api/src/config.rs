@@ -1,0 +1,237 @@
+//! What the service reads from its environment.
+//!
+//! Every variable is read through a lookup function, so that tests never touch the process. All
+//! that is missing or malformed is reported at once, a line each.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+/// The service's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen (`MRU_LISTEN`).
+    pub listen: SocketAddr,
+    /// The database (`MRU_DB_*`).
+    pub database: Database,
+    /// What `/notify` and every write must carry (`MRU_API_TOKEN`).
+    pub api_token: TokenDigest,
+    /// How many ingests run at once in this process (`MRU_WORKERS`); 0 for none.
+    pub workers: usize,
+    /// How faults of the infrastructure are retried.
+    pub retry: Retry,
+    /// How long a claimed ingest stays with a worker that gives no sign of life.
+    pub lease: Duration,
+    /// What to log, as a tracing filter (`MRU_LOG`).
+    pub log_filter: String,
+    /// How to log it (`MRU_LOG_FORMAT`).
+    pub log_format: LogFormat,
+}
+
+/// Where the database is, and who we are there.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// A host name, an address, or the folder of a Unix socket (`MRU_DB_HOST`).
+    pub host: String,
+    /// `MRU_DB_PORT`.
+    pub port: u16,
+    /// `MRU_DB_USER`.
+    pub user: String,
+    /// `MRU_DB_PASS`.
+    pub password: Secret,
+    /// `MRU_DB_NAME`.
+    pub name: String,
+    /// An endpoint for queries alone (`MRU_DB_READ_HOST`); by default the same host.
+    pub read_host: Option<String>,
+    /// `MRU_DB_TLS` and `MRU_DB_CA_FILE`.
+    pub tls: Tls,
+}
+
+/// How the connection to the database is protected.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Tls {
+    /// Not at all: accepted for loopback and Unix sockets only.
+    Disable,
+    /// TLS, the server's certificate and host name verified.
+    VerifyFull {
+        /// The certificate authorities to trust, as PEM; by default the system's.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// Plain lines, for people.
+    Text,
+}
+
+/// How often, and after which pauses, a fault of the infrastructure is retried.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// How often an ingest is attempted before it is `failed`.
+    pub max_attempts: i32,
+    /// The same where the store refuses (no permission, no such bucket): it seldom relents.
+    pub max_attempts_refused: i32,
+    /// The pause after the first attempt; it doubles with each further one.
+    pub base_delay: Duration,
+    /// The longest pause.
+    pub max_delay: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_attempts: 12,
+            max_attempts_refused: 4,
+            base_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A string that never prints.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `secret`.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The string, for the one place that needs it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// What is kept of the API token: enough to recognise it.
+///
+/// Comparing digests also takes the same time however much of a guess is right.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// The digest of `token`.
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+}
+
+/// Every variable that is missing or malformed, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(Vec<String>);
+
+impl Config {
+    /// Reads the variables of the module's documentation through `lookup`.
+    ///
+    /// # Errors
+    /// Names every variable that is missing or malformed.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader { lookup, problems: Vec::new() };
+        let config = reader.config();
+        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
+    }
+}
+
+/// Collects problems while it reads.
+struct Reader<L> {
+    lookup: L,
+    problems: Vec<String>,
+}
+
+impl<L: Fn(&str) -> Option<String>> Reader<L> {
+    fn config(&mut self) -> Config {
+        // The AWS SDK reads it by itself; without it, every request to S3 would fail later.
+        self.required("AWS_REGION");
+        Config {
+            listen: self.parsed("MRU_LISTEN", SocketAddr::from(([0, 0, 0, 0], 8080)), "an address and a port"),
+            database: self.database(),
+            api_token: TokenDigest::of(&self.required("MRU_API_TOKEN")),
+            workers: self.parsed("MRU_WORKERS", 2, "a number"),
+            retry: Retry::default(),
+            lease: Duration::from_secs(15),
+            log_filter: self.optional("MRU_LOG").unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log_format(),
+        }
+    }
+
+    fn database(&mut self) -> Database {
+        let host = self.required("MRU_DB_HOST");
+        let read_host = self.optional("MRU_DB_READ_HOST");
+        Database {
+            tls: self.tls([Some(&host), read_host.as_ref()].into_iter().flatten()),
+            host,
+            port: self.parsed("MRU_DB_PORT", 5432, "a port"),
+            user: self.required("MRU_DB_USER"),
+            password: Secret(self.required("MRU_DB_PASS")),
+            name: self.required("MRU_DB_NAME"),
+            read_host,
+        }
+    }
+
+    fn tls<'a>(&mut self, mut hosts: impl Iterator<Item = &'a String>) -> Tls {
+        let ca_file = self.optional("MRU_DB_CA_FILE").map(PathBuf::from);
+        match self.optional("MRU_DB_TLS").as_deref() {
+            None | Some("verify-full") => Tls::VerifyFull { ca_file },
+            Some("disable") => {
+                if let Some(host) = hosts.find(|host| !is_local(host)) {
+                    self.problems.push(format!(
+                        "MRU_DB_TLS=disable is for this machine alone, and {host} is another one"
+                    ));
+                }
+                Tls::Disable
+            }
+            Some(other) => {
+                self.problems.push(format!("MRU_DB_TLS must be verify-full or disable: {other}"));
+                Tls::Disable
+            }
+        }
+    }
+
+    fn log_format(&mut self) -> LogFormat {
+        match self.optional("MRU_LOG_FORMAT").as_deref() {
+            None | Some("json") => LogFormat::Json,
+            Some("text") => LogFormat::Text,
+            Some(other) => {
+                self.problems.push(format!("MRU_LOG_FORMAT must be json or text: {other}"));
+                LogFormat::Text
+            }
+        }
+    }
+
+    fn optional(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).filter(|value| !value.is_empty())
+    }
+
+    fn required(&mut self, name: &str) -> String {
+        self.optional(name).unwrap_or_else(|| {
+            self.problems.push(format!("{name} is not set"));
+            String::new()
+        })
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, name: &str, default: T, form: &str) -> T {
+        let Some(text) = self.optional(name) else { return default };
+        text.parse().unwrap_or_else(|_| {
+            self.problems.push(format!("{name} must be {form}: {text}"));
+            default
+        })
+    }
+}
+
+/// Whether a connection to `host` stays on this machine.
+fn is_local(host: &str) -> bool {
+    let loopback = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    host.starts_with('/') || host == "localhost" || loopback
+}

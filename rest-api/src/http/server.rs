@@ -1,0 +1,142 @@
+//! The accept loop around warp's routes.
+//!
+//! warp's own server sets no timeouts: a client that sends half a header would hold its connection,
+//! and a graceful stop, for ever. Here every wait has an end.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::{Semaphore, watch}, task::JoinSet, time::timeout};
+use tower::{BoxError, ServiceBuilder};
+use tower_http::{
+    ServiceBuilderExt,
+    body::UnsyncBoxBody,
+    catch_panic::CatchPanicLayer,
+    request_id::MakeRequestUuid,
+    trace::TraceLayer,
+};
+use tracing::{Span, debug, error, info, info_span, warn};
+use warp::filters::BoxedFilter;
+
+use crate::{
+    problem::{Code, Problem},
+    stopped,
+};
+
+/// How long a client may take to send the head of a request, on a new connection or the next one
+/// on an old.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The head of a request may be this large, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+
+/// So many connections are served at once; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// How long requests under way may take to end when the service stops.
+const DRAIN: Duration = Duration::from_secs(12);
+
+/// Serves `routes` until `stop` turns true, then lets requests under way end for a while.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: BoxedFilter<(warp::reply::Response,)>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = ServiceBuilder::new()
+        .set_x_request_id(MakeRequestUuid)
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(ended))
+        .propagate_x_request_id()
+        .layer(CatchPanicLayer::custom(panicked))
+        .map_request(head_as_get)
+        .service(warp::service(routes));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stopped(&mut stop) => break,
+            accepted = accept(&listener, &places) => accepted,
+            // Keeps the set from growing with connections that have ended.
+            Some(_) = connections.join_next() => continue,
+        };
+        let Some((stream, place)) = accepted else { continue };
+        let service = TowerToHyperService::new(service.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection broke");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    info!("stopping: waiting for requests under way");
+    if timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        warn!("stopping: closing connections that did not end in time");
+    }
+    connections.shutdown().await;
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Small answers should not wait for more to send.
+            let _ = stream.set_nodelay(true);
+            Some((stream, place))
+        }
+        Err(error) => {
+            // Out of file descriptors, most likely: wait for some to come free.
+            warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+/// HEAD is answered as GET is, its body then left out by hyper (RFC 9110, 9.3.2).
+fn head_as_get(mut request: Request<Incoming>) -> Request<Incoming> {
+    if request.method() == Method::HEAD {
+        *request.method_mut() = Method::GET;
+    }
+    request
+}
+
+fn span(request: &Request<Incoming>) -> Span {
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+    info_span!("request", id, method = %request.method(), path = request.uri().path())
+}
+
+/// What the layers make of warp's body.
+type LayeredBody = UnsyncBoxBody<Bytes, BoxError>;
+
+fn ended(response: &Response<LayeredBody>, latency: Duration, _span: &Span) {
+    let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+    info!(status = response.status().as_u16(), ms, "answered");
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response<Full<Bytes>> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    error!(panic = text, "a handler panicked");
+    let problem = Problem::new(Code::Internal, "the log knows more, by the header x-request-id");
+    let (parts, json) = problem.into_parts();
+    let mut response = Response::from_parts(parts, Full::from(json));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}

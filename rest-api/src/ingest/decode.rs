@@ -1,0 +1,157 @@
+//! From the bytes of an object to rows of the catalogue, or to violations.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use schema::{Fault, Movie};
+
+use super::{
+    inflate::Inflate,
+    split::{Piece, Splitter},
+    violation::Violations,
+};
+use crate::store::{CatalogueRow, Staging, StoreError};
+
+/// Objects are taken in slices of this many bytes: it bounds what one slice of compressed data can
+/// grow to, and how long one turn keeps a thread from other work.
+const SLICE: usize = 8 << 10;
+
+/// Rows are staged when they take about this many bytes.
+const BATCH: usize = 4 << 20;
+
+/// How decoding a file ended.
+#[derive(Debug)]
+pub enum Decoded {
+    /// Every record is staged.
+    Taken(Staging),
+    /// The content is at fault.
+    Rejected(Violations),
+}
+
+/// Why decoding a file did not end.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError<E> {
+    /// The stream of bytes broke.
+    #[error("the object could not be read")]
+    Read(E),
+    /// The rows could not be staged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Reads a file from a stream of its bytes, and stages its movies.
+///
+/// # Errors
+/// If the stream breaks, or the database does.
+pub async fn decode<E: Display>(
+    content_encoding: Option<&str>,
+    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    mut staging: Staging,
+) -> Result<Decoded, DecodeError<E>> {
+    let mut decoder = match Decoder::new(content_encoding) {
+        Ok(decoder) => decoder,
+        Err(fault) => {
+            let mut violations = Violations::default();
+            violations.add(None, None, fault);
+            staging.discard().await;
+            return Ok(Decoded::Rejected(violations));
+        }
+    };
+    'file: while let Some(chunk) = body.next().await {
+        for slice in chunk.map_err(DecodeError::Read)?.chunks(SLICE) {
+            decoder.push(slice);
+            if decoder.pass.rows_size > BATCH {
+                staging.add(&decoder.take_rows()).await?;
+            }
+            if decoder.splitter.is_lost() {
+                break 'file;
+            }
+        }
+        tokio::task::consume_budget().await;
+    }
+    let (rows, violations) = decoder.finish();
+    if violations.count() > 0 {
+        staging.discard().await;
+        return Ok(Decoded::Rejected(violations));
+    }
+    staging.add(&rows).await?;
+    Ok(Decoded::Taken(staging))
+}
+
+/// The stages between bytes and rows.
+struct Decoder {
+    inflate: Inflate,
+    splitter: Splitter,
+    pass: Pass,
+}
+
+/// What has come out of the stages.
+#[derive(Default)]
+struct Pass {
+    rows: Vec<CatalogueRow>,
+    rows_size: usize,
+    violations: Violations,
+}
+
+impl Decoder {
+    fn new(content_encoding: Option<&str>) -> Result<Self, Fault> {
+        let inflate = Inflate::new(content_encoding)?;
+        Ok(Self { inflate, splitter: Splitter::new(), pass: Pass::default() })
+    }
+
+    fn push(&mut self, slice: &[u8]) {
+        let Self { inflate, splitter, pass } = self;
+        let inflated = inflate.push(slice, |plain| splitter.push(plain, &mut |piece| pass.take(piece)));
+        if let Err(fault) = inflated {
+            pass.violations.add(None, None, fault);
+            splitter.abandon();
+        }
+    }
+
+    fn finish(mut self) -> (Vec<CatalogueRow>, Violations) {
+        let Self { inflate, splitter, pass } = &mut self;
+        // A file that makes no sense any more is not read to its end, so that its end says nothing.
+        if !splitter.is_lost() {
+            let rest = inflate.finish(|plain| splitter.push(plain, &mut |piece| pass.take(piece)));
+            match rest {
+                Ok(()) => self.splitter.finish(&mut |piece| self.pass.take(piece)),
+                Err(fault) => self.pass.violations.add(None, None, fault),
+            }
+        }
+        (self.pass.rows, self.pass.violations)
+    }
+
+    fn take_rows(&mut self) -> Vec<CatalogueRow> {
+        self.pass.rows_size = 0;
+        std::mem::take(&mut self.pass.rows)
+    }
+}
+
+impl Pass {
+    fn take(&mut self, piece: Piece<'_>) {
+        match piece {
+            Piece::Fault { index, offset, fault } => {
+                self.violations.add(index, Some(offset), fault);
+            }
+            Piece::Record { index, offset, bytes } => match schema::parse::<Movie>(bytes) {
+                Ok(movie) => self.add_row(&movie),
+                Err(faults) => {
+                    for fault in faults {
+                        self.violations.add(Some(index), Some(offset), fault);
+                    }
+                }
+            },
+        }
+    }
+
+    fn add_row(&mut self, movie: &Movie) {
+        // Once anything is wrong, nothing of the file will be stored.
+        if self.violations.count() > 0 {
+            return;
+        }
+        let row = CatalogueRow::new(movie);
+        self.rows_size += row.size();
+        self.rows.push(row);
+    }
+}

@@ -1,0 +1,32 @@
+//! Taking files into the catalogue.
+//!
+//! ```text
+//!  notification
+//!       |
+//!       v
+//!    queued <------------------+  fault of the infrastructure: later, again
+//!       | claim (lease)        |
+//!       v                      |
+//!    running ------------------+
+//!       |
+//!       +--> succeeded    merged, in one transaction with this state
+//!       +--> superseded   a newer version of the object had been taken
+//!       +--> rejected     the content is at fault; nothing of it was stored
+//!       +--> failed       the infrastructure was at fault once too often
+//! ```
+//!
+//! A file flows one way: [`source`] opens the object, [`inflate`] decompresses it, [`split`] finds
+//! the records, [`decode`] turns them into rows and violations, the store stages the rows and
+//! merges them at the end. No part holds more than a few megabytes, whatever the file's size.
+
+mod decode;
+mod inflate;
+mod source;
+mod split;
+mod violation;
+mod worker;
+
+pub use decode::{DecodeError, Decoded, decode};
+pub use source::{ObjectStore, SourceError};
+pub use violation::{Violation, Violations};
+pub use worker::Worker;

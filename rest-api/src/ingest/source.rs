@@ -1,0 +1,134 @@
+//! Objects in S3, and what its errors mean to an ingest.
+
+use std::pin::Pin;
+
+use aws_sdk_s3::{
+    Client,
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    primitives::{ByteStream, DateTime},
+};
+use bytes::Bytes;
+use chrono::Utc;
+use futures_util::{Stream, stream};
+
+use crate::store::Observed;
+
+/// Why an object could not be read.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SourceError {
+    /// There is no such object (any more): asking again will not help.
+    #[error("the object is gone: {0}")]
+    Gone(String),
+    /// No permission, no such bucket: somebody must change something first.
+    #[error("the object store refused: {0}")]
+    Refused(String),
+    /// The store is away, slow or throttling: worth another try.
+    #[error("the object store is not available: {0}")]
+    Temporary(String),
+}
+
+/// An object, open for reading.
+pub struct Object {
+    /// What the store says of it.
+    pub observed: Observed,
+    /// Its `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// Its bytes.
+    pub body: Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>,
+}
+
+/// Where files are.
+#[derive(Clone, Debug)]
+pub struct ObjectStore {
+    client: Client,
+}
+
+impl ObjectStore {
+    /// A store behind this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// What the store says of an object's current version, or of the one named.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub async fn look(
+        &self,
+        bucket: &str,
+        key: &str,
+        version_id: Option<&str>,
+    ) -> Result<Observed, SourceError> {
+        let request = self.client.head_object().bucket(bucket).key(key);
+        let head = request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(fault)?;
+        Ok(observed(head.e_tag, head.version_id, head.last_modified, head.content_length))
+    }
+
+    /// Opens an object for reading: the version named, or the current one.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub async fn open(
+        &self,
+        bucket: &str,
+        key: &str,
+        version_id: Option<&str>,
+    ) -> Result<Object, SourceError> {
+        let request = self.client.get_object().bucket(bucket).key(key);
+        let object = request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(fault)?;
+        Ok(Object {
+            observed: observed(object.e_tag, object.version_id, object.last_modified, object.content_length),
+            content_encoding: object.content_encoding,
+            body: Box::pin(chunks(object.body)),
+        })
+    }
+}
+
+/// The body's chunks. A body that ends before its announced length is an error of the stream.
+fn chunks(body: ByteStream) -> impl Stream<Item = Result<Bytes, SourceError>> + Send {
+    stream::unfold(body, |mut body| async move {
+        let chunk = body.next().await?;
+        let chunk = chunk.map_err(|error| {
+            SourceError::Temporary(DisplayErrorContext(&error).to_string())
+        });
+        Some((chunk, body))
+    })
+}
+
+fn observed(
+    etag: Option<String>,
+    version_id: Option<String>,
+    last_modified: Option<DateTime>,
+    size: Option<i64>,
+) -> Observed {
+    Observed {
+        etag: etag.map(|etag| etag.trim_matches('"').to_owned()),
+        // An unversioned object in a bucket that once was versioned has the version "null".
+        version_id: version_id.filter(|id| id != "null"),
+        last_modified: last_modified
+            .and_then(|time| chrono::DateTime::<Utc>::from_timestamp(time.secs(), time.subsec_nanos())),
+        size,
+    }
+}
+
+/// What an error of the SDK means.
+fn fault<E>(error: SdkError<E, aws_sdk_s3::config::http::HttpResponse>) -> SourceError
+where
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+    let code = error.code().unwrap_or_default().to_owned();
+    let text = match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ if status != 0 => format!("it answered {status}"),
+        _ => DisplayErrorContext(&error).to_string(),
+    };
+    match (status, code.as_str()) {
+        (_, "NoSuchKey" | "NoSuchVersion" | "NotFound") | (405, _) => SourceError::Gone(text),
+        (_, "SlowDown" | "RequestTimeout" | "RequestTimeTooSkewed") => SourceError::Temporary(text),
+        (300..=499, _) if status != 408 && status != 429 => SourceError::Refused(text),
+        _ => SourceError::Temporary(text),
+    }
+}
+

@@ -1,0 +1,307 @@
+//! Finds the records of a file in a stream of bytes.
+//!
+//! It looks at brackets, quotes and commas alone, in bounded memory, at any chunking; whether a
+//! record is good is for others to say. After a bad record it finds the next one, so that a
+//! producer learns of every bad record at once.
+
+use memchr::memchr3;
+use schema::Fault;
+
+/// A record may be this large, in bytes.
+pub(super) const MAX_RECORD: usize = 8 << 20;
+
+/// So much white space may stand between two records, in bytes.
+const MAX_GAP: usize = 1 << 20;
+
+const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// What the splitter finds.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Piece<'a> {
+    /// A record: where it starts in the file, and its bytes.
+    Record { index: u64, offset: u64, bytes: &'a [u8] },
+    /// Something wrong around the records, or with one that cannot be given whole.
+    Fault { index: Option<u64>, offset: u64, fault: Fault },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// Nothing has been seen but white space and a byte order mark (so many bytes of it).
+    Start { mark: usize },
+    /// In an array, where an element may begin; `needed` after a comma.
+    Element { needed: bool },
+    /// In an array, behind an element.
+    Comma,
+    /// Among objects that follow one another.
+    Object,
+    /// In a record.
+    Record,
+    /// Behind the array.
+    End,
+    /// Nothing that follows can make sense of what has been.
+    Lost,
+}
+
+/// The splitter's state between two chunks.
+#[derive(Debug)]
+pub(super) struct Splitter {
+    state: State,
+    in_array: bool,
+    /// How many bytes came before the present chunk.
+    base: u64,
+    /// The index of the present record, or of the next.
+    index: u64,
+    gap: usize,
+    record: Record,
+}
+
+/// How far into a record we are.
+#[derive(Debug, Default)]
+struct Record {
+    offset: u64,
+    /// What came in earlier chunks.
+    head: Vec<u8>,
+    /// Too large to keep: scanned to its end, but not given.
+    oversized: bool,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    at_line_start: bool,
+}
+
+impl Splitter {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Start { mark: 0 },
+            in_array: false,
+            base: 0,
+            index: 0,
+            gap: 0,
+            record: Record::default(),
+        }
+    }
+
+    /// Whether there is no point in reading on.
+    pub(super) fn is_lost(&self) -> bool {
+        self.state == State::Lost
+    }
+
+    /// Makes the rest of the file count for nothing.
+    pub(super) fn abandon(&mut self) {
+        self.state = State::Lost;
+    }
+
+    /// Takes the next chunk of the file; gives what ends in it to `emit`.
+    pub(super) fn push(&mut self, chunk: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+        let mut at = 0;
+        while at < chunk.len() && self.state != State::Lost {
+            if self.state == State::Record {
+                at = self.scan_record(chunk, at, emit);
+            } else {
+                at += usize::from(self.step(chunk[at], self.base + at as u64, emit));
+            }
+        }
+        self.base += chunk.len() as u64;
+    }
+
+    /// Says that the file has ended.
+    pub(super) fn finish(mut self, emit: &mut impl FnMut(Piece<'_>)) {
+        let (expected, found) = match self.state {
+            State::Start { .. } => ("a JSON array, a movie, or NDJSON", "an empty file"),
+            State::Element { .. } | State::Comma => ("the array's closing bracket", "the end of the file"),
+            State::Record if self.record.depth == 0 && !self.record.in_string => {
+                self.end_record(&[], emit);
+                if self.in_array {
+                    ("the array's closing bracket", "the end of the file")
+                } else {
+                    return;
+                }
+            }
+            State::Record => ("the rest of the record", "the end of the file"),
+            State::Object | State::End | State::Lost => return,
+        };
+        let index = (self.state == State::Record).then_some(self.index);
+        let offset = if index.is_some() { self.record.offset } else { self.base };
+        emit(Piece::Fault { index, offset, fault: Fault::at_root(expected, found) });
+    }
+
+    /// Looks at one byte outside a record. Returns whether it is done with.
+    fn step(&mut self, byte: u8, offset: u64, emit: &mut impl FnMut(Piece<'_>)) -> bool {
+        if byte.is_ascii_whitespace() {
+            self.gap += 1;
+            if self.gap > MAX_GAP {
+                let expected = format!("at most {} MiB of white space", MAX_GAP >> 20);
+                self.lose(offset, Fault::at_root(expected, "more"), emit);
+            }
+            return true;
+        }
+        self.gap = 0;
+        if byte == 0 {
+            self.lose(offset, Fault::at_root("UTF-8 text", "a zero byte (is it UTF-16?)"), emit);
+            return true;
+        }
+        match (self.state, byte) {
+            (State::Start { mark }, _) => return self.start(mark, byte, offset, emit),
+            (State::Element { needed: true }, b']') => {
+                self.fault(offset, "a movie behind the comma", byte, emit);
+                self.state = State::End;
+            }
+            (State::Element { needed: false } | State::Comma, b']') => self.state = State::End,
+            (State::Comma, b',') => self.state = State::Element { needed: true },
+            (State::Element { .. }, b',') => self.fault(offset, "a movie before the comma", byte, emit),
+            (State::Object, b',') => {
+                self.fault(offset, "a line break between two movies", byte, emit);
+            }
+            (State::End, _) => {
+                let expected = "nothing behind the array's closing bracket";
+                self.lose(offset, Fault::at_root(expected, shown(byte)), emit);
+            }
+            (state, _) => {
+                if state == State::Comma {
+                    self.fault(offset, "a comma between two movies", byte, emit);
+                }
+                let mut head = std::mem::take(&mut self.record.head);
+                head.clear();
+                self.record = Record { offset, head, ..Record::default() };
+                self.state = State::Record;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Looks at the first byte that is not white space.
+    fn start(&mut self, mark: usize, byte: u8, offset: u64, emit: &mut impl FnMut(Piece<'_>)) -> bool {
+        if offset == mark as u64 && BYTE_ORDER_MARK.get(mark) == Some(&byte) {
+            self.state = State::Start { mark: mark + 1 };
+            return true;
+        }
+        match byte {
+            b'[' => {
+                self.in_array = true;
+                self.state = State::Element { needed: false };
+                true
+            }
+            b'{' => {
+                self.state = State::Object;
+                false
+            }
+            0xFE | 0xFF if offset == 0 => {
+                let found = "the byte order mark of another encoding (is it UTF-16?)";
+                self.lose(offset, Fault::at_root("UTF-8 text", found), emit);
+                true
+            }
+            _ => {
+                let expected = "a JSON array, a movie, or NDJSON: [ or {";
+                self.lose(offset, Fault::at_root(expected, shown(byte)), emit);
+                true
+            }
+        }
+    }
+
+    /// Reads on in a record. Returns the position at which to go on.
+    fn scan_record(&mut self, chunk: &[u8], start: usize, emit: &mut impl FnMut(Piece<'_>)) -> usize {
+        match self.record.scan(chunk, start, self.in_array) {
+            Some(end) => {
+                self.end_record(&chunk[start..end], emit);
+                end
+            }
+            None => {
+                self.keep(&chunk[start..], emit);
+                chunk.len()
+            }
+        }
+    }
+
+    fn end_record(&mut self, tail: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+        let whole_in_this_chunk = self.record.head.is_empty() && tail.len() <= MAX_RECORD;
+        if !whole_in_this_chunk {
+            self.keep(tail, emit);
+        }
+        if !self.record.oversized {
+            let bytes = if whole_in_this_chunk { tail } else { &self.record.head };
+            emit(Piece::Record { index: self.index, offset: self.record.offset, bytes });
+        }
+        self.index += 1;
+        self.state = if self.in_array { State::Comma } else { State::Object };
+    }
+
+    /// Keeps the part of a record that stands in this chunk, unless it grows too large.
+    fn keep(&mut self, part: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+        if self.record.oversized {
+            return;
+        }
+        if self.record.head.len() + part.len() > MAX_RECORD {
+            self.record.oversized = true;
+            self.record.head = Vec::new();
+            let expected = format!("a record of at most {} MiB", MAX_RECORD >> 20);
+            let fault = Fault::at_root(expected, "a larger one");
+            emit(Piece::Fault { index: Some(self.index), offset: self.record.offset, fault });
+            return;
+        }
+        self.record.head.extend_from_slice(part);
+    }
+
+    fn fault(&self, offset: u64, expected: &str, byte: u8, emit: &mut impl FnMut(Piece<'_>)) {
+        let fault = Fault::at_root(expected, shown(byte));
+        emit(Piece::Fault { index: Some(self.index), offset, fault });
+    }
+
+    fn lose(&mut self, offset: u64, fault: Fault, emit: &mut impl FnMut(Piece<'_>)) {
+        self.state = State::Lost;
+        emit(Piece::Fault { index: None, offset, fault });
+    }
+}
+
+impl Record {
+    /// The position behind the record's last byte, if it ends in this chunk.
+    fn scan(&mut self, chunk: &[u8], start: usize, in_array: bool) -> Option<usize> {
+        let mut at = start;
+        while at < chunk.len() {
+            if self.escaped {
+                self.escaped = false;
+            } else if self.in_string {
+                at += memchr3(b'"', b'\\', b'\n', &chunk[at..])?;
+                match chunk[at] {
+                    b'\\' => self.escaped = true,
+                    b'"' => self.in_string = false,
+                    // No JSON string goes over a line's end: a quote is missing. Among lines, the
+                    // next record starts on the next one.
+                    _ if !in_array => return Some(at),
+                    _ => self.in_string = false,
+                }
+            } else if let Some(end) = self.scan_structure(chunk[at], at, in_array) {
+                return Some(end);
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Looks at one byte outside a string.
+    fn scan_structure(&mut self, byte: u8, at: usize, in_array: bool) -> Option<usize> {
+        let at_line_start = std::mem::replace(&mut self.at_line_start, byte == b'\n');
+        match byte {
+            b'"' => self.in_string = true,
+            // A line that begins a record although the one before has not ended: that one has
+            // lost its end.
+            b'{' if !in_array && at_line_start && self.depth > 0 => return Some(at),
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' if self.depth > 1 => self.depth -= 1,
+            // The array's own bracket, behind a number or the like.
+            b']' if self.depth == 0 && in_array => return Some(at),
+            b'}' | b']' => return Some(at + 1),
+            b',' if self.depth == 0 && in_array => return Some(at),
+            _ if self.depth == 0 && byte.is_ascii_whitespace() => return Some(at),
+            _ => {}
+        }
+        None
+    }
+}
+
+fn shown(byte: u8) -> String {
+    match byte {
+        b'!'..=b'~' => format!("\"{}\"", char::from(byte)),
+        _ => format!("byte 0x{byte:02X}"),
+    }
+}

@@ -1,0 +1,48 @@
+//! What a producer learns about a file that was not taken.
+
+use schema::Fault;
+use serde::Serialize;
+
+/// How many violations of one file are listed; all are counted.
+pub const MAX_LISTED: usize = 1000;
+
+/// One thing wrong with a file.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Violation {
+    /// The record's index, from 0; none where the file as a whole is at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<u64>,
+    /// Where that is in the decompressed file, in bytes from its start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// The pointer within the record, what was expected there, and what was found.
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+/// The violations of one file.
+#[derive(Clone, Debug, Default)]
+pub struct Violations {
+    listed: Vec<Violation>,
+    count: u64,
+}
+
+impl Violations {
+    /// Adds one; lists it if there is room.
+    pub fn add(&mut self, record: Option<u64>, offset: Option<u64>, fault: Fault) {
+        self.count += 1;
+        if self.listed.len() < MAX_LISTED {
+            self.listed.push(Violation { record, offset, fault });
+        }
+    }
+
+    /// Those that are listed, in the order of the file.
+    pub fn listed(&self) -> &[Violation] {
+        &self.listed
+    }
+
+    /// How many there are, listed or not.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}

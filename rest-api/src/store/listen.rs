@@ -1,0 +1,84 @@
+//! Hears of what happens in other processes, by Postgres's LISTEN.
+//!
+//! A notification is a hint: it is lost while the connection is down, and nobody relies on it.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
+use tracing::{info, warn};
+
+use super::{Hints, Store, StoreError, tls::DbTls, write_config};
+use crate::{config::Database, telemetry::chain};
+
+/// The channel that says an ingest was queued.
+pub(super) const QUEUED: &str = "movies_r_us_queued";
+/// The channel that says an ingest came to its end.
+pub(super) const FINISHED: &str = "movies_r_us_finished";
+
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// Turns notifications into hints, for ever; reconnects when the connection breaks.
+    pub(crate) async fn listen(&self, database: &Database) {
+        loop {
+            if let Err(error) = listen_once(database, self.hints()).await {
+                warn!(error = chain(&error), "not listening to the database, will try again");
+            }
+            tokio::time::sleep(RECONNECT_AFTER).await;
+        }
+    }
+}
+
+async fn listen_once(database: &Database, hints: &Hints) -> Result<(), StoreError> {
+    let config = write_config(database);
+    match DbTls::new(&database.tls)? {
+        DbTls::Disabled(_) => {
+            let (client, connection) = config.connect(NoTls).await?;
+            forward(client, connection, hints).await
+        }
+        DbTls::Rustls(tls) => {
+            let (client, connection) = config.connect(tls).await?;
+            forward(client, connection, hints).await
+        }
+    }
+}
+
+async fn forward<S, T>(
+    client: Client,
+    mut connection: Connection<S, T>,
+    hints: &Hints,
+) -> Result<(), StoreError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+    let subscribe = format!("listen {QUEUED}; listen {FINISHED}");
+    let subscribe = client.batch_execute(&subscribe);
+    let receive = async {
+        while let Some(message) = messages.next().await {
+            if let AsyncMessage::Notification(notification) = message? {
+                match notification.channel() {
+                    QUEUED => hints.queued.send_replace(()),
+                    _ => hints.finished.send_replace(()),
+                };
+            }
+        }
+        Ok::<(), StoreError>(())
+    };
+    let subscribed = async {
+        subscribe.await?;
+        info!("listening to the database");
+        // Something may have happened while nobody listened.
+        hints.queued.send_replace(());
+        hints.finished.send_replace(());
+        // The client must outlive this, or the connection closes.
+        std::future::pending::<Result<(), StoreError>>().await
+    };
+    tokio::select! {
+        ended = receive => ended,
+        failed = subscribed => failed,
+    }
+}

@@ -1,0 +1,77 @@
+//! Migrations: numbered SQL files, applied in order, each in a transaction of its own.
+
+use tokio_postgres::{Client, GenericClient, NoTls};
+use tracing::info;
+
+use super::{StoreError, tls::DbTls, write_config};
+use crate::config::Database;
+
+/// Every migration, in order. One that has been released is never edited.
+const MIGRATIONS: [(i32, &str, &str); 1] = [(
+    1,
+    "catalogue_and_ledger",
+    include_str!("../../migrations/0001_catalogue_and_ledger.sql"),
+)];
+
+/// An arbitrary number, the same in every process: only one migrates at a time.
+const LOCK: i64 = 0x6d72_755f_6d69_6772;
+
+/// Brings the database to the newest migration. Safe to run from several processes at once, and
+/// again.
+///
+/// # Errors
+/// If the database is away, or a migration fails (it then leaves no trace).
+pub async fn migrate(database: &Database) -> Result<(), StoreError> {
+    let config = write_config(database);
+    let mut client = match DbTls::new(&database.tls)? {
+        DbTls::Disabled(_) => {
+            let (client, connection) = config.connect(NoTls).await?;
+            tokio::spawn(connection);
+            client
+        }
+        DbTls::Rustls(tls) => {
+            let (client, connection) = config.connect(tls).await?;
+            tokio::spawn(connection);
+            client
+        }
+    };
+    // Held until the connection closes.
+    client.execute("/* migrate::lock */ select pg_advisory_lock($1)", &[&LOCK]).await?;
+    client
+        .batch_execute(
+            "/* migrate::ledger */ create table if not exists schema_migrations (
+                 version int primary key,
+                 name text not null,
+                 applied_at timestamptz not null default now())",
+        )
+        .await?;
+    let newest = version(&client).await?;
+    for (version, name, sql) in MIGRATIONS.iter().filter(|(version, ..)| *version > newest) {
+        apply(&mut client, *version, name, sql).await?;
+        info!(version, name, "migrated the database");
+    }
+    Ok(())
+}
+
+async fn apply(client: &mut Client, version: i32, name: &str, sql: &str) -> Result<(), StoreError> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(sql).await?;
+    let record = "/* migrate::record */ insert into schema_migrations (version, name) values ($1, $2)";
+    transaction.execute(record, &[&version, &name]).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// Whether the database has all migrations that this release knows. It may have more: a newer
+/// release migrates while older replicas still run.
+pub(super) async fn check(client: &impl GenericClient) -> Result<(), StoreError> {
+    let needed = MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or(0);
+    match version(client).await? {
+        found if found >= needed => Ok(()),
+        found => Err(StoreError::Migrations { found, needed }),
+    }
+}
+
+async fn version(client: &impl GenericClient) -> Result<i32, StoreError> {
+    let newest = "/* migrate::version */ select coalesce(max(version), 0) from schema_migrations";
+    Ok(client.query_one(newest, &[]).await?.get(0))
+}

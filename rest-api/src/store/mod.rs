@@ -1,0 +1,155 @@
+//! The database: pools, errors, and (in the modules below) every SQL statement of the service.
+//!
+//! Nothing here knows of HTTP or S3. Each statement opens with a comment that names it, so that
+//! `pg_stat_activity` and slow-query logs can be read.
+
+mod catalogue;
+mod error;
+mod ingests;
+mod listen;
+mod merge;
+mod migrate;
+mod row;
+mod sql;
+mod tls;
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use tokio::sync::watch;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+
+pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
+pub use error::StoreError;
+pub use ingests::{Claim, Ingest, IngestQuery, IngestState, Observed};
+pub use merge::{Merged, Place, Staging};
+pub use migrate::migrate;
+pub use row::CatalogueRow;
+
+use crate::config::Database;
+use tls::DbTls;
+
+/// How long a caller waits for a connection before it hears that the database is away.
+const POOL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The catalogue and the ledger.
+#[derive(Clone, Debug)]
+pub struct Store {
+    write: Pool,
+    read: Pool,
+    hints: Arc<Hints>,
+}
+
+/// What another part of the system, here or in another process, says has happened. A hint may be
+/// lost: whoever waits for one also looks at the table from time to time.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    /// Changes when an ingest was queued.
+    pub(crate) queued: watch::Sender<()>,
+    /// Changes when an ingest came to its end.
+    pub(crate) finished: watch::Sender<()>,
+}
+
+impl Store {
+    /// Pools of connections to `database`, opened when first needed. `workers` is the number of
+    /// ingests that will run at once, each with a connection of its own.
+    ///
+    /// # Errors
+    /// If the certificate authorities cannot be read.
+    pub fn new(database: &Database, workers: usize) -> Result<Self, StoreError> {
+        let tls = DbTls::new(&database.tls)?;
+        // Planning anew for each query pays: the plan hangs on how rare the words are. The rest
+        // keeps one query from taking the machine.
+        let read_options = "-c plan_cache_mode=force_custom_plan -c jit=off \
+             -c max_parallel_workers_per_gather=0 -c default_transaction_read_only=on \
+             -c statement_timeout=10s";
+        let mut read_config = connection_config(database, read_options);
+        let read_host = database.read_host.as_ref().unwrap_or(&database.host);
+        read_config.host(read_host);
+        let mut write_config = write_config(database);
+        write_config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        // After a failover an old connection may lead to what is now a replica: such a one fails
+        // this check (division by zero) and is replaced.
+        let writable = "select 1 / (current_setting('transaction_read_only') = 'off')::int";
+        let writable = RecyclingMethod::Custom(writable.to_owned());
+        Ok(Self {
+            write: pool(write_config, &tls, writable, workers * 2 + 4)?,
+            read: pool(read_config, &tls, RecyclingMethod::Verified, cores * 4)?,
+            hints: Arc::default(),
+        })
+    }
+
+    /// A connection that may write.
+    async fn writer(&self) -> Result<Object, StoreError> {
+        Ok(self.write.get().await?)
+    }
+
+    /// A connection for queries, possibly to a reader endpoint.
+    async fn reader(&self) -> Result<Object, StoreError> {
+        Ok(self.read.get().await?)
+    }
+
+    /// Whether the database answers and has the migrations that this release knows.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        migrate::check(&**self.reader().await?).await
+    }
+
+    pub(crate) fn hints(&self) -> &Hints {
+        &self.hints
+    }
+}
+
+fn connection_config(database: &Database, options: &str) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .port(database.port)
+        .user(&database.user)
+        .password(database.password.expose())
+        .dbname(&database.name)
+        .application_name("movies-r-us")
+        .options(options)
+        .ssl_mode(match database.tls {
+            crate::config::Tls::Disable => SslMode::Disable,
+            crate::config::Tls::VerifyFull { .. } => SslMode::Require,
+        })
+        // A database that has failed over is noticed in seconds, not when TCP gives up.
+        .connect_timeout(POOL_TIMEOUT)
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(15));
+    config
+}
+
+/// The connection that migrations and the listener use too.
+fn write_config(database: &Database) -> tokio_postgres::Config {
+    let options = "-c jit=off -c idle_in_transaction_session_timeout=30s";
+    let mut config = connection_config(database, options);
+    config.host(&database.host);
+    config
+}
+
+fn pool(
+    config: tokio_postgres::Config,
+    tls: &DbTls,
+    recycling_method: RecyclingMethod,
+    size: usize,
+) -> Result<Pool, StoreError> {
+    let manager_config = ManagerConfig { recycling_method };
+    let manager = match tls {
+        DbTls::Disabled(tls) => Manager::from_config(config, *tls, manager_config),
+        DbTls::Rustls(tls) => Manager::from_config(config, tls.clone(), manager_config),
+    };
+    let timeouts = Timeouts {
+        wait: Some(POOL_TIMEOUT),
+        create: Some(POOL_TIMEOUT),
+        recycle: Some(POOL_TIMEOUT),
+    };
+    let builder = Pool::builder(manager).max_size(size).timeouts(timeouts);
+    builder.runtime(Runtime::Tokio1).build().map_err(|error| StoreError::Setup(error.to_string()))
+}

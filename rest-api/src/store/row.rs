@@ -1,0 +1,84 @@
+//! A movie as the catalogue stores it.
+
+use schema::Movie;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// Separates names where they are stored together; the schema forbids it within a name.
+pub(super) const NAME_SEPARATOR: char = '\u{1f}';
+
+/// A genre longer than this is indexed by its digest: an index entry holds at most 2.7 kB.
+const MAX_INDEXED_GENRE: usize = 500;
+
+/// A movie with its companion columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogueRow {
+    pub(super) identity: Uuid,
+    pub(super) title_lc: String,
+    pub(super) year: i32,
+    pub(super) cast_lc: String,
+    pub(super) genres_lc: Vec<String>,
+    pub(super) content_hash: i64,
+    pub(super) doc: String,
+}
+
+impl CatalogueRow {
+    /// Computes the columns of `movie`.
+    #[expect(clippy::expect_used, reason = "strings, integers and lists of strings always are JSON")]
+    pub fn new(movie: &Movie) -> Self {
+        let doc = serde_json::to_string(movie).expect("a movie is JSON");
+        let names: Vec<String> = movie.cast.iter().map(|name| fold(name)).collect();
+        Self {
+            identity: identity(movie),
+            title_lc: fold(&movie.title),
+            year: i32::try_from(movie.year.get()).unwrap_or_default(),
+            cast_lc: names.join("\u{1f}"),
+            genres_lc: movie.genres.iter().map(|genre| fold_genre(genre)).collect(),
+            content_hash: i64::from_be_bytes(digest_prefix(Sha256::digest(&doc).as_ref())),
+            doc,
+        }
+    }
+
+    /// About how many bytes the row takes in memory.
+    pub fn size(&self) -> usize {
+        self.title_lc.len() + self.cast_lc.len() + self.doc.len() + 200
+    }
+}
+
+/// Lowers text so that case does not matter in a comparison.
+///
+/// Greek's final sigma goes with the other one: lowering alone would make a word's end depend on
+/// what follows it, and a part of a word not match the whole.
+pub(super) fn fold(text: &str) -> String {
+    let lowered = text.to_lowercase();
+    if lowered.contains('ς') { lowered.replace('ς', "σ") } else { lowered }
+}
+
+/// As [`fold`], within what an index entry holds.
+pub(super) fn fold_genre(genre: &str) -> String {
+    let folded = fold(genre);
+    if folded.len() <= MAX_INDEXED_GENRE {
+        return folded;
+    }
+    format!("sha256:{:x}", Sha256::digest(folded))
+}
+
+/// The identity of a movie: title, year and href. No title holds the U+0000 that ends it here, and
+/// no href is told from an empty one.
+fn identity(movie: &Movie) -> Uuid {
+    let mut hasher = Sha256::new();
+    hasher.update(&*movie.title);
+    hasher.update([0]);
+    hasher.update(movie.year.get().to_be_bytes());
+    if let Some(href) = &movie.href {
+        hasher.update([1]);
+        hasher.update(&**href);
+    }
+    Uuid::from_bytes(digest_prefix(hasher.finalize().as_ref()))
+}
+
+fn digest_prefix<const N: usize>(digest: &[u8]) -> [u8; N] {
+    let mut prefix = [0; N];
+    prefix.copy_from_slice(&digest[..N]);
+    prefix
+}

@@ -1,0 +1,35 @@
+//! Logging: what a person reads on a terminal, or JSON lines in production.
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::LogFormat;
+
+/// Starts logging to standard error. Does nothing if logging was started before.
+///
+/// # Errors
+/// If `filter` is no tracing filter (`info`, `rest_api=debug,warn`, ...).
+pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("MRU_LOG: {error}"))?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let _already_started = match format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(layer.with_target(false)).try_init(),
+    };
+    Ok(())
+}
+
+/// An error with its whole chain of sources, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Many libraries repeat the source in their own message.
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        source = cause.source();
+    }
+    line
+}
