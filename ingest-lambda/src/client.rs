@@ -30,7 +30,9 @@ impl std::fmt::Display for NotifyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(status) => write!(f, "the API answered {status}"),
-            Self::Http(error) if error.is_timeout() => f.write_str("the API did not answer in time"),
+            Self::Http(error) if error.is_timeout() => {
+                f.write_str("the API did not answer in time")
+            }
             Self::Http(_) => f.write_str("the API could not be reached"),
         }
     }
@@ -77,7 +79,11 @@ impl ApiClient {
 }
 
 impl Notify for ApiClient {
-    async fn notify(&self, notification: &Notification, request_id: &str) -> Result<(), NotifyError> {
+    async fn notify(
+        &self,
+        notification: &Notification,
+        request_id: &str,
+    ) -> Result<(), NotifyError> {
         let request = self.http.post(self.url.clone()).header("x-request-id", request_id);
         let response = request.json(notification).send().await.map_err(NotifyError::Http)?;
         match response.status() {

@@ -48,12 +48,11 @@ impl Config {
                 problem: format!("is no http(s) URL: {api_url}"),
             })?;
         let token = required("MRU_API_TOKEN")?;
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-            ConfigError {
+        let mut authorization =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ConfigError {
                 variable: "MRU_API_TOKEN",
                 problem: "holds characters that no HTTP header may carry".to_owned(),
-            }
-        })?;
+            })?;
         authorization.set_sensitive(true);
         Ok(Self { api_url, authorization })
     }

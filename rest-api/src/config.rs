@@ -155,7 +155,11 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         // The AWS SDK reads it by itself; without it, every request to S3 would fail later.
         self.required("AWS_REGION");
         Config {
-            listen: self.parsed("MRU_LISTEN", SocketAddr::from(([0, 0, 0, 0], 8080)), "an address and a port"),
+            listen: self.parsed(
+                "MRU_LISTEN",
+                SocketAddr::from(([0, 0, 0, 0], 8080)),
+                "an address and a port",
+            ),
             database: self.database(),
             api_token: TokenDigest::of(&self.required("MRU_API_TOKEN")),
             workers: self.parsed("MRU_WORKERS", 2, "a number"),

@@ -90,7 +90,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// A client for S3 as the AWS SDK's own variables describe it: `AWS_REGION`, credentials,
 /// `AWS_ENDPOINT_URL_S3`.
 pub async fn s3_from_env() -> aws_sdk_s3::Client {
-    let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client()).load().await;
+    let shared =
+        aws_config::defaults(BehaviorVersion::latest()).http_client(http_client()).load().await;
     // Any endpoint of one's own is addressed by path: its host name has no entry for each bucket.
     let own_endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].map(std::env::var);
     let own_endpoint = own_endpoint.iter().any(Result::is_ok);

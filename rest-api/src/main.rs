@@ -59,7 +59,9 @@ async fn start(command: Command) -> Result<(), String> {
     let config = Config::from_lookup(|name| std::env::var(name).ok()).map_err(|e| e.to_string())?;
     telemetry::init(&config.log_filter, config.log_format)?;
     match command {
-        Command::Migrate => store::migrate(&config.database).await.map_err(|e| telemetry::chain(&e)),
+        Command::Migrate => {
+            store::migrate(&config.database).await.map_err(|e| telemetry::chain(&e))
+        }
         Command::Serve => {
             let address = config.listen;
             let listener = TcpListener::bind(address).await;

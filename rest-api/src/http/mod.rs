@@ -47,14 +47,32 @@ pub(crate) fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     let r = request::request(app);
     let routes = path::end().and(r.clone()).then(|r| answer(pages::home(r))).boxed();
     let routes = routes
-        .or(warp::path!("notify").and(r.clone()).then(|r| answer(notify::notify(r)))).unify().boxed()
-        .or(warp::path!("ingests").and(r.clone()).then(|r| answer(ingests::list(r)))).unify().boxed()
-        .or(warp::path!("ingests" / String).and(r.clone()).then(|id, r| answer(ingests::one(id, r)))).unify().boxed()
-        .or(warp::path!("movies").and(r.clone()).then(|r| answer(movies::list_or_create(r)))).unify().boxed()
-        .or(warp::path!("movies" / String).and(r.clone()).then(|id, r| answer(movies::one(id, r)))).unify().boxed()
-        .or(warp::path!("schema" / "movies.json").and(r.clone()).then(|r| answer(pages::schema(r)))).unify().boxed()
-        .or(warp::path!("healthz").and(r.clone()).then(|r| answer(health::alive(r)))).unify().boxed()
-        .or(warp::path!("readyz").and(r).then(|r| answer(health::ready(r)))).unify().boxed();
+        .or(warp::path!("notify").and(r.clone()).then(|r| answer(notify::notify(r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("ingests").and(r.clone()).then(|r| answer(ingests::list(r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("ingests" / String)
+            .and(r.clone())
+            .then(|id, r| answer(ingests::one(id, r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("movies").and(r.clone()).then(|r| answer(movies::list_or_create(r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("movies" / String).and(r.clone()).then(|id, r| answer(movies::one(id, r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("schema" / "movies.json").and(r.clone()).then(|r| answer(pages::schema(r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("healthz").and(r.clone()).then(|r| answer(health::alive(r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("readyz").and(r).then(|r| answer(health::ready(r))))
+        .unify()
+        .boxed();
     routes.recover(recover).unify().boxed()
 }
 
@@ -89,7 +107,12 @@ fn body(status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Response
 }
 
 /// Adds a `Link` to the next page (RFC 8288): the same query, but behind `cursor`.
-fn link_next(response: &mut Response, path: &str, query: &str, cursor: &str) -> Result<(), Problem> {
+fn link_next(
+    response: &mut Response,
+    path: &str,
+    query: &str,
+    cursor: &str,
+) -> Result<(), Problem> {
     let others = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("after="));
     let mut next: Vec<&str> = others.collect();
     let after = format!("after={cursor}");

@@ -63,7 +63,8 @@ fn parse(query: &str) -> Result<MovieQuery, Problem> {
             "actor" => parsed.filters.actors.push(value),
             "genre" => parsed.filters.genres.push(value),
             "year" => {
-                let year = value.parse().map_err(|_| Problem::parameter(name, "a number like 1999"));
+                let year =
+                    value.parse().map_err(|_| Problem::parameter(name, "a number like 1999"));
                 parsed.filters.years.push(year?);
             }
             "limit" => parsed.limit = params::limit(&value)?,

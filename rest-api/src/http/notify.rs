@@ -38,8 +38,8 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&raw) {
         return Err(Problem::new(Code::MalformedJson, error.to_string()));
     }
-    let notification: Notification = schema::parse(&raw)
-        .map_err(|faults| Problem::violations(&faults, faults.len() as u64))?;
+    let notification: Notification =
+        schema::parse(&raw).map_err(|faults| Problem::violations(&faults, faults.len() as u64))?;
 
     let app = &request.app;
     let observed = look(app, &notification).await;

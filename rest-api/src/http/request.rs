@@ -57,7 +57,11 @@ impl Request {
     /// # Errors
     /// If the method is not GET (nor HEAD, which arrives here as GET).
     pub(super) fn get(&self) -> Result<(), Problem> {
-        if self.method == Method::GET { Ok(()) } else { Err(Problem::method_not_allowed("GET, HEAD")) }
+        if self.method == Method::GET {
+            Ok(())
+        } else {
+            Err(Problem::method_not_allowed("GET, HEAD"))
+        }
     }
 
     /// # Errors
@@ -78,7 +82,8 @@ impl Request {
     /// If the body is of another media type than one of `allowed`. None at all is taken for one.
     pub(super) fn media_type(&self, allowed: &[&str]) -> Result<(), Problem> {
         let Some(value) = self.headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-        let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let essence =
+            value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
         if allowed.iter().any(|allowed| essence.eq_ignore_ascii_case(allowed)) {
             return Ok(());
         }

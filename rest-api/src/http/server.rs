@@ -14,14 +14,16 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::{Semaphore, watch}, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
 use tower::{BoxError, ServiceBuilder};
 use tower_http::{
-    ServiceBuilderExt,
-    body::UnsyncBoxBody,
-    catch_panic::CatchPanicLayer,
-    request_id::MakeRequestUuid,
-    trace::TraceLayer,
+    ServiceBuilderExt, body::UnsyncBoxBody, catch_panic::CatchPanicLayer,
+    request_id::MakeRequestUuid, trace::TraceLayer,
 };
 use tracing::{Span, debug, error, info, info_span, warn};
 use warp::filters::BoxedFilter;

@@ -102,7 +102,8 @@ impl Decoder {
 
     fn push(&mut self, slice: &[u8]) {
         let Self { inflate, splitter, pass } = self;
-        let inflated = inflate.push(slice, |plain| splitter.push(plain, &mut |piece| pass.take(piece)));
+        let inflated =
+            inflate.push(slice, |plain| splitter.push(plain, &mut |piece| pass.take(piece)));
         if let Err(fault) = inflated {
             pass.violations.add(None, None, fault);
             splitter.abandon();

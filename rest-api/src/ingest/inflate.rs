@@ -27,7 +27,10 @@ pub(super) struct Inflate {
 
 enum Mode {
     /// Too few bytes were seen to tell; these are they.
-    Unknown { head: Vec<u8>, declared_gzip: bool },
+    Unknown {
+        head: Vec<u8>,
+        declared_gzip: bool,
+    },
     Plain,
     Gzip(MultiGzDecoder<Vec<u8>>),
 }

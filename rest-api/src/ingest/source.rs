@@ -60,7 +60,8 @@ impl ObjectStore {
         version_id: Option<&str>,
     ) -> Result<Observed, SourceError> {
         let request = self.client.head_object().bucket(bucket).key(key);
-        let head = request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(fault)?;
+        let head =
+            request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(fault)?;
         Ok(observed(head.e_tag, head.version_id, head.last_modified, head.content_length))
     }
 
@@ -75,9 +76,15 @@ impl ObjectStore {
         version_id: Option<&str>,
     ) -> Result<Object, SourceError> {
         let request = self.client.get_object().bucket(bucket).key(key);
-        let object = request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(fault)?;
+        let object =
+            request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(fault)?;
         Ok(Object {
-            observed: observed(object.e_tag, object.version_id, object.last_modified, object.content_length),
+            observed: observed(
+                object.e_tag,
+                object.version_id,
+                object.last_modified,
+                object.content_length,
+            ),
             content_encoding: object.content_encoding,
             body: Box::pin(chunks(object.body)),
         })
@@ -88,9 +95,8 @@ impl ObjectStore {
 fn chunks(body: ByteStream) -> impl Stream<Item = Result<Bytes, SourceError>> + Send {
     stream::unfold(body, |mut body| async move {
         let chunk = body.next().await?;
-        let chunk = chunk.map_err(|error| {
-            SourceError::Temporary(DisplayErrorContext(&error).to_string())
-        });
+        let chunk =
+            chunk.map_err(|error| SourceError::Temporary(DisplayErrorContext(&error).to_string()));
         Some((chunk, body))
     })
 }
@@ -105,8 +111,9 @@ fn observed(
         etag: etag.map(|etag| etag.trim_matches('"').to_owned()),
         // An unversioned object in a bucket that once was versioned has the version "null".
         version_id: version_id.filter(|id| id != "null"),
-        last_modified: last_modified
-            .and_then(|time| chrono::DateTime::<Utc>::from_timestamp(time.secs(), time.subsec_nanos())),
+        last_modified: last_modified.and_then(|time| {
+            chrono::DateTime::<Utc>::from_timestamp(time.secs(), time.subsec_nanos())
+        }),
         size,
     }
 }
@@ -131,4 +138,3 @@ where
         _ => SourceError::Temporary(text),
     }
 }
-

@@ -108,7 +108,9 @@ impl Splitter {
     pub(super) fn finish(mut self, emit: &mut impl FnMut(Piece<'_>)) {
         let (expected, found) = match self.state {
             State::Start { .. } => ("a JSON array, a movie, or NDJSON", "an empty file"),
-            State::Element { .. } | State::Comma => ("the array's closing bracket", "the end of the file"),
+            State::Element { .. } | State::Comma => {
+                ("the array's closing bracket", "the end of the file")
+            }
             State::Record if self.record.depth == 0 && !self.record.in_string => {
                 self.end_record(&[], emit);
                 if self.in_array {
@@ -148,7 +150,9 @@ impl Splitter {
             }
             (State::Element { needed: false } | State::Comma, b']') => self.state = State::End,
             (State::Comma, b',') => self.state = State::Element { needed: true },
-            (State::Element { .. }, b',') => self.fault(offset, "a movie before the comma", byte, emit),
+            (State::Element { .. }, b',') => {
+                self.fault(offset, "a movie before the comma", byte, emit)
+            }
             (State::Object, b',') => {
                 self.fault(offset, "a line break between two movies", byte, emit);
             }
@@ -171,7 +175,13 @@ impl Splitter {
     }
 
     /// Looks at the first byte that is not white space.
-    fn start(&mut self, mark: usize, byte: u8, offset: u64, emit: &mut impl FnMut(Piece<'_>)) -> bool {
+    fn start(
+        &mut self,
+        mark: usize,
+        byte: u8,
+        offset: u64,
+        emit: &mut impl FnMut(Piece<'_>),
+    ) -> bool {
         if offset == mark as u64 && BYTE_ORDER_MARK.get(mark) == Some(&byte) {
             self.state = State::Start { mark: mark + 1 };
             return true;
@@ -200,7 +210,12 @@ impl Splitter {
     }
 
     /// Reads on in a record. Returns the position at which to go on.
-    fn scan_record(&mut self, chunk: &[u8], start: usize, emit: &mut impl FnMut(Piece<'_>)) -> usize {
+    fn scan_record(
+        &mut self,
+        chunk: &[u8],
+        start: usize,
+        emit: &mut impl FnMut(Piece<'_>),
+    ) -> usize {
         match self.record.scan(chunk, start, self.in_array) {
             Some(end) => {
                 self.end_record(&chunk[start..end], emit);

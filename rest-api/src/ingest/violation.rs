@@ -4,7 +4,7 @@ use schema::Fault;
 use serde::Serialize;
 
 /// How many violations of one file are listed; all are counted.
-pub const MAX_LISTED: usize = 1000;
+pub(super) const MAX_LISTED: usize = 1000;
 
 /// One thing wrong with a file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]

@@ -1,6 +1,9 @@
 //! The workers: each takes one ingest after another from the queue.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
@@ -187,7 +190,10 @@ impl Worker {
         if attempt < max_attempts {
             let delay = backoff(&self.retry, attempt);
             let retry_in_ms = delay.as_millis();
-            warn!(error = reason, attempt, max_attempts, retry_in_ms, ms, "attempt failed, will try again");
+            warn!(
+                error = reason,
+                attempt, max_attempts, retry_in_ms, ms, "attempt failed, will try again"
+            );
             return report(self.store.requeue(claim, delay, true).await);
         }
         error!(state = "failed", error = reason, attempt, ms, "ended");
@@ -202,7 +208,8 @@ impl Worker {
             Failure::Store(_) => ("database_unavailable", "The database did not take the movies"),
             Failure::Worn => ("worker_died", "The file could not be worked on"),
         };
-        let problem = json!({ "type": "about:blank", "title": title, "code": code, "detail": reason });
+        let problem =
+            json!({ "type": "about:blank", "title": title, "code": code, "detail": reason });
         report(self.store.fail(claim, &problem.to_string()).await);
     }
 }

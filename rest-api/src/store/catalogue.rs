@@ -169,16 +169,16 @@ fn has_trigram(text: &str) -> bool {
 fn push_order(sql: &mut Sql, query: &MovieQuery) {
     let after = query.after.map(|id| sql.bind(id));
     let after = after.as_deref();
-    let last = |expression: &str, id: &str| {
-        format!("(select {expression} from movies where id = {id})")
-    };
+    let last =
+        |expression: &str, id: &str| format!("(select {expression} from movies where id = {id})");
     // The whole title behind its indexed prefix, so that the order is exact.
     let prefix = "left(title_lc, 256)";
     let (start, order) = match query.sort {
         Sort::Id => (after.map(|id| format!("id > {id}")), "id".to_owned()),
-        Sort::Year => {
-            (after.map(|id| format!("(year, id) > ({}, {id})", last("year", id))), "year, id".to_owned())
-        }
+        Sort::Year => (
+            after.map(|id| format!("(year, id) > ({}, {id})", last("year", id))),
+            "year, id".to_owned(),
+        ),
         Sort::Title => (
             after.map(|id| {
                 let (prefix_of_last, title) = (last(prefix, id), last("title_lc", id));

@@ -88,7 +88,9 @@ pub struct Ingest {
 /// Writes text that is JSON already.
 fn raw<S: Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     let json = json.as_deref().unwrap_or("null");
-    serde_json::from_str::<&RawValue>(json).map_err(serde::ser::Error::custom)?.serialize(serializer)
+    serde_json::from_str::<&RawValue>(json)
+        .map_err(serde::ser::Error::custom)?
+        .serialize(serializer)
 }
 
 impl Ingest {
@@ -210,7 +212,8 @@ impl Store {
     /// If the database is away.
     pub async fn ingests(&self, query: &IngestQuery) -> Result<Vec<Ingest>, StoreError> {
         let columns = Ingest::COLUMNS;
-        let mut sql = Sql::new(&format!("/* ingests::list */ select {columns} from ingests where true"));
+        let mut sql =
+            Sql::new(&format!("/* ingests::list */ select {columns} from ingests where true"));
         let state = query.state.map(|state| state.name().to_owned());
         for (column, value) in [("bucket", &query.bucket), ("key", &query.key), ("state", &state)] {
             if let Some(value) = value {
@@ -296,7 +299,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if another worker holds the ingest by now.
-    pub async fn reject(&self, claim: &Claim, violations: &str, count: i64) -> Result<(), StoreError> {
+    pub async fn reject(
+        &self,
+        claim: &Claim,
+        violations: &str,
+        count: i64,
+    ) -> Result<(), StoreError> {
         let set = "state = 'rejected', violations = $3::text::json, violation_count = $4";
         self.end(claim, set, &[&violations, &count]).await
     }
@@ -306,7 +314,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`] if another worker holds the ingest by now.
     pub async fn supersede(&self, claim: &Claim) -> Result<(), StoreError> {
-        let set = "state = 'superseded', inserted = 0, updated = 0, unchanged = 0, violation_count = 0";
+        let set =
+            "state = 'superseded', inserted = 0, updated = 0, unchanged = 0, violation_count = 0";
         self.end(claim, set, &[]).await
     }
 
@@ -396,10 +405,10 @@ async fn one(
         "/* ingests::one */ select {columns}, coalesce(violations::text, '[]') violations \
          from ingests where id = $1"
     );
-    Ok(client.query_opt(&one, &[&id]).await?.map(|row| Ingest {
-        violations: row.get("violations"),
-        ..Ingest::from_row(&row)
-    }))
+    Ok(client
+        .query_opt(&one, &[&id])
+        .await?
+        .map(|row| Ingest { violations: row.get("violations"), ..Ingest::from_row(&row) }))
 }
 
 /// The ingest of the same version of the same object, if the ledger has it.
@@ -426,9 +435,8 @@ async fn find_version(
     let sequencer = sequencer.as_deref();
     let etag = etag.as_deref().or(observed.etag.as_deref());
     let version_id = version_id.as_deref().or(observed.version_id.as_deref());
-    let row = transaction
-        .query_opt(find, &[&&**bucket, &&**key, &sequencer, &etag, &version_id])
-        .await?;
+    let row =
+        transaction.query_opt(find, &[&&**bucket, &&**key, &sequencer, &etag, &version_id]).await?;
     Ok(row.map(|row| row.get(0)))
 }
 

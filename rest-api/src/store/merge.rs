@@ -128,7 +128,8 @@ impl Staging {
         let writer = BinaryCopyInWriter::new(sink, &COLUMNS);
         pin_mut!(writer);
         for row in rows {
-            let CatalogueRow { identity, title_lc, year, cast_lc, genres_lc, content_hash, doc } = row;
+            let CatalogueRow { identity, title_lc, year, cast_lc, genres_lc, content_hash, doc } =
+                row;
             writer
                 .as_mut()
                 .write(&[&ordinal, identity, title_lc, year, cast_lc, genres_lc, content_hash, doc])

@@ -7,11 +7,8 @@ use super::{StoreError, tls::DbTls, write_config};
 use crate::config::Database;
 
 /// Every migration, in order. One that has been released is never edited.
-const MIGRATIONS: [(i32, &str, &str); 1] = [(
-    1,
-    "catalogue_and_ledger",
-    include_str!("../../migrations/0001_catalogue_and_ledger.sql"),
-)];
+const MIGRATIONS: [(i32, &str, &str); 1] =
+    [(1, "catalogue_and_ledger", include_str!("../../migrations/0001_catalogue_and_ledger.sql"))];
 
 /// An arbitrary number, the same in every process: only one migrates at a time.
 const LOCK: i64 = 0x6d72_755f_6d69_6772;
@@ -56,7 +53,8 @@ pub async fn migrate(database: &Database) -> Result<(), StoreError> {
 async fn apply(client: &mut Client, version: i32, name: &str, sql: &str) -> Result<(), StoreError> {
     let transaction = client.transaction().await?;
     transaction.batch_execute(sql).await?;
-    let record = "/* migrate::record */ insert into schema_migrations (version, name) values ($1, $2)";
+    let record =
+        "/* migrate::record */ insert into schema_migrations (version, name) values ($1, $2)";
     transaction.execute(record, &[&version, &name]).await?;
     Ok(transaction.commit().await?)
 }

@@ -24,7 +24,10 @@ pub struct CatalogueRow {
 
 impl CatalogueRow {
     /// Computes the columns of `movie`.
-    #[expect(clippy::expect_used, reason = "strings, integers and lists of strings always are JSON")]
+    #[expect(
+        clippy::expect_used,
+        reason = "strings, integers and lists of strings always are JSON"
+    )]
     pub fn new(movie: &Movie) -> Self {
         let doc = serde_json::to_string(movie).expect("a movie is JSON");
         let names: Vec<String> = movie.cast.iter().map(|name| fold(name)).collect();

@@ -34,13 +34,12 @@ impl DbTls {
         if added == 0 {
             return Err(StoreError::Setup("no certificate authority: set MRU_DB_CA_FILE".into()));
         }
-        let config = ClientConfig::builder_with_provider(
-            rustls::crypto::ring::default_provider().into(),
-        )
-        .with_safe_default_protocol_versions()
-        .map_err(|error| StoreError::Setup(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        let config =
+            ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .map_err(|error| StoreError::Setup(error.to_string()))?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
         Ok(Self::Rustls(MakeRustlsConnect::new(config)))
     }
 }
