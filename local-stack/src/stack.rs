@@ -76,6 +76,8 @@ impl Stack {
     /// # Errors
     /// Says which part did not start, and what would help.
     pub async fn start(options: Options) -> Result<Self> {
+        // For reqwest; whoever installed it before us did no other.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let lock = lock_folder(&options.data_dir)?;
         let api = bind(options.api, "--api").await?;
         let s3 = bind(options.s3, "--s3").await?;
@@ -169,7 +171,7 @@ impl Stack {
                 eprintln!("  {state}");
                 shown = state;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
         bail!("the sample was not taken within {} s", SAMPLE_TIMEOUT.as_secs())
     }

@@ -1,5 +1,7 @@
 //! Logging: what a person reads on a terminal, or JSON lines in production.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::LogFormat;
@@ -14,7 +16,11 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let layer = fmt::layer().with_writer(std::io::stderr);
     let _already_started = match format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
-        LogFormat::Text => registry.with(layer.with_target(false)).try_init(),
+        LogFormat::Text => {
+            // Colours are for people, not for files.
+            let colours = std::io::stderr().is_terminal();
+            registry.with(layer.with_target(false).with_ansi(colours)).try_init()
+        }
     };
     Ok(())
 }

@@ -121,7 +121,8 @@ fn head_as_get(mut request: Request<Incoming>) -> Request<Incoming> {
 
 fn span(request: &Request<Incoming>) -> Span {
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-    info_span!("request", id, method = %request.method(), path = request.uri().path())
+    let uri = request.uri();
+    info_span!("request", id, method = %request.method(), path = uri.path(), query = uri.query())
 }
 
 /// What the layers make of warp's body.

@@ -1,0 +1,9 @@
+//! The service over HTTP, with a real Postgres and a real S3 endpoint. Every test has a service, a
+//! database and a bucket of its own.
+
+mod catalogue;
+mod faults;
+mod files;
+mod http;
+mod order;
+mod service;

@@ -1,0 +1,229 @@
+//! A service to test, and the parts around it.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use aws_sdk_s3::{Client, primitives::ByteStream};
+use local_stack::{
+    client,
+    postgres::{Postgres, Purpose},
+    s3::Endpoint,
+};
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use rest_api::config::{Config, Database, LogFormat, Retry, TokenDigest};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::{OnceCell, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+pub(crate) const TOKEN: &str = "a-token-for-tests";
+pub(crate) const BUCKET: &str = "movies";
+
+/// One Postgres for the whole run; it ends when the process does.
+static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
+
+pub(crate) async fn postgres() -> &'static Postgres {
+    let start = || async {
+        let folder = std::env::temp_dir().join(format!("mru-test-{}", std::process::id()));
+        Postgres::start(&folder, Purpose::Test).await.unwrap()
+    };
+    POSTGRES.get_or_init(start).await
+}
+
+/// A service with a database and a bucket of its own.
+pub(crate) struct Service {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) database: Database,
+    pub(crate) s3: Client,
+    /// The events that S3 would send to the Lambda.
+    pub(crate) events: mpsc::UnboundedReceiver<Value>,
+    http: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<()>>,
+    objects: PathBuf,
+}
+
+/// What a request was answered with.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Service {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A service whose configuration `adjust` has changed.
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let postgres = postgres().await;
+        postgres.create_database(&name).await.unwrap();
+        let database = postgres.database(&name);
+        rest_api::store::migrate(&database).await.unwrap();
+
+        let objects = std::env::temp_dir().join(format!("mru-s3-{}-{name}", std::process::id()));
+        let (sender, events) = mpsc::unbounded_channel();
+        let endpoint = Endpoint::new(&objects, sender).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let s3 = client(listener.local_addr().unwrap());
+        tokio::spawn(endpoint.serve(listener, std::future::pending()));
+        s3.create_bucket().bucket(BUCKET).send().await.unwrap();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut config = config(database.clone());
+        adjust(&mut config);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = rest_api::run(config, s3.clone(), listener, async {
+            let _ = stopped.await;
+        });
+        let running = tokio::spawn(async { serving.await.unwrap() });
+        Self {
+            address,
+            database,
+            s3,
+            events,
+            http: reqwest::Client::new(),
+            stop: Some(stop),
+            running: Some(running),
+            objects,
+        }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        let response = request.timeout(Duration::from_secs(60)).send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer { status, headers, text: response.text().await.unwrap() }
+    }
+
+    /// A request without a token.
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, self.url(path))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// A POST with the token.
+    pub(crate) fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        let request = self.request(Method::POST, path).bearer_auth(TOKEN);
+        request.header("content-type", "application/json").body(body)
+    }
+
+    /// Puts an object into the bucket.
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+        let body = ByteStream::from(body.into());
+        self.s3.put_object().bucket(BUCKET).key(key).body(body).send().await.unwrap();
+    }
+
+    /// Says that the object was put, and waits until its ingest has ended.
+    pub(crate) async fn notify(&self, notification: &Value) -> Value {
+        let request = self.post("/notify", notification.to_string()).header("prefer", "wait=30");
+        let answer = self.send(request).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.json()
+    }
+
+    /// Puts an object, and returns its ingest once it has ended, with all violations.
+    pub(crate) async fn ingest(&self, key: &str, body: impl Into<Vec<u8>>) -> Value {
+        self.put(key, body).await;
+        let id = &self.notify(&json!({ "bucket": BUCKET, "key": key })).await["id"];
+        self.get(&format!("/ingests/{id}")).await.json()
+    }
+
+    /// Every movie that matches `query`, all pages.
+    pub(crate) async fn movies(&self, query: &str) -> Vec<Value> {
+        let mut movies = Vec::new();
+        let mut path = format!("/movies?{query}");
+        loop {
+            let page = self.get(&path).await;
+            assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text);
+            movies.extend(page.json().as_array().unwrap().iter().cloned());
+            match page.header("link").split_once("; rel=\"next\"") {
+                Some((next, _)) => path = next.trim_matches(['<', '>']).to_owned(),
+                None => return movies,
+            }
+        }
+    }
+
+    /// A connection to the service's database.
+    pub(crate) async fn sql(&self) -> tokio_postgres::Client {
+        postgres().await.connect(&self.database.name).await.unwrap()
+    }
+
+    /// Asks the service to stop; returns how long it took.
+    pub(crate) async fn stop(&mut self) -> Duration {
+        let started = std::time::Instant::now();
+        self.stop.take().unwrap().send(()).unwrap();
+        self.running.take().unwrap().await.unwrap();
+        started.elapsed()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.objects);
+    }
+}
+
+/// A configuration in which nothing takes long.
+pub(crate) fn config(database: Database) -> Config {
+    Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        database,
+        api_token: TokenDigest::of(TOKEN),
+        workers: 2,
+        retry: Retry {
+            max_attempts: 3,
+            max_attempts_refused: 2,
+            base_delay: Duration::from_millis(20),
+            max_delay: Duration::from_millis(100),
+        },
+        lease: Duration::from_secs(2),
+        log_filter: String::new(),
+        log_format: LogFormat::Text,
+    }
+}
+
+/// A movie as clients see it, without its id.
+pub(crate) fn without_id(movie: &Value) -> Value {
+    let mut movie = movie.clone();
+    movie.as_object_mut().unwrap().remove("id").unwrap();
+    movie
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) {
+    for _ in 0..600 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it did not come true within 30 s");
+}
