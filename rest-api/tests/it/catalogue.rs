@@ -1,1 +1,223 @@
-//! x
+//! Queries, held against a truth that knows no SQL.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use fastrand::Rng;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use crate::service::{Service, without_id};
+
+/// Titles and names that have tripped searches before.
+fn tricky() -> Vec<Value> {
+    let movie = |title: &str, actor: &str| {
+        json!({ "title": title, "year": 1999, "cast": [actor, "Zoë Ångström"], "genres": ["Sci-Fi", "Film-Noir"] })
+    };
+    vec![
+        movie("100% Wolf", "O'Neil \"Quote\" D'Arc"),
+        movie("under_score", "back\\slash"),
+        movie("C:\\Temp\\%d_%s", "%"),
+        movie("Москва слезам не верит", "Вера Алентова"),
+        movie("七人の侍", "三船敏郎"),
+        movie("ΟΔΟΣ", "Θόδωρος"),
+        movie("Straße", "İbrahim Ünal"),
+        movie("M", "x"),
+        movie("...", "'; drop table movies; --"),
+        movie("日", "🎬🎥"),
+    ]
+}
+
+/// Files of movies: those of the folder that `MRU_TEST_DATA` names, or the sample that we ship.
+fn files() -> Vec<(String, Vec<u8>)> {
+    let sample = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../local-stack/sample");
+    let folder = std::env::var_os("MRU_TEST_DATA").map_or(sample, PathBuf::from);
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    paths.iter().map(|path| (name(path), std::fs::read(path).unwrap())).collect()
+}
+
+/// A movie as it should come back: no nulls, lists always there.
+fn normalised(movie: &Value) -> Value {
+    let mut movie = movie.clone();
+    let fields = movie.as_object_mut().unwrap();
+    fields.retain(|_, value| !value.is_null());
+    for list in ["cast", "genres"] {
+        fields.entry(list).or_insert_with(|| json!([]));
+    }
+    movie
+}
+
+fn identity(movie: &Value) -> String {
+    json!([movie["title"], movie["year"], movie["href"]]).to_string()
+}
+
+/// A service that has taken the files, and what it should hold.
+async fn loaded() -> (Service, BTreeMap<String, Value>) {
+    let service = Service::start().await;
+    let mut truth = BTreeMap::new();
+    let mut files = files();
+    files.push(("tricky.json".to_owned(), json!(tricky()).to_string().into()));
+    for (name, body) in files {
+        let records: Vec<Value> = serde_json::from_slice(&body).unwrap();
+        let distinct: std::collections::HashSet<String> = records.iter().map(identity).collect();
+        truth.extend(records.iter().map(|movie| (identity(movie), normalised(movie))));
+        let ingest = service.ingest(&name, body).await;
+        assert_eq!(ingest["state"], "succeeded", "{name}: {ingest}");
+        let counts = ["inserted", "updated", "unchanged"].map(|count| ingest[count].as_u64().unwrap());
+        assert_eq!(counts.iter().sum::<u64>(), distinct.len() as u64, "{name}: {ingest}");
+    }
+    (service, truth)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_files_come_back_whole_and_every_query_tells_the_truth() {
+    let (service, truth) = loaded().await;
+    let stored = service.movies("limit=1000").await;
+    let by_identity: BTreeMap<String, Value> =
+        stored.iter().map(|movie| (identity(movie), without_id(movie))).collect();
+    assert_eq!(stored.len(), truth.len());
+    assert!(by_identity == truth, "every field intact");
+    assert!(stored.is_sorted_by_key(|movie| movie["id"].as_i64()), "in the order of arrival");
+
+    let seed = std::env::var("MRU_TEST_SEED").map_or(20_261_121, |seed| seed.parse().unwrap());
+    println!("MRU_TEST_SEED={seed}");
+    let mut random = Rng::with_seed(seed);
+    let mut found_something = 0;
+    for _ in 0..600 {
+        let filters = random_filters(&mut random, &stored);
+        let sort = random.choice(["id", "title", "-title", "year", "-year"]).unwrap();
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let query: Vec<String> =
+            filters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        let query = format!("{}&sort={sort}&limit=1000", query.join("&"));
+        let mut expected: Vec<&Value> =
+            stored.iter().filter(|movie| filters.iter().all(|filter| matches(movie, filter))).collect();
+        expected.sort_by(|a, b| order(sort, a, b));
+        let found = service.movies(&query).await;
+        assert!(
+            found.iter().eq(expected.iter().copied()),
+            "seed {seed}, {filters:?}: found {}, expected {}", found.len(), expected.len(),
+        );
+        found_something += usize::from(!found.is_empty());
+    }
+    assert!(found_something > 200, "{found_something} of the queries found anything");
+}
+
+/// One to four filters, mostly parts of what there is, with the case changed.
+fn random_filters(random: &mut Rng, movies: &[Value]) -> Vec<(&'static str, String)> {
+    let mut filters = Vec::new();
+    // Mostly of one movie, so that there is something to find.
+    let mut movie = random.choice(movies).unwrap();
+    for _ in 0..random.usize(1..=4) {
+        if random.u8(..) < 40 {
+            movie = random.choice(movies).unwrap();
+        }
+        let name = |list: &str, random: &mut Rng| {
+            let names = movie[list].as_array().unwrap();
+            random.choice(names).map_or("Nobody", |name| name.as_str().unwrap()).to_owned()
+        };
+        let (filter, value) = match random.u8(0..10) {
+            0..4 => ("title", part(random, movie["title"].as_str().unwrap())),
+            4..7 => { let whole = name("cast", random); ("actor", part(random, &whole)) }
+            7 => ("genre", name("genres", random)),
+            8 => ("year", movie["year"].to_string()),
+            _ => {
+                let odd = ["%", "_", "\\", "'", "\"", "%%", "a%b", "_a", "\\%", "ß", "É", " ", "\u{1f}", "\0"];
+                let filter = random.choice(["title", "actor", "genre"]).unwrap();
+                (filter, (*random.choice(odd.iter()).unwrap()).to_owned())
+            }
+        };
+        let value = match random.u8(0..3) {
+            0 => value.to_uppercase(),
+            1 => value.to_lowercase(),
+            _ => value,
+        };
+        filters.push((filter, value));
+    }
+    filters
+}
+
+fn part(random: &mut Rng, text: &str) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    let start = random.usize(0..letters.len());
+    let end = random.usize(start..letters.len()) + 1;
+    letters[start..end].iter().collect()
+}
+
+fn matches(movie: &Value, (filter, value): &(&str, String)) -> bool {
+    let lowered = |text: &Value| text.as_str().unwrap().to_lowercase().replace('ς', "σ");
+    let value = value.to_lowercase().replace('ς', "σ");
+    let any = |list: &str, test: &dyn Fn(String) -> bool| {
+        movie[list].as_array().unwrap().iter().any(|name| test(lowered(name)))
+    };
+    match *filter {
+        "title" => lowered(&movie["title"]).contains(&value),
+        "actor" => any("cast", &|name| name.contains(&value)),
+        "genre" => any("genres", &|name| name == value),
+        _ => movie["year"].to_string() == value,
+    }
+}
+
+fn order(sort: &str, a: &Value, b: &Value) -> std::cmp::Ordering {
+    let title = |movie: &Value| movie["title"].as_str().unwrap().to_lowercase().replace('ς', "σ");
+    let year = |movie: &Value| movie["year"].as_i64();
+    let first = match sort {
+        "title" => title(a).cmp(&title(b)),
+        "-title" => title(b).cmp(&title(a)),
+        "year" => year(a).cmp(&year(b)),
+        "-year" => year(b).cmp(&year(a)),
+        _ => std::cmp::Ordering::Equal,
+    };
+    first.then(a["id"].as_i64().cmp(&b["id"].as_i64()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_any_size_give_each_movie_once() {
+    let service = Service::start().await;
+    let movies: Vec<Value> = (0..750)
+        .map(|n| json!({ "title": format!("Title {}", n % 40), "year": 1900 + n % 7, "href": n.to_string() }))
+        .collect();
+    service.ingest("k", json!(movies).to_string()).await;
+    let all = service.movies("limit=1000").await;
+    assert_eq!(all.len(), movies.len());
+    for sort in ["id", "title", "-title", "year", "-year"] {
+        let mut expected = all.clone();
+        expected.sort_by(|a, b| order(sort, a, b));
+        for limit in [1, 7, 750, 1000] {
+            let walked = service.movies(&format!("sort={sort}&limit={limit}")).await;
+            assert!(walked == expected, "sort={sort}&limit={limit}: {} movies", walked.len());
+        }
+    }
+    let filtered = service.movies("title=title+3&year=1901&limit=1").await;
+    assert!(filtered.iter().all(|movie| movie["year"] == 1901));
+    assert_eq!(filtered.len(), all.iter().filter(|m| matches(m, &("title", "title 3".into())) && m["year"] == 1901).count());
+}
+
+#[tokio::test]
+async fn filters_are_read_as_the_contract_says() {
+    let service = Service::start().await;
+    service.ingest("k", json!(tricky()).to_string()).await;
+    let titles = async |query: &str| -> Vec<String> {
+        let movies = service.movies(query).await;
+        movies.iter().map(|movie| movie["title"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(titles("title=100%25").await, ["100% Wolf"]);
+    assert_eq!(titles("title=_").await, ["under_score", "C:\\Temp\\%d_%s"]);
+    assert_eq!(titles("actor=%5C").await, ["under_score"]);
+    assert_eq!(titles("title=москва+СЛЕЗАМ").await, ["Москва слезам не верит"]);
+    assert_eq!(titles("title=侍").await, ["七人の侍"]);
+    assert_eq!(titles("title=οδος").await, ["ΟΔΟΣ"]);
+    assert_eq!(titles("title=οδοσ").await, ["ΟΔΟΣ"]);
+    assert_eq!(titles("genre=SCI-FI&limit=1000").await.len(), 10);
+    assert_eq!(titles("genre=sci").await.len(), 0, "a genre is matched whole");
+    assert_eq!(titles("title=1&title=w").await, ["100% Wolf"], "a repeated filter is a further one");
+    assert_eq!(titles("year=1999&year=2000").await.len(), 0);
+    assert_eq!(titles("title=&actor=&year=&genre=").await.len(), 10, "an empty value is no filter");
+    assert_eq!(titles("year=99999999999").await.len(), 0);
+    assert_eq!(titles("actor=quote\"+d'arc").await, ["100% Wolf"]);
+    assert_eq!(titles("actor=x%1Fzo").await.len(), 0, "no match across names");
+    assert_eq!(titles("title=%00").await.len(), 0);
+}

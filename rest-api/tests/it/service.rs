@@ -73,6 +73,18 @@ impl Service {
 
     /// A service whose configuration `adjust` has changed.
     pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::build(adjust, |s3| s3.config().clone()).await
+    }
+
+    /// A service that reads the bucket by another client than the test does.
+    pub(crate) async fn start_reading(by: impl FnOnce(&Client) -> aws_sdk_s3::Config) -> Self {
+        Self::build(|_| {}, by).await
+    }
+
+    async fn build(
+        adjust: impl FnOnce(&mut Config),
+        reading_by: impl FnOnce(&Client) -> aws_sdk_s3::Config,
+    ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -89,25 +101,20 @@ impl Service {
         tokio::spawn(endpoint.serve(listener, std::future::pending()));
         s3.create_bucket().bucket(BUCKET).send().await.unwrap();
 
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let mut config = config(database.clone());
         adjust(&mut config);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = rest_api::run(config, s3.clone(), listener, async {
-            let _ = stopped.await;
-        });
-        let running = tokio::spawn(async { serving.await.unwrap() });
-        Self {
-            address,
-            database,
-            s3,
-            events,
-            http: reqwest::Client::new(),
-            stop: Some(stop),
-            running: Some(running),
-            objects,
-        }
+        let (address, stop, running) = serve(config, Client::from_conf(reading_by(&s3))).await;
+        let http = reqwest::Client::new();
+        let (stop, running) = (Some(stop), Some(running));
+        Self { address, database, s3, events, http, stop, running, objects }
+    }
+
+    /// Another service on the same database and bucket, with the usual configuration.
+    pub(crate) async fn successor(mut self) -> Self {
+        let (address, stop, running) = serve(config(self.database.clone()), self.s3.clone()).await;
+        self.address = address;
+        (self.stop, self.running) = (Some(stop), Some(running));
+        self
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -189,6 +196,20 @@ impl Drop for Service {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.objects);
     }
+}
+
+/// Starts the service itself, on a port of its own.
+async fn serve(
+    config: Config,
+    s3: Client,
+) -> (std::net::SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = rest_api::run(config, s3, listener, async {
+        let _ = stopped.await;
+    });
+    (address, stop, tokio::spawn(async { serving.await.unwrap() }))
 }
 
 /// A configuration in which nothing takes long.
