@@ -1,1 +1,304 @@
-//! x
+//! The API's manners: errors that say what to do, bounds on everything, a stop that ends.
+
+use std::time::{Duration, Instant};
+
+use futures_util::stream;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::service::{Answer, BUCKET, Service, TOKEN};
+
+fn assert_problem(answer: &Answer, status: StatusCode, code: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text);
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    let problem = answer.json();
+    assert_eq!(problem["code"], code, "{problem}");
+    assert_eq!(problem["status"], status.as_u16());
+    assert!(!answer.header("x-request-id").is_empty());
+}
+
+#[tokio::test]
+async fn a_parameter_that_is_not_right_is_named() {
+    let service = Service::start().await;
+    for (path, named) in [
+        ("/movies?titel=x", "titel"),
+        ("/movies?year=MCM", "year"),
+        ("/movies?year=1999.5", "year"),
+        ("/movies?limit=0", "limit"),
+        ("/movies?limit=1001", "limit"),
+        ("/movies?limit=x", "limit"),
+        ("/movies?sort=cast", "sort"),
+        ("/movies?after=x", "after"),
+        ("/movies?sort=title&after=eWVhcjo4Mg", "after"),
+        ("/movies?title=%ff", "title"),
+        ("/movies?offset=10", "offset"),
+        ("/ingests?state=lost", "state"),
+        ("/ingests?after=eWVhcjo4Mg", "after"),
+        ("/ingests?key=%00", "key"),
+        ("/ingests/1?x=1", "x"),
+        ("/healthz?x=1", "x"),
+    ] {
+        let answer = service.get(path).await;
+        assert_problem(&answer, StatusCode::BAD_REQUEST, "invalid_parameter");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(&format!("\"{named}\"")), "{path}: {detail}");
+    }
+    let many = format!("/movies?{}", "title=x&".repeat(33));
+    assert_problem(&service.get(&many).await, StatusCode::BAD_REQUEST, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_told_what_there_is() {
+    let service = Service::start().await;
+    for path in ["/nothing", "/movies/1", "/movies/x", "/ingests/1", "/ingests/-", "/movies/1/cast", "//"] {
+        assert_problem(&service.get(path).await, StatusCode::NOT_FOUND, "not_found");
+    }
+    for (path, allow) in [
+        ("/", "GET, HEAD"),
+        ("/movies", "GET, HEAD, POST"),
+        ("/movies/1", "GET, HEAD"),
+        ("/ingests", "GET, HEAD"),
+        ("/ingests/1", "GET, HEAD"),
+        ("/notify", "POST"),
+        ("/schema/movies.json", "GET, HEAD"),
+        ("/healthz", "GET, HEAD"),
+        ("/readyz", "GET, HEAD"),
+    ] {
+        let answer = service.send(service.request(Method::DELETE, path)).await;
+        assert_problem(&answer, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+        assert_eq!(answer.header("allow"), allow, "{path}");
+    }
+    assert_eq!(service.get("/notify").await.header("allow"), "POST");
+}
+
+#[tokio::test]
+async fn head_is_get_without_a_body() {
+    let service = Service::start().await;
+    for path in ["/", "/movies", "/healthz", "/schema/movies.json"] {
+        let get = service.get(path).await;
+        let head = service.send(service.request(Method::HEAD, path)).await;
+        assert_eq!(head.status, StatusCode::OK);
+        assert_eq!(head.header("content-length"), get.text.len().to_string(), "{path}");
+        assert_eq!(head.text, "");
+    }
+}
+
+#[tokio::test]
+async fn what_is_there_to_read() {
+    let service = Service::start().await;
+    let home = service.get("/").await;
+    assert!(home.header("content-type").starts_with("text/html"));
+    for path in ["/movies", "/ingests", "/schema/movies.json", "/healthz", "/readyz"] {
+        assert!(home.text.contains(&format!("href=\"{path}\"")), "{path}");
+        assert_eq!(service.get(path).await.status, StatusCode::OK, "{path}");
+    }
+    let schema = service.get("/schema/movies.json").await;
+    assert_eq!(schema.text, schema::SCHEMA);
+    assert_eq!(service.get("/readyz").await.json()["status"], "ready");
+}
+
+#[tokio::test]
+async fn writes_need_the_token() {
+    let service = Service::start().await;
+    let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
+    for path in ["/notify", "/movies"] {
+        let request = || service.request(Method::POST, path).body(body.clone());
+        for request in [
+            request(),
+            request().bearer_auth("wrong"),
+            request().bearer_auth(""),
+            request().basic_auth("user", Some(TOKEN)),
+            request().header("authorization", TOKEN),
+        ] {
+            let answer = service.send(request.header("content-type", "application/json")).await;
+            assert_problem(&answer, StatusCode::UNAUTHORIZED, "unauthorized");
+            assert_eq!(answer.header("www-authenticate"), "Bearer");
+        }
+    }
+    assert_eq!(service.get("/ingests").await.json(), json!([]));
+}
+
+#[tokio::test]
+async fn a_notification_that_is_not_right_says_why() {
+    let service = Service::start().await;
+    for (body, status, code) in [
+        ("", StatusCode::BAD_REQUEST, "malformed_json"),
+        ("{", StatusCode::BAD_REQUEST, "malformed_json"),
+        ("bucket=b&key=k", StatusCode::BAD_REQUEST, "malformed_json"),
+        ("[]", StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        ("{}", StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (r#"{"bucket":"b"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (r#"{"bucket":"b","key":""}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (r#"{"bucket":"b","key":7}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (r#"{"bucket":"b","key":"k\u0000"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (r#"{"bucket":"b","key":"k","event_time":"now"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (r#"{"bucket":"b","key":"k","keys":"k"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (r#"{"bucket":"b","bucket":"c","key":"k"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+    ] {
+        let answer = service.send(service.post("/notify", body)).await;
+        assert_problem(&answer, status, code);
+    }
+    let wrong_type = service.request(Method::POST, "/notify").bearer_auth(TOKEN);
+    let wrong_type = wrong_type.header("content-type", "text/plain").body("{}");
+    let answer = service.send(wrong_type).await;
+    assert_problem(&answer, StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
+    assert_eq!(service.get("/ingests").await.json(), json!([]), "none was recorded");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_announced_or_not() {
+    let service = Service::start().await;
+    let large = vec![b' '; 9 << 20];
+    let answer = service.send(service.post("/movies", large.clone())).await;
+    assert_problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+    // In chunks, so that no length is announced.
+    for path in ["/movies", "/notify"] {
+        let pieces: Vec<Result<Vec<u8>, std::io::Error>> =
+            large.chunks(64 << 10).map(|piece| Ok(piece.to_vec())).collect();
+        let body = reqwest::Body::wrap_stream(stream::iter(pieces));
+        let answer = service.send(service.post(path, body)).await;
+        assert_problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+    }
+}
+
+#[tokio::test]
+async fn movies_can_be_posted() {
+    let service = Service::start().await;
+    let post = async |body: Value| service.send(service.post("/movies", body.to_string())).await;
+    let heat = json!({ "title": "Heat", "year": 1995 });
+    let ronin = json!({ "title": "Ronin", "year": 1998, "cast": ["Robert De Niro"] });
+    let answer = post(heat.clone()).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    assert_eq!(answer.json(), json!({ "inserted": 1, "updated": 0, "unchanged": 0 }));
+    let answer = post(json!([heat, ronin])).await;
+    assert_eq!(answer.json(), json!({ "inserted": 1, "updated": 0, "unchanged": 1 }));
+    assert_eq!(post(json!([])).await.status, StatusCode::CREATED);
+
+    let answer = post(json!([heat, { "title": "", "yaer": 1 }])).await;
+    assert_problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "violations");
+    let problem = answer.json();
+    assert_eq!(problem["violation_count"], 3);
+    assert_eq!(problem["violations"][0]["record"], 1);
+
+    let found = service.movies("actor=de+niro").await;
+    let id = &found[0]["id"];
+    assert_eq!(service.get(&format!("/movies/{id}")).await.json(), found[0]);
+
+    // What was posted is newer than a file that was put before, and older than one put later.
+    let old = json!({ "bucket": BUCKET, "key": "old", "event_time": "2020-01-01T00:00:00Z", "sequencer": "1" });
+    service.put("old", json!({ "title": "Heat", "year": 1995, "genres": ["Old"] }).to_string()).await;
+    assert_eq!(service.notify(&old).await["unchanged"], 1);
+    assert_eq!(service.movies("genre=old").await.len(), 0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let new = json!({ "title": "Heat", "year": 1995, "genres": ["New"] });
+    assert_eq!(service.ingest("new", new.to_string()).await["updated"], 1);
+}
+
+#[tokio::test]
+async fn a_notification_waits_only_as_long_as_it_should() {
+    let service = Service::start_with(|config| config.workers = 0).await;
+    let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
+    let started = Instant::now();
+    let answer = service.send(service.post("/notify", body.clone()).header("prefer", "wait=1")).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    assert_eq!(answer.header("preference-applied"), "wait=1");
+    assert!((1..3).contains(&started.elapsed().as_secs()));
+    for ignored in ["wait=soon", "return=minimal"] {
+        let answer = service.send(service.post("/notify", body.clone()).header("prefer", ignored)).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED);
+    }
+}
+
+#[tokio::test]
+async fn ingests_are_listed_newest_first_and_filtered() {
+    let service = Service::start().await;
+    for key in ["a", "b", "c"] {
+        service.ingest(key, r#"{"title":"A","year":2000}"#).await;
+    }
+    service.ingest("d", "?").await;
+    let keys = async |path: &str| -> Vec<String> {
+        let list = service.get(path).await.json();
+        list.as_array().unwrap().iter().map(|ingest| ingest["key"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(keys("/ingests").await, ["d", "c", "b", "a"]);
+    assert_eq!(keys("/ingests?state=rejected").await, ["d"]);
+    assert_eq!(keys("/ingests?key=b").await, ["b"]);
+    assert_eq!(keys("/ingests?bucket=other").await, [""; 0]);
+    let first = service.get("/ingests?limit=3").await;
+    let next = first.header("link").split_once('>').unwrap().0.trim_start_matches('<').to_owned();
+    assert_eq!(keys(&next).await, ["a"]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_half_sent_is_closed() {
+    let service = Service::start().await;
+    let head = format!(
+        "POST /notify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 99\r\n\r\n{{"
+    );
+    let mut waiting = Vec::new();
+    for half in ["GET /movies HTT", "GET /movies HTTP/1.1\r\nhost:", "", &head] {
+        let mut client = TcpStream::connect(service.address).await.unwrap();
+        client.write_all(half.as_bytes()).await.unwrap();
+        waiting.push((half.to_owned(), client));
+    }
+    let started = Instant::now();
+    for (half, mut client) in waiting {
+        let mut answer = Vec::new();
+        let closed = timeout(Duration::from_secs(15), client.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "still open after 15 s: {half:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test]
+async fn stuck_clients_do_not_keep_the_service_from_stopping() {
+    let mut service = Service::start().await;
+    let movies: Vec<Value> = (0..1000)
+        .map(|n| json!({ "title": format!("{n}"), "year": 2000, "extract": "x".repeat(5000) }))
+        .collect();
+    service.ingest("k", json!(movies).to_string()).await;
+    let mut stuck = Vec::new();
+    for request in [
+        "",
+        "GET /movies HTTP/1.1\r\nhost:",
+        "POST /movies HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n",
+        // Asks for five megabytes, and never reads them.
+        "GET /movies?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n",
+    ] {
+        let mut client = TcpStream::connect(service.address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        stuck.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let took = service.stop().await;
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(TcpStream::connect(service.address).await.is_err());
+}
+
+#[tokio::test]
+async fn requests_under_way_are_answered_before_the_service_stops() {
+    let mut service = Service::start_with(|config| config.workers = 0).await;
+    let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
+    let request = service.post("/notify", body).header("prefer", "wait=30");
+    let waiting = tokio::spawn(async move { request.send().await.unwrap().status() });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let took = service.stop().await;
+    assert_eq!(waiting.await.unwrap(), StatusCode::ACCEPTED);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_migrated_is_not_ready() {
+    let service = Service::start().await;
+    let sql = service.sql().await;
+    sql.batch_execute("delete from schema_migrations").await.unwrap();
+    let answer = service.get("/readyz").await;
+    assert_problem(&answer, StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+    assert!(!answer.header("retry-after").is_empty());
+    assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
+}
