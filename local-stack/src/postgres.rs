@@ -143,6 +143,10 @@ impl Postgres {
         private_folder(&socket_dir)?;
         let log_path = folder.with_extension("log");
         let log = File::create(&log_path)?;
+        if is_root() {
+            // The guard, which removes it after a test, is not root.
+            chown(&log_path, Some(NOBODY), Some(NOBODY))?;
+        }
         let mut remove = socket_dir.display().to_string();
         let mut settings = vec![
             "listen_addresses=".to_owned(),

@@ -64,8 +64,10 @@ impl Stack {
         });
         let (lines, welcome) = mpsc::channel();
         let stdout = BufReader::new(process.stdout.take().unwrap());
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
-        let mut after = |label: &str| -> String {
+        thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+        });
+        let after = |label: &str| -> String {
             loop {
                 let line = welcome.recv_timeout(Duration::from_secs(90));
                 let line = line.unwrap_or_else(|_| panic!("the stack did not say {label:?}"));
@@ -93,7 +95,10 @@ impl Stack {
 
     /// The newest ingest of `key`, once `done` says so.
     async fn ingest(&self, key: &str, done: impl Fn(&str) -> bool) -> Value {
-        let url = reqwest::Url::parse_with_params(&format!("http://{}/ingests", self.api), [("key", key)]);
+        let url = reqwest::Url::parse_with_params(
+            &format!("http://{}/ingests", self.api),
+            [("key", key)],
+        );
         let url = url.unwrap();
         let started = Instant::now();
         loop {
@@ -165,7 +170,8 @@ async fn from_put_to_query_with_any_key_and_no_secret_in_the_log() {
     }
     assert_eq!(stack.get("/movies?title=of+the+keys").await.as_array().unwrap().len(), keys.len());
     for refused in ["../escape.json", "a//b.json", "a/./b.json", "/a.json"] {
-        let put = stack.s3.put_object().bucket(BUCKET).key(refused).body(ByteStream::from_static(b"{}"));
+        let put =
+            stack.s3.put_object().bucket(BUCKET).key(refused).body(ByteStream::from_static(b"{}"));
         assert!(put.send().await.is_err(), "{refused}");
     }
 
@@ -198,18 +204,25 @@ async fn multipart_uploads_and_copies_are_events_too() {
     let mut parts = Vec::new();
     for (number, part) in (1..).zip(body.chunks(5 << 20)) {
         let body = ByteStream::from(part.to_vec());
-        let upload = stack.s3.upload_part().bucket(bucket).key(key).upload_id(id).part_number(number);
+        let upload =
+            stack.s3.upload_part().bucket(bucket).key(key).upload_id(id).part_number(number);
         let uploaded = upload.body(body).send().await.unwrap();
         let part = aws_sdk_s3::types::CompletedPart::builder().part_number(number);
         parts.push(part.set_e_tag(uploaded.e_tag).build());
     }
-    let parts = aws_sdk_s3::types::CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+    let parts =
+        aws_sdk_s3::types::CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
     let complete = stack.s3.complete_multipart_upload().bucket(bucket).key(key).upload_id(id);
     complete.multipart_upload(parts).send().await.unwrap();
     let ingest = stack.ingest(key, ended).await;
     assert_eq!(ingest["inserted"], 3000, "{ingest}");
 
-    let copy = stack.s3.copy_object().bucket(bucket).key("copy.json").copy_source(format!("{bucket}/{key}"));
+    let copy = stack
+        .s3
+        .copy_object()
+        .bucket(bucket)
+        .key("copy.json")
+        .copy_source(format!("{bucket}/{key}"));
     copy.send().await.unwrap();
     assert_eq!(stack.ingest("copy.json", ended).await["unchanged"], 3000);
 }
@@ -220,7 +233,10 @@ async fn a_stack_that_is_killed_finishes_its_ingest_when_started_again() {
     let stack = Stack::start(&folder.0, &["--no-sample"]);
     let count = 60_000;
     let lines: Vec<String> = (0..count)
-        .map(|n| json!({ "title": format!("Movie {n}"), "year": 1950 + n % 70, "cast": ["Ann Actor"] }).to_string())
+        .map(|n| {
+            json!({ "title": format!("Movie {n}"), "year": 1950 + n % 70, "cast": ["Ann Actor"] })
+                .to_string()
+        })
         .collect();
     stack.put("large.ndjson", lines.join("\n")).await;
     stack.ingest("large.ndjson", |state| state == "running").await;

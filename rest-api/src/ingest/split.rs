@@ -320,3 +320,6 @@ fn shown(byte: u8) -> String {
         _ => format!("byte 0x{byte:02X}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

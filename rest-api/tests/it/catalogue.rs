@@ -10,9 +10,7 @@ use crate::service::{Service, without_id};
 
 /// Titles and names that have tripped searches before.
 fn tricky() -> Vec<Value> {
-    let movie = |title: &str, actor: &str| {
-        json!({ "title": title, "year": 1999, "cast": [actor, "Zoë Ångström"], "genres": ["Sci-Fi", "Film-Noir"] })
-    };
+    let movie = |title: &str, actor: &str| json!({ "title": title, "year": 1999, "cast": [actor, "Zoë Ångström"], "genres": ["Sci-Fi", "Film-Noir"] });
     vec![
         movie("100% Wolf", "O'Neil \"Quote\" D'Arc"),
         movie("under_score", "back\\slash"),
@@ -32,7 +30,8 @@ fn files() -> Vec<(String, Vec<u8>)> {
     let sample = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../local-stack/sample");
     let folder = std::env::var_os("MRU_TEST_DATA").map_or(sample, PathBuf::from);
     let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    let mut paths: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
     paths.sort();
     assert!(!paths.is_empty());
     let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
@@ -66,7 +65,8 @@ async fn loaded() -> (Service, BTreeMap<String, Value>) {
         truth.extend(records.iter().map(|movie| (identity(movie), normalised(movie))));
         let ingest = service.ingest(&name, body).await;
         assert_eq!(ingest["state"], "succeeded", "{name}: {ingest}");
-        let counts = ["inserted", "updated", "unchanged"].map(|count| ingest[count].as_u64().unwrap());
+        let counts =
+            ["inserted", "updated", "unchanged"].map(|count| ingest[count].as_u64().unwrap());
         assert_eq!(counts.iter().sum::<u64>(), distinct.len() as u64, "{name}: {ingest}");
     }
     (service, truth)
@@ -93,13 +93,17 @@ async fn real_files_come_back_whole_and_every_query_tells_the_truth() {
         let query: Vec<String> =
             filters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         let query = format!("{}&sort={sort}&limit=1000", query.join("&"));
-        let mut expected: Vec<&Value> =
-            stored.iter().filter(|movie| filters.iter().all(|filter| matches(movie, filter))).collect();
+        let mut expected: Vec<&Value> = stored
+            .iter()
+            .filter(|movie| filters.iter().all(|filter| matches(movie, filter)))
+            .collect();
         expected.sort_by(|a, b| order(sort, a, b));
         let found = service.movies(&query).await;
         assert!(
             found.iter().eq(expected.iter().copied()),
-            "seed {seed}, {filters:?}: found {}, expected {}", found.len(), expected.len(),
+            "seed {seed}, {filters:?}: found {}, expected {}",
+            found.len(),
+            expected.len(),
         );
         found_something += usize::from(!found.is_empty());
     }
@@ -121,11 +125,17 @@ fn random_filters(random: &mut Rng, movies: &[Value]) -> Vec<(&'static str, Stri
         };
         let (filter, value) = match random.u8(0..10) {
             0..4 => ("title", part(random, movie["title"].as_str().unwrap())),
-            4..7 => { let whole = name("cast", random); ("actor", part(random, &whole)) }
+            4..7 => {
+                let whole = name("cast", random);
+                ("actor", part(random, &whole))
+            }
             7 => ("genre", name("genres", random)),
             8 => ("year", movie["year"].to_string()),
             _ => {
-                let odd = ["%", "_", "\\", "'", "\"", "%%", "a%b", "_a", "\\%", "ß", "É", " ", "\u{1f}", "\0"];
+                let odd = [
+                    "%", "_", "\\", "'", "\"", "%%", "a%b", "_a", "\\%", "ß", "É", " ", "\u{1f}",
+                    "\0",
+                ];
                 let filter = random.choice(["title", "actor", "genre"]).unwrap();
                 (filter, (*random.choice(odd.iter()).unwrap()).to_owned())
             }
@@ -193,7 +203,12 @@ async fn pages_of_any_size_give_each_movie_once() {
     }
     let filtered = service.movies("title=title+3&year=1901&limit=1").await;
     assert!(filtered.iter().all(|movie| movie["year"] == 1901));
-    assert_eq!(filtered.len(), all.iter().filter(|m| matches(m, &("title", "title 3".into())) && m["year"] == 1901).count());
+    assert_eq!(
+        filtered.len(),
+        all.iter()
+            .filter(|m| matches(m, &("title", "title 3".into())) && m["year"] == 1901)
+            .count()
+    );
 }
 
 #[tokio::test]
@@ -213,7 +228,11 @@ async fn filters_are_read_as_the_contract_says() {
     assert_eq!(titles("title=οδοσ").await, ["ΟΔΟΣ"]);
     assert_eq!(titles("genre=SCI-FI&limit=1000").await.len(), 10);
     assert_eq!(titles("genre=sci").await.len(), 0, "a genre is matched whole");
-    assert_eq!(titles("title=1&title=w").await, ["100% Wolf"], "a repeated filter is a further one");
+    assert_eq!(
+        titles("title=1&title=w").await,
+        ["100% Wolf"],
+        "a repeated filter is a further one"
+    );
     assert_eq!(titles("year=1999&year=2000").await.len(), 0);
     assert_eq!(titles("title=&actor=&year=&genre=").await.len(), 10, "an empty value is no filter");
     assert_eq!(titles("year=99999999999").await.len(), 0);

@@ -51,7 +51,10 @@ async fn no_permission_is_retried_and_then_fails() {
     let failed = service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await;
     assert_eq!(failed["state"], "failed", "{failed}");
     assert_eq!(failed["attempts"], 2);
-    assert!(failed["error"]["detail"].as_str().unwrap().contains("SignatureDoesNotMatch"), "{failed}");
+    assert!(
+        failed["error"]["detail"].as_str().unwrap().contains("SignatureDoesNotMatch"),
+        "{failed}"
+    );
     assert!(!failed.to_string().contains("wrong"), "no secret: {failed}");
 }
 
@@ -91,7 +94,8 @@ async fn a_worker_that_has_lost_its_lease_changes_nothing() {
     let heir = store.claim(Duration::from_secs(60)).await.unwrap().unwrap();
     assert_eq!((zombie.id, heir.attempts), (heir.id, 2));
 
-    let lost = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::LeaseLost)));
+    let lost =
+        |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::LeaseLost)));
     lost(store.renew(&zombie, Duration::from_secs(1)).await);
     lost(store.requeue(&zombie, Duration::ZERO, true).await);
     lost(store.reject(&zombie, "[]", 1).await);
@@ -139,7 +143,8 @@ async fn an_ingest_whose_workers_all_died_fails_in_the_end() {
 async fn what_was_queued_while_nobody_worked_is_worked_on_later() {
     let mut idle = Service::start_with(|config| config.workers = 0).await;
     idle.put("k", MOVIE).await;
-    let accepted = idle.send(idle.post("/notify", json!({ "bucket": BUCKET, "key": "k" }).to_string())).await;
+    let accepted =
+        idle.send(idle.post("/notify", json!({ "bucket": BUCKET, "key": "k" }).to_string())).await;
     assert_eq!(accepted.status, StatusCode::ACCEPTED);
     assert_eq!(accepted.json()["state"], "queued");
     assert_eq!(accepted.header("location"), format!("/ingests/{}", accepted.json()["id"]));
@@ -149,4 +154,3 @@ async fn what_was_queued_while_nobody_worked_is_worked_on_later() {
     eventually(async || successor.get("/ingests/1").await.json()["state"] == "succeeded").await;
     assert_eq!(successor.movies("").await.len(), 1);
 }
-

@@ -38,12 +38,17 @@ async fn every_form_of_a_good_file_is_taken() {
         ("array.gz", gzip(pretty.as_bytes()), 2),
         ("lines.gz", gzip(lines.as_bytes()), 2),
         ("single.gz", gzip(single.as_bytes()), 1),
-        ("two-members.gz", [gzip(format!("{a}\n").as_bytes()), gzip(b.to_string().as_bytes())].concat(), 2),
+        (
+            "two-members.gz",
+            [gzip(format!("{a}\n").as_bytes()), gzip(b.to_string().as_bytes())].concat(),
+            2,
+        ),
     ];
     for (key, body, count) in forms {
         let ingest = service.ingest(key, body).await;
         assert_eq!(ingest["state"], "succeeded", "{key}: {ingest}");
-        let total: i64 = ["inserted", "updated", "unchanged"].map(|n| ingest[n].as_i64().unwrap()).iter().sum();
+        let total: i64 =
+            ["inserted", "updated", "unchanged"].map(|n| ingest[n].as_i64().unwrap()).iter().sum();
         assert_eq!(total, count, "{key}: {ingest}");
         assert_eq!(ingest["violations"], json!([]), "{key}");
     }
@@ -56,7 +61,10 @@ async fn content_encoding_gzip_is_undone() {
     let service = Service::start().await;
     let put = service.s3.put_object().bucket(BUCKET).key("k").content_encoding("gzip");
     put.body(gzip(movie("A").to_string().as_bytes()).into()).send().await.unwrap();
-    assert_eq!(service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await["state"], "succeeded");
+    assert_eq!(
+        service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await["state"],
+        "succeeded"
+    );
     for (encoding, body) in [("gzip", b"[]".to_vec()), ("br", b"[]".to_vec())] {
         let key = format!("not-{encoding}");
         let put = service.s3.put_object().bucket(BUCKET).key(&key).content_encoding(encoding);
@@ -78,7 +86,10 @@ async fn null_is_as_good_as_absent_and_every_field_comes_back() {
     let ingest = service.ingest("k", json!([full, sparse]).to_string()).await;
     assert_eq!(ingest["state"], "succeeded", "{ingest}");
     let movies: Vec<Value> = service.movies("").await.iter().map(without_id).collect();
-    assert_eq!(movies, [full, json!({ "title": "Sparse", "year": 2002, "cast": [], "genres": [] })]);
+    assert_eq!(
+        movies,
+        [full, json!({ "title": "Sparse", "year": 2002, "cast": [], "genres": [] })]
+    );
 }
 
 #[tokio::test]
@@ -125,12 +136,32 @@ fn bad_files() -> Vec<Bad> {
         ("a comma too many", format!("[{good},]").into(), vec![at(1, "")]),
         ("a comma too few", format!("[{good} {good}]").into(), vec![at(1, "")]),
         ("nesting bomb", "[".repeat(3 << 20).into(), vec![at(0, "")]),
-        ("nesting bomb in a field", array(&format!(r#"{{"title":"x","year":1999,"cast":{}{}}}"#, "[".repeat(9000), "]".repeat(9000))), vec![at(1, "")]),
-        ("one giant record", array(&format!(r#"{{"title":"x","year":1999,"extract":"{}"}}"#, "x".repeat(9 << 20))), vec![at(1, "")]),
-        ("white space bomb", format!("[{good},{}{good}]", " ".repeat(2 << 20)).into(), whole_file()),
+        (
+            "nesting bomb in a field",
+            array(&format!(
+                r#"{{"title":"x","year":1999,"cast":{}{}}}"#,
+                "[".repeat(9000),
+                "]".repeat(9000)
+            )),
+            vec![at(1, "")],
+        ),
+        (
+            "one giant record",
+            array(&format!(r#"{{"title":"x","year":1999,"extract":"{}"}}"#, "x".repeat(9 << 20))),
+            vec![at(1, "")],
+        ),
+        (
+            "white space bomb",
+            format!("[{good},{}{good}]", " ".repeat(2 << 20)).into(),
+            whole_file(),
+        ),
         ("UTF-16 with mark", [b"\xff\xfe".to_vec(), utf_16.clone()].concat(), whole_file()),
         ("UTF-16 without", utf_16, whole_file()),
-        ("bad UTF-8", [b"[{\"title\":\"".to_vec(), vec![0xc3, 0x28], b"\",\"year\":1999}]".to_vec()].concat(), vec![at(0, "")]),
+        (
+            "bad UTF-8",
+            [b"[{\"title\":\"".to_vec(), vec![0xc3, 0x28], b"\",\"year\":1999}]".to_vec()].concat(),
+            vec![at(0, "")],
+        ),
         ("binary", (0..=255).rev().collect(), whole_file()),
         ("a picture", b"\x89PNG\r\n\x1a\n".to_vec(), whole_file()),
         ("cut gzip", half[..half.len() / 2].to_vec(), whole_file()),
@@ -138,16 +169,36 @@ fn bad_files() -> Vec<Bad> {
         ("gzip of nothing", gzip(b""), whole_file()),
         ("gzip and rubbish", [gzip(good.as_bytes()), b"rubbish".to_vec()].concat(), whole_file()),
         ("gzip bomb of spaces", gzip(&vec![b' '; 64 << 20]), whole_file()),
-        ("gzip bomb of a record", gzip(format!("[{{\"title\":\"{}", "x".repeat(64 << 20)).as_bytes()), vec![at(0, ""), at(0, "")]),
-        ("gzip bomb of records", gzip(&format!("{good}\n").repeat(1 << 20).into_bytes()), whole_file()),
-        ("wrong types", array(r#"{"title":1,"year":"1999","cast":"x","genres":[1]}"#), vec![at(1, "/cast"), at(1, "/genres/0"), at(1, "/title"), at(1, "/year")]),
+        (
+            "gzip bomb of a record",
+            gzip(format!("[{{\"title\":\"{}", "x".repeat(64 << 20)).as_bytes()),
+            vec![at(0, ""), at(0, "")],
+        ),
+        (
+            "gzip bomb of records",
+            gzip(&format!("{good}\n").repeat(1 << 20).into_bytes()),
+            whole_file(),
+        ),
+        (
+            "wrong types",
+            array(r#"{"title":1,"year":"1999","cast":"x","genres":[1]}"#),
+            vec![at(1, "/cast"), at(1, "/genres/0"), at(1, "/title"), at(1, "/year")],
+        ),
         ("missing properties", array("{}"), vec![at(1, "/title"), at(1, "/year")]),
-        ("an unknown property", array(r#"{"title":"x","year":1999,"genre":["Drama"]}"#), vec![at(1, "/genre")]),
+        (
+            "an unknown property",
+            array(r#"{"title":"x","year":1999,"genre":["Drama"]}"#),
+            vec![at(1, "/genre")],
+        ),
         ("year too early", array(r#"{"title":"x","year":1869}"#), vec![at(1, "/year")]),
         ("year too late", array(r#"{"title":"x","year":2201}"#), vec![at(1, "/year")]),
         ("a zero character", array(r#"{"title":"x\u0000","year":1999}"#), vec![at(1, "/title")]),
         ("a lone surrogate", array(r#"{"title":"x\ud83d","year":1999}"#), vec![at(1, "")]),
-        ("a duplicate key", array(r#"{"title":"x","title":"y","year":1999}"#), vec![at(1, "/title")]),
+        (
+            "a duplicate key",
+            array(r#"{"title":"x","title":"y","year":1999}"#),
+            vec![at(1, "/title")],
+        ),
         ("no object", array("12"), vec![at(1, "")]),
         ("null", b"null".to_vec(), whole_file()),
         ("text", b"title,year\nHeat,1995\n".to_vec(), whole_file()),
@@ -195,7 +246,8 @@ async fn a_violation_has_the_offset_of_its_record() {
 #[tokio::test]
 async fn of_many_violations_the_first_thousand_are_listed_and_all_are_counted() {
     let service = Service::start().await;
-    let bad: Vec<Value> = (0..2000).map(|n| json!({ "title": format!("{n}"), "year": 1 })).collect();
+    let bad: Vec<Value> =
+        (0..2000).map(|n| json!({ "title": format!("{n}"), "year": 1 })).collect();
     let ingest = service.ingest("k", json!(bad).to_string()).await;
     assert_eq!(ingest["violation_count"], 2000);
     let violations = ingest["violations"].as_array().unwrap();

@@ -55,7 +55,9 @@ async fn a_parameter_that_is_not_right_is_named() {
 #[tokio::test]
 async fn unknown_paths_and_methods_are_told_what_there_is() {
     let service = Service::start().await;
-    for path in ["/nothing", "/movies/1", "/movies/x", "/ingests/1", "/ingests/-", "/movies/1/cast", "//"] {
+    for path in
+        ["/nothing", "/movies/1", "/movies/x", "/ingests/1", "/ingests/-", "/movies/1/cast", "//"]
+    {
         assert_problem(&service.get(path).await, StatusCode::NOT_FOUND, "not_found");
     }
     for (path, allow) in [
@@ -136,9 +138,17 @@ async fn a_notification_that_is_not_right_says_why() {
         (r#"{"bucket":"b","key":""}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
         (r#"{"bucket":"b","key":7}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
         (r#"{"bucket":"b","key":"k\u0000"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
-        (r#"{"bucket":"b","key":"k","event_time":"now"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (
+            r#"{"bucket":"b","key":"k","event_time":"now"}"#,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "violations",
+        ),
         (r#"{"bucket":"b","key":"k","keys":"k"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
-        (r#"{"bucket":"b","bucket":"c","key":"k"}"#, StatusCode::UNPROCESSABLE_ENTITY, "violations"),
+        (
+            r#"{"bucket":"b","bucket":"c","key":"k"}"#,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "violations",
+        ),
     ] {
         let answer = service.send(service.post("/notify", body)).await;
         assert_problem(&answer, status, code);
@@ -191,7 +201,9 @@ async fn movies_can_be_posted() {
 
     // What was posted is newer than a file that was put before, and older than one put later.
     let old = json!({ "bucket": BUCKET, "key": "old", "event_time": "2020-01-01T00:00:00Z", "sequencer": "1" });
-    service.put("old", json!({ "title": "Heat", "year": 1995, "genres": ["Old"] }).to_string()).await;
+    service
+        .put("old", json!({ "title": "Heat", "year": 1995, "genres": ["Old"] }).to_string())
+        .await;
     assert_eq!(service.notify(&old).await["unchanged"], 1);
     assert_eq!(service.movies("genre=old").await.len(), 0);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -204,12 +216,14 @@ async fn a_notification_waits_only_as_long_as_it_should() {
     let service = Service::start_with(|config| config.workers = 0).await;
     let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
     let started = Instant::now();
-    let answer = service.send(service.post("/notify", body.clone()).header("prefer", "wait=1")).await;
+    let answer =
+        service.send(service.post("/notify", body.clone()).header("prefer", "wait=1")).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     assert_eq!(answer.header("preference-applied"), "wait=1");
     assert!((1..3).contains(&started.elapsed().as_secs()));
     for ignored in ["wait=soon", "return=minimal"] {
-        let answer = service.send(service.post("/notify", body.clone()).header("prefer", ignored)).await;
+        let answer =
+            service.send(service.post("/notify", body.clone()).header("prefer", ignored)).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED);
     }
 }
@@ -223,7 +237,11 @@ async fn ingests_are_listed_newest_first_and_filtered() {
     service.ingest("d", "?").await;
     let keys = async |path: &str| -> Vec<String> {
         let list = service.get(path).await.json();
-        list.as_array().unwrap().iter().map(|ingest| ingest["key"].as_str().unwrap().to_owned()).collect()
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|ingest| ingest["key"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(keys("/ingests").await, ["d", "c", "b", "a"]);
     assert_eq!(keys("/ingests?state=rejected").await, ["d"]);

@@ -2,6 +2,7 @@
 //! database and a bucket of its own.
 
 mod catalogue;
+mod config;
 mod faults;
 mod files;
 mod http;

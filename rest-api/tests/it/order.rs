@@ -18,7 +18,8 @@ fn notification(key: &str, second: u32) -> Value {
 }
 
 async fn catalogue(service: &Service) -> Vec<Value> {
-    let mut movies: Vec<Value> = service.movies("limit=1000").await.iter().map(without_id).collect();
+    let mut movies: Vec<Value> =
+        service.movies("limit=1000").await.iter().map(without_id).collect();
     movies.sort_by_key(|movie| movie["title"].to_string());
     movies
 }
@@ -62,7 +63,8 @@ async fn unchanged_rows_are_not_touched() {
     service.ingest("first", file.to_string()).await;
     let sql = service.sql().await;
     let rows = async || -> Vec<(String, String)> {
-        let rows = sql.query("select xmin::text, ctid::text from movies order by id", &[]).await.unwrap();
+        let rows =
+            sql.query("select xmin::text, ctid::text from movies order by id", &[]).await.unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     };
     let revision = async || -> i64 {
@@ -88,7 +90,8 @@ async fn a_file_that_is_put_again_is_loaded_again() {
     let service = Service::start().await;
     let wrong = service.ingest("k", json!([movie("A", "x"), { "title": "B" }]).to_string()).await;
     assert_eq!(wrong["state"], "rejected");
-    let corrected = service.ingest("k", json!([movie("A", "x"), movie("B", "x")]).to_string()).await;
+    let corrected =
+        service.ingest("k", json!([movie("A", "x"), movie("B", "x")]).to_string()).await;
     assert_eq!(corrected["state"], "succeeded");
     assert_ne!(corrected["id"], wrong["id"]);
     // And back to what it was before.
@@ -104,7 +107,9 @@ async fn an_older_version_changes_nothing_that_a_newer_one_has_said() {
     let service = Service::start().await;
     // The newest says what the oldest said: its rows stay untouched, and still it must win.
     service.put("oldest", json!([movie("A", "x"), movie("B", "x")]).to_string()).await;
-    service.put("middle", json!([movie("A", "y"), movie("B", "y"), movie("C", "y")]).to_string()).await;
+    service
+        .put("middle", json!([movie("A", "y"), movie("B", "y"), movie("C", "y")]).to_string())
+        .await;
     service.put("newest", json!([movie("A", "x")]).to_string()).await;
     for (key, second) in [("oldest", 1), ("newest", 3), ("middle", 2)] {
         assert_eq!(service.notify(&notification(key, second)).await["state"], "succeeded");
@@ -133,9 +138,11 @@ async fn of_one_key_the_older_version_is_superseded() {
 async fn sequencers_are_compared_after_padding() {
     let service = Service::start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
-    let with = |sequencer: &str| json!({
-        "bucket": BUCKET, "key": "k", "sequencer": sequencer, "event_time": "2026-01-01T00:00:00Z",
-    });
+    let with = |sequencer: &str| {
+        json!({
+            "bucket": BUCKET, "key": "k", "sequencer": sequencer, "event_time": "2026-01-01T00:00:00Z",
+        })
+    };
     assert_eq!(service.notify(&with("0055AED6DCD90281E6")).await["state"], "succeeded");
     assert_eq!(service.notify(&with("0055AED6DCD90281E5FF")).await["state"], "superseded");
     assert_eq!(service.notify(&with("0055AED6DCD90281E601")).await["state"], "succeeded");
@@ -171,7 +178,11 @@ async fn any_permutation_with_any_repetition_ends_in_the_same_catalogue() {
         for pair in deliveries.chunks(2) {
             join_all(pair.iter().map(|notification| service.notify(notification))).await;
         }
-        assert_eq!(catalogue(&service).await, model.values().cloned().collect::<Vec<_>>(), "{deliveries:?}");
+        assert_eq!(
+            catalogue(&service).await,
+            model.values().cloned().collect::<Vec<_>>(),
+            "{deliveries:?}"
+        );
         assert_eq!(service.get("/ingests").await.json().as_array().unwrap().len(), files.len());
     }
 }

@@ -137,7 +137,11 @@ impl Service {
     }
 
     /// A POST with the token.
-    pub(crate) fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::RequestBuilder {
         let request = self.request(Method::POST, path).bearer_auth(TOKEN);
         request.header("content-type", "application/json").body(body)
     }

@@ -1,0 +1,163 @@
+//! The handler, posting to a real HTTP server.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use ingest_lambda::{ApiClient, Config, handle};
+use lambda_runtime::{Context, LambdaEvent};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use warp::{Filter, http::StatusCode};
+
+/// What the server was sent: the headers that matter, and the body.
+type Received = Arc<Mutex<Vec<(String, String, Value)>>>;
+
+/// An API that answers with `status`, but with 500 for keys that start with "bad".
+async fn api(status: StatusCode) -> (SocketAddr, Received) {
+    let received = Received::default();
+    let record = Arc::clone(&received);
+    let route = warp::path!("notify")
+        .and(warp::post())
+        .and(warp::header("authorization"))
+        .and(warp::header("x-request-id"))
+        .and(warp::body::json())
+        .map(move |authorization: String, request_id: String, body: Value| {
+            let bad = body["key"].as_str().unwrap().starts_with("bad");
+            record.lock().unwrap().push((authorization, request_id, body));
+            warp::reply::with_status(
+                "",
+                if bad { StatusCode::INTERNAL_SERVER_ERROR } else { status },
+            )
+        });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(warp::serve(route).incoming(listener).run());
+    (address, received)
+}
+
+fn client(address: SocketAddr) -> ApiClient {
+    let url = format!("http://{address}/notify");
+    let config = Config::from_lookup(|name| match name {
+        "MRU_API_URL" => Some(url.clone()),
+        "MRU_API_TOKEN" => Some("secret".to_owned()),
+        _ => None,
+    });
+    ApiClient::new(&config.unwrap()).unwrap()
+}
+
+fn record(name: &str, key: &str) -> Value {
+    json!({
+        "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-west-1",
+        "eventTime": "2026-11-01T10:00:00.123Z", "eventName": name,
+        "userIdentity": { "principalId": "p" }, "requestParameters": { "sourceIPAddress": "10.0.0.1" },
+        "responseElements": { "x-amz-request-id": "r" },
+        "s3": {
+            "s3SchemaVersion": "1.0", "configurationId": "c",
+            "bucket": { "name": "b", "ownerIdentity": { "principalId": "p" }, "arn": "arn:aws:s3:::b" },
+            "object": { "key": key, "size": 12, "eTag": "e", "versionId": "v", "sequencer": "0A" },
+        },
+    })
+}
+
+fn event(payload: Value) -> LambdaEvent<Value> {
+    let mut context = Context::default();
+    context.request_id = "request-1".to_owned();
+    LambdaEvent::new(payload, context)
+}
+
+#[tokio::test]
+async fn every_record_becomes_a_notification_with_all_that_the_event_says() {
+    let (address, received) = api(StatusCode::ACCEPTED).await;
+    let records = json!({ "Records": [
+        record("ObjectCreated:Put", "a/with+space%2Bplus%25%C3%BC%28%29%26.json"),
+        record("ObjectCreated:CompleteMultipartUpload", "plain.json"),
+    ] });
+    handle(&client(address), event(records)).await.unwrap();
+    let received = received.lock().unwrap();
+    let (authorization, request_id, body) = &received[0];
+    assert_eq!((authorization.as_str(), request_id.as_str()), ("Bearer secret", "request-1"));
+    let expected = json!({
+        "bucket": "b", "key": "a/with space+plus%ü()&.json", "version_id": "v", "etag": "e",
+        "sequencer": "0A", "event_time": "2026-11-01T10:00:00.123Z", "size": 12,
+    });
+    assert_eq!(*body, expected);
+    assert_eq!(received[1].2["key"], "plain.json");
+}
+
+#[tokio::test]
+async fn test_events_and_other_events_are_ignored() {
+    let (address, received) = api(StatusCode::ACCEPTED).await;
+    for payload in [
+        json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b" }),
+        json!({ "Records": [record("ObjectRemoved:Delete", "k"), record("LifecycleExpiration:Delete", "k")] }),
+        json!({ "Records": [] }),
+    ] {
+        handle(&client(address), event(payload)).await.unwrap();
+    }
+    assert!(received.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn any_answer_but_2xx_fails_the_invocation_after_all_records_were_tried() {
+    let (address, received) = api(StatusCode::OK).await;
+    let records = json!({ "Records": [record("ObjectCreated:Put", "bad"), record("ObjectCreated:Put", "good")] });
+    let error = handle(&client(address), event(records)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the API answered 500 Internal Server Error");
+    assert_eq!(received.lock().unwrap().len(), 2);
+    for status in [StatusCode::FOUND, StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE] {
+        let (address, _) = api(status).await;
+        let records = json!({ "Records": [record("ObjectCreated:Put", "k")] });
+        assert!(handle(&client(address), event(records)).await.is_err(), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_that_is_away_fails_the_invocation() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(listener.local_addr().unwrap());
+    drop(listener);
+    let records = json!({ "Records": [record("ObjectCreated:Put", "k")] });
+    let error = handle(&client, event(records)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the API could not be reached");
+}
+
+#[tokio::test]
+async fn what_is_no_event_fails_the_invocation() {
+    let (address, _) = api(StatusCode::OK).await;
+    let mut no_key = record("ObjectCreated:Put", "k");
+    no_key["s3"]["object"] = json!({});
+    let not_utf_8 = record("ObjectCreated:Put", "%FF");
+    for payload in [
+        json!({}),
+        json!([]),
+        json!("x"),
+        json!({ "Records": [no_key] }),
+        json!({ "Records": [not_utf_8] }),
+    ] {
+        assert!(handle(&client(address), event(payload.clone())).await.is_err(), "{payload}");
+    }
+}
+
+#[test]
+fn a_missing_or_malformed_variable_is_named_and_a_token_never_shown() {
+    let with = |url: Option<&str>, token: Option<&str>| {
+        let [url, token] = [url, token].map(|value| value.map(str::to_owned));
+        Config::from_lookup(
+            move |name| if name == "MRU_API_URL" { url.clone() } else { token.clone() },
+        )
+    };
+    let error = |url, token| with(url, token).err().unwrap().to_string();
+    assert_eq!(error(None, Some("t")), "environment variable MRU_API_URL is not set");
+    assert_eq!(
+        error(Some("http://x/notify"), None),
+        "environment variable MRU_API_TOKEN is not set"
+    );
+    assert_eq!(
+        error(Some("x"), Some("t")),
+        "environment variable MRU_API_URL is no http(s) URL: x"
+    );
+    assert!(!error(Some("http://x/"), Some("to\nken")).contains("ken\""));
+    assert!(with(Some("https://x/notify"), Some("t")).unwrap().authorization.is_sensitive());
+}

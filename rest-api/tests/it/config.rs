@@ -1,0 +1,74 @@
+//! The configuration, read through a lookup.
+
+use std::collections::HashMap;
+
+use rest_api::config::{Config, ConfigError, LogFormat, Tls, TokenDigest};
+
+const COMPLETE: [(&str, &str); 6] = [
+    ("AWS_REGION", "eu-west-1"),
+    ("MRU_DB_HOST", "db.example.com"),
+    ("MRU_DB_USER", "user"),
+    ("MRU_DB_PASS", "pass-word"),
+    ("MRU_DB_NAME", "movies"),
+    ("MRU_API_TOKEN", "to-ken"),
+];
+
+fn read(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let variables: HashMap<&str, &str> = COMPLETE.iter().chain(changes).copied().collect();
+    Config::from_lookup(|name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+fn problem(changes: &[(&str, &str)]) -> String {
+    read(changes).unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_are_safe() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.database.port, 5432);
+    assert_eq!(config.database.tls, Tls::VerifyFull { ca_file: None });
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.api_token, TokenDigest::of("to-ken"));
+}
+
+#[test]
+fn everything_that_is_missing_or_malformed_is_named_at_once() {
+    let nothing = Config::from_lookup(|_| None).unwrap_err().to_string();
+    for (name, _) in COMPLETE {
+        assert!(nothing.lines().any(|line| line == format!("{name} is not set")), "{nothing}");
+    }
+    assert_eq!(problem(&[("MRU_DB_HOST", "")]), "MRU_DB_HOST is not set");
+    assert_eq!(problem(&[("MRU_DB_PORT", "70000")]), "MRU_DB_PORT must be a port: 70000");
+    assert_eq!(
+        problem(&[("MRU_LISTEN", "8080")]),
+        "MRU_LISTEN must be an address and a port: 8080"
+    );
+    assert_eq!(problem(&[("MRU_WORKERS", "-1")]), "MRU_WORKERS must be a number: -1");
+    assert_eq!(
+        problem(&[("MRU_DB_TLS", "prefer")]),
+        "MRU_DB_TLS must be verify-full or disable: prefer"
+    );
+    assert_eq!(problem(&[("MRU_LOG_FORMAT", "xml")]), "MRU_LOG_FORMAT must be json or text: xml");
+}
+
+#[test]
+fn tls_goes_off_only_on_this_machine() {
+    for host in ["127.0.0.1", "::1", "localhost", "/run/postgresql"] {
+        assert!(read(&[("MRU_DB_TLS", "disable"), ("MRU_DB_HOST", host)]).is_ok(), "{host}");
+    }
+    for (name, host) in [
+        ("MRU_DB_HOST", "db.example.com"),
+        ("MRU_DB_HOST", "10.0.0.1"),
+        ("MRU_DB_READ_HOST", "reader"),
+    ] {
+        let local = [("MRU_DB_HOST", "localhost"), ("MRU_DB_TLS", "disable"), (name, host)];
+        assert!(problem(&local).contains(host));
+    }
+}
+
+#[test]
+fn secrets_do_not_print() {
+    let printed = format!("{:?}", read(&[]).unwrap());
+    assert!(!printed.contains("pass-word") && !printed.contains("to-ken"), "{printed}");
+}
