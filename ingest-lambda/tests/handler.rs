@@ -1,5 +1,8 @@
 //! The handler, posting to a real HTTP server.
 
+#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
+#![expect(clippy::disallowed_methods, reason = "warp's shortcuts do between a test and itself")]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},

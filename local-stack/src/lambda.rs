@@ -4,6 +4,11 @@
 //! runs as a process of its own, under the real runtime. An invocation that fails is tried twice
 //! more, as AWS does it, with shorter pauses; then its event goes to the dead letters.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "warp's shortcuts do here: only our own function calls, over loopback"
+)]
+
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -62,6 +67,9 @@ pub struct DeadLetter {
     pub event: Value,
 }
 
+/// How an invocation ended: with a message if it failed.
+type Ended = Result<(), String>;
+
 /// What the Runtime API and the invocations share.
 #[derive(Clone)]
 struct Runtime {
@@ -69,14 +77,14 @@ struct Runtime {
     /// Where the function gets its next invocation from.
     next: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>>,
     /// Invocations that the function works on, by id.
-    running: Arc<Mutex<HashMap<String, oneshot::Sender<Result<(), String>>>>>,
+    running: Arc<Mutex<HashMap<String, oneshot::Sender<Ended>>>>,
     dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
 }
 
 struct Invocation {
     id: String,
     event: Value,
-    done: oneshot::Sender<Result<(), String>>,
+    done: oneshot::Sender<Ended>,
 }
 
 /// Runs `function` for every event that comes, with its Runtime API on `listener`. Ends when the
@@ -170,7 +178,7 @@ impl Runtime {
         }
     }
 
-    fn end(&self, id: &str, result: Result<(), String>) {
+    fn end(&self, id: &str, result: Ended) {
         if let Some(done) = locked(&self.running).remove(id) {
             // The other side is gone only while all of it is stopping.
             let _ = done.send(result);

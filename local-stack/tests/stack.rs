@@ -1,5 +1,7 @@
 //! The whole stack, as `cargo run` starts it: from a put by an S3 client to an answer of the API.
 
+#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
+
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,

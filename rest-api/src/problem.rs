@@ -62,7 +62,10 @@ impl Code {
 
 /// A problem on its way to a client.
 #[derive(Debug)]
-pub struct Problem {
+pub struct Problem(Box<Particulars>);
+
+#[derive(Debug)]
+struct Particulars {
     code: Code,
     detail: Cow<'static, str>,
     violations: Option<(serde_json::Value, u64)>,
@@ -85,7 +88,13 @@ struct Body<'a> {
 impl Problem {
     /// A problem with a sentence for the client: what is wrong, and what would be right.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), violations: None, header: None }
+        let detail = detail.into();
+        Self(Box::new(Particulars { code, detail, violations: None, header: None }))
+    }
+
+    fn with_header(mut self, name: header::HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.0.header = Some((name, value.into()));
+        self
     }
 
     /// A query parameter that is not right.
@@ -95,29 +104,29 @@ impl Problem {
 
     /// Another method would do: one of `allow`.
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        let header = Some((header::ALLOW, HeaderValue::from_static(allow)));
-        Self { header, ..Self::new(Code::MethodNotAllowed, format!("use {allow}")) }
+        Self::new(Code::MethodNotAllowed, format!("use {allow}"))
+            .with_header(header::ALLOW, HeaderValue::from_static(allow))
     }
 
     /// No token, or the wrong one.
     pub fn unauthorized() -> Self {
-        let header = Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         let detail = "send the header \"Authorization: Bearer\" and the service's API token";
-        Self { header, ..Self::new(Code::Unauthorized, detail) }
+        Self::new(Code::Unauthorized, detail)
+            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
     /// Overload, or a database that is away: worth another try after `retry_after`.
     pub fn unavailable(detail: &'static str, retry_after: Duration) -> Self {
-        let seconds = HeaderValue::from(retry_after.as_secs());
-        let header = Some((header::RETRY_AFTER, seconds));
-        Self { header, ..Self::new(Code::Unavailable, detail) }
+        Self::new(Code::Unavailable, detail).with_header(header::RETRY_AFTER, retry_after.as_secs())
     }
 
     /// A body with these violations, of which there are `count` in all.
     pub fn violations(violations: &impl Serialize, count: u64) -> Self {
         let listed = serde_json::to_value(violations).unwrap_or_default();
-        let detail = format!("{count} violations; nothing was stored");
-        Self { violations: Some((listed, count)), ..Self::new(Code::Violations, detail) }
+        let mut problem =
+            Self::new(Code::Violations, format!("{count} violations; nothing was stored"));
+        problem.0.violations = Some((listed, count));
+        problem
     }
 
     /// The answer.
@@ -128,22 +137,23 @@ impl Problem {
 
     /// The answer's head and body, for those who build their own.
     pub(crate) fn into_parts(self) -> (http::response::Parts, Vec<u8>) {
-        let (status, code, title) = self.code.row();
+        let Particulars { code, detail, violations, header } = *self.0;
+        let (status, code, title) = code.row();
         let body = Body {
             r#type: "about:blank",
             title,
             status: status.as_u16(),
             code,
-            detail: &self.detail,
-            violation_count: self.violations.as_ref().map(|(_, count)| *count),
-            violations: self.violations.as_ref().map(|(listed, _)| listed),
+            detail: &detail,
+            violation_count: violations.as_ref().map(|(_, count)| *count),
+            violations: violations.as_ref().map(|(listed, _)| listed),
         };
         let json = serde_json::to_vec(&body).unwrap_or_default();
         let (mut parts, ()) = http::Response::new(()).into_parts();
         parts.status = status;
         let problem_json = HeaderValue::from_static("application/problem+json");
         parts.headers.insert(header::CONTENT_TYPE, problem_json);
-        parts.headers.extend(self.header);
+        parts.headers.extend(header);
         (parts, json)
     }
 }

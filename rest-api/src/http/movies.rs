@@ -6,7 +6,7 @@ use std::convert::Infallible;
 
 use super::{Answer, body, json, link_next, params, request::Request};
 use crate::{
-    ingest::{DecodeError, Decoded, decode},
+    ingest::{DecodeError, decode},
     problem::{Code, Problem},
     store::{MovieQuery, Sort},
 };
@@ -102,17 +102,17 @@ async fn create(mut request: Request) -> Answer {
     let whole = request.body(MAX_BODY).await?;
     let encoding = request.headers.get(header::CONTENT_ENCODING);
     let encoding = encoding.and_then(|encoding| encoding.to_str().ok());
-    let staging = request.app.store.staging().await?;
+    let mut staging = request.app.store.staging().await?;
     let chunks = stream::iter([Ok::<_, Infallible>(whole)]);
-    match decode(encoding, chunks, staging).await {
-        Ok(Decoded::Taken(staging)) => {
-            let merged = staging.merge_now().await?;
-            request.app.store.tidy(&merged).await?;
-            json(StatusCode::CREATED, &merged)
-        }
-        Ok(Decoded::Rejected(violations)) => {
-            Err(Problem::violations(&violations.listed(), violations.count()))
-        }
-        Err(DecodeError::Store(error)) => Err(error.into()),
+    let violations = match decode(encoding, chunks, &mut staging).await {
+        Ok(violations) => violations,
+        Err(DecodeError::Store(error)) => return Err(error.into()),
+    };
+    if violations.count() > 0 {
+        staging.discard().await;
+        return Err(Problem::violations(&violations.listed(), violations.count()));
     }
+    let merged = staging.merge_now().await?;
+    request.app.store.tidy(&merged).await?;
+    json(StatusCode::CREATED, &merged)
 }

@@ -20,15 +20,6 @@ const SLICE: usize = 8 << 10;
 /// Rows are staged when they take about this many bytes.
 const BATCH: usize = 4 << 20;
 
-/// How decoding a file ended.
-#[derive(Debug)]
-pub enum Decoded {
-    /// Every record is staged.
-    Taken(Staging),
-    /// The content is at fault.
-    Rejected(Violations),
-}
-
 /// Why decoding a file did not end.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError<E> {
@@ -40,23 +31,19 @@ pub enum DecodeError<E> {
     Store(#[from] StoreError),
 }
 
-/// Reads a file from a stream of its bytes, and stages its movies.
+/// Reads a file from a stream of its bytes, and stages its movies. Returns what is wrong with the
+/// file; if nothing is, every movie is staged.
 ///
 /// # Errors
 /// If the stream breaks, or the database does.
 pub async fn decode<E: Display>(
     content_encoding: Option<&str>,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
-    mut staging: Staging,
-) -> Result<Decoded, DecodeError<E>> {
+    staging: &mut Staging,
+) -> Result<Violations, DecodeError<E>> {
     let mut decoder = match Decoder::new(content_encoding) {
         Ok(decoder) => decoder,
-        Err(fault) => {
-            let mut violations = Violations::default();
-            violations.add(None, None, fault);
-            staging.discard().await;
-            return Ok(Decoded::Rejected(violations));
-        }
+        Err(fault) => return Ok(Violations::of_file(fault)),
     };
     'file: while let Some(chunk) = body.next().await {
         for slice in chunk.map_err(DecodeError::Read)?.chunks(SLICE) {
@@ -71,12 +58,10 @@ pub async fn decode<E: Display>(
         tokio::task::consume_budget().await;
     }
     let (rows, violations) = decoder.finish();
-    if violations.count() > 0 {
-        staging.discard().await;
-        return Ok(Decoded::Rejected(violations));
+    if violations.count() == 0 {
+        staging.add(&rows).await?;
     }
-    staging.add(&rows).await?;
-    Ok(Decoded::Taken(staging))
+    Ok(violations)
 }
 
 /// The stages between bytes and rows.

@@ -26,7 +26,7 @@ mod split;
 mod violation;
 mod worker;
 
-pub use decode::{DecodeError, Decoded, decode};
+pub use decode::{DecodeError, decode};
 pub use source::{ObjectStore, SourceError};
 pub use violation::{Violation, Violations};
 pub use worker::Worker;

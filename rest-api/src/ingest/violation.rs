@@ -28,6 +28,13 @@ pub struct Violations {
 }
 
 impl Violations {
+    /// A single one, of the file as a whole.
+    pub fn of_file(fault: Fault) -> Self {
+        let mut violations = Self::default();
+        violations.add(None, None, fault);
+        violations
+    }
+
     /// Adds one; lists it if there is room.
     pub fn add(&mut self, record: Option<u64>, offset: Option<u64>, fault: Fault) {
         self.count += 1;

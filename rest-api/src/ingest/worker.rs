@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
-    decode::{DecodeError, Decoded, decode},
+    decode::{DecodeError, decode},
     source::{ObjectStore, SourceError},
     violation::Violations,
 };
@@ -146,11 +146,14 @@ impl Worker {
         }
         let place = self.store.observe(claim, &object.observed).await?;
         debug!(size = object.observed.size, "reading");
-        let staging = self.store.staging().await?;
-        match decode(object.content_encoding.as_deref(), object.body, staging).await? {
-            Decoded::Rejected(violations) => Ok(Outcome::Rejected(violations)),
-            Decoded::Taken(staging) => Ok(Outcome::Merged(staging.merge(&place, claim).await?)),
+        let mut staging = self.store.staging().await?;
+        let encoding = object.content_encoding.as_deref();
+        let violations = decode(encoding, object.body, &mut staging).await?;
+        if violations.count() > 0 {
+            staging.discard().await;
+            return Ok(Outcome::Rejected(violations));
         }
+        Ok(Outcome::Merged(staging.merge(&place, claim).await?))
     }
 
     /// Renews the lease for as long as the ingest runs.

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{MAX_RECORD, Piece, Splitter};
 
+/// Index and offset; the record, or what was found to be wrong.
+type Found = (Option<u64>, u64, Result<Vec<u8>, String>);
+
 /// What the splitter finds in a file that comes in chunks of these sizes, over and over.
-fn split(
-    file: &[u8],
-    mut size: impl FnMut() -> usize,
-) -> Vec<(Option<u64>, u64, Result<Vec<u8>, String>)> {
+fn split(file: &[u8], mut size: impl FnMut() -> usize) -> Vec<Found> {
     let mut pieces = Vec::new();
     let mut emit = |piece: Piece<'_>| {
         pieces.push(match piece {
