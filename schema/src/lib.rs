@@ -26,6 +26,5 @@ pub const SCHEMA: &str = include_str!("../movies.schema.json");
 
 /// What typify makes of the schema.
 mod types {
-    #![expect(unreachable_pub, reason = "generated")]
     include!(concat!(env!("OUT_DIR"), "/types.rs"));
 }

@@ -9,6 +9,7 @@ mod ingests;
 mod listen;
 mod merge;
 mod migrate;
+mod queue;
 mod row;
 mod sql;
 mod tls;
@@ -21,9 +22,10 @@ use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
 pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
 pub use error::StoreError;
-pub use ingests::{Claim, Ingest, IngestQuery, IngestState, Observed};
+pub use ingests::{Ingest, IngestQuery, IngestState, Observed};
 pub use merge::{Merged, Place, Staging};
 pub use migrate::migrate;
+pub use queue::Claim;
 pub use row::CatalogueRow;
 
 use crate::config::Database;

@@ -8,5 +8,6 @@ mod config;
 mod faults;
 mod files;
 mod http;
+mod memory;
 mod order;
 mod service;

@@ -40,6 +40,7 @@ pub(crate) struct Service {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) database: Database,
     pub(crate) s3: Client,
+    pub(crate) s3_address: std::net::SocketAddr,
     /// The events that S3 would send to the Lambda.
     pub(crate) events: mpsc::UnboundedReceiver<Value>,
     http: reqwest::Client,
@@ -97,7 +98,8 @@ impl Service {
         let (sender, events) = mpsc::unbounded_channel();
         let endpoint = Endpoint::new(&objects, sender).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let s3 = client(listener.local_addr().unwrap());
+        let s3_address = listener.local_addr().unwrap();
+        let s3 = client(s3_address);
         tokio::spawn(endpoint.serve(listener, std::future::pending()));
         s3.create_bucket().bucket(BUCKET).send().await.unwrap();
 
@@ -106,7 +108,7 @@ impl Service {
         let (address, stop, running) = serve(config, Client::from_conf(reading_by(&s3))).await;
         let http = reqwest::Client::new();
         let (stop, running) = (Some(stop), Some(running));
-        Self { address, database, s3, events, http, stop, running, objects }
+        Self { address, database, s3, s3_address, events, http, stop, running, objects }
     }
 
     /// Another service on the same database and bucket, with the usual configuration.
