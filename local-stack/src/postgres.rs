@@ -196,31 +196,25 @@ enum Started {
 }
 
 /// Where the cluster goes: `folder`, or, when we are root and `nobody` cannot get there, a folder
-/// of the system's with a name that `folder` determines.
+/// of the system's that a file beside `folder` names.
 fn place_for(folder: &Path) -> Result<PathBuf> {
     let parent = folder.parent().unwrap_or(folder);
     fs::create_dir_all(parent)?;
-    if !is_root() {
-        return Ok(folder.to_owned());
-    }
     let reachable = parent
         .ancestors()
         .all(|ancestor| fs::metadata(ancestor).is_ok_and(|metadata| metadata.mode() & 0o001 != 0));
-    if reachable {
+    if !is_root() || reachable {
         return Ok(folder.to_owned());
     }
-    let named = Uuid::from_bytes(digest(folder));
-    let elsewhere = Path::new("/var/lib/movies-r-us").join(named.simple().to_string());
-    fs::create_dir_all("/var/lib/movies-r-us")?;
+    let marker = folder.with_extension("is-elsewhere");
+    if let Ok(elsewhere) = fs::read_to_string(&marker) {
+        return Ok(PathBuf::from(elsewhere));
+    }
+    let root = Path::new("/var/lib/movies-r-us");
+    fs::create_dir_all(root)?;
+    let elsewhere = root.join(Uuid::new_v4().simple().to_string());
+    fs::write(marker, elsewhere.as_os_str().as_encoded_bytes())?;
     Ok(elsewhere)
-}
-
-fn digest(path: &Path) -> [u8; 16] {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let mut prefix = [0; 16];
-    prefix.copy_from_slice(&digest[..16]);
-    prefix
 }
 
 fn initialise(binaries: &Binaries, folder: &Path, purpose: Purpose) -> Result<()> {
@@ -253,8 +247,8 @@ fn check_version(binaries: &Binaries, folder: &Path) -> Result<()> {
     if of_data != of_program {
         bail!(
             "the data in {} is of Postgres {of_data}, and the one found is {of_program} ({}).\n\
-             Set PG_BIN_DIR to the programs of Postgres {of_data}, or delete that folder: \
-             the catalogue is loaded again from the bucket's files.",
+             Set PG_BIN_DIR to the programs of Postgres {of_data}, or start afresh with another \
+             --data-dir.",
             folder.display(),
             binaries.folder().display(),
         );
