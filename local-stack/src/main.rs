@@ -55,11 +55,13 @@ Environment:
   MRU_DB_HOST, MRU_DB_PORT, MRU_DB_USER, MRU_DB_PASS, MRU_DB_NAME, MRU_DB_TLS
                  a Postgres of your own, instead of one started here";
 
+/// warp's server and the database's pool call it an error when their peer is stopped before them.
+const DEFAULT_LOG: &str = "info,warp::server=off,deadpool.postgres=error";
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // warp's own server, behind the Lambda, calls it an error when the Lambda is stopped.
-    let filter = std::env::var("MRU_LOG").unwrap_or_else(|_| "info,warp::server=off".to_owned());
+    let filter = std::env::var("MRU_LOG").unwrap_or_else(|_| DEFAULT_LOG.to_owned());
     let started = match telemetry::init(&filter, LogFormat::Text) {
         Err(error) => Err(anyhow::anyhow!(error)),
         Ok(()) => match arguments.command {

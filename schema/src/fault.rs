@@ -25,6 +25,9 @@ pub struct Fault {
 /// A value in a message is cut to this many characters.
 const MAX_SHOWN: usize = 80;
 
+/// The same of a property's name in a pointer.
+const MAX_NAME: usize = 200;
+
 impl Fault {
     /// A fault at the place that the property names in `path` lead to.
     pub fn new(path: &[&str], expected: impl Into<String>, found: impl Into<String>) -> Self {
@@ -113,18 +116,22 @@ fn length_of(value: &Value) -> String {
 
 /// A value as a message shows it: JSON, cut short.
 fn shown(value: &Value) -> String {
-    let json = match value {
-        Value::Array(items) => return format!("an array of {}", items.len()),
-        Value::Object(members) => return format!("an object of {}", members.len()),
-        scalar => scalar.to_string(),
-    };
-    match json.char_indices().nth(MAX_SHOWN) {
-        Some((end, _)) => format!("{}…", &json[..end]),
-        None => json,
+    match value {
+        Value::Array(items) => format!("an array of {}", items.len()),
+        Value::Object(members) => format!("an object of {}", members.len()),
+        scalar => cut(&scalar.to_string(), MAX_SHOWN),
     }
 }
 
-/// RFC 6901, section 3.
+/// A name as a JSON Pointer has it (RFC 6901, section 3). One that goes on for ever is cut, so that
+/// a list of faults stays small.
 fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
+    cut(name, MAX_NAME).replace('~', "~0").replace('/', "~1")
+}
+
+fn cut(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }

@@ -100,6 +100,15 @@ fn refuses_bytes_that_are_not_utf_8_by_name() {
 }
 
 #[test]
+fn a_fault_stays_small_whatever_the_record() {
+    let name = "n".repeat(100_000);
+    let fault = faults(&format!(r#"{{"title":"M","year":1931,"{name}":1}}"#)).remove(0);
+    assert!(fault.pointer.len() < 1000 && fault.found.len() < 1000 && fault.expected.len() < 1000);
+    let fault = faults(&format!(r#"{{"title":"M","year":"{name}"}}"#)).remove(0);
+    assert!(fault.found.len() < 1000);
+}
+
+#[test]
 fn survives_a_nesting_bomb() {
     assert_eq!(pointers(&"[".repeat(1_000_000)), [""]);
     let nested =

@@ -8,7 +8,7 @@ use memchr::memchr3;
 use schema::Fault;
 
 /// A record may be this large, in bytes.
-pub(super) const MAX_RECORD: usize = 8 << 20;
+pub(super) const MAX_RECORD: usize = 1 << 20;
 
 /// So much white space may stand between two records, in bytes.
 const MAX_GAP: usize = 1 << 20;

@@ -86,7 +86,12 @@ impl Worker {
                         bucket = claim.bucket,
                         key = claim.key,
                     );
-                    self.take(&claim, &mut shutdown).instrument(span).await;
+                    let take = Arc::clone(&self).take(claim, shutdown.clone());
+                    // In a task of its own: should it panic, the worker lives on, and the lease
+                    // runs out as if the whole process had died.
+                    if let Err(panic) = tokio::spawn(take.instrument(span)).await {
+                        error!(%panic, "the ingest was abandoned");
+                    }
                 }
                 Ok(None) => tokio::select! {
                     () = stopped(&mut shutdown) => return,
@@ -101,14 +106,15 @@ impl Worker {
         }
     }
 
-    async fn take(&self, claim: &Claim, shutdown: &mut watch::Receiver<bool>) {
+    async fn take(self: Arc<Self>, claim: Claim, mut shutdown: watch::Receiver<bool>) {
+        let claim = &claim;
         info!(attempt = claim.attempts, "claimed");
         let started = Instant::now();
         let result = tokio::select! {
             biased;
             result = self.ingest(claim) => result,
             () = self.keep_lease(claim) => return,
-            () = stopped(shutdown) => {
+            () = stopped(&mut shutdown) => {
                 info!("stopping: back to the queue");
                 let requeued = self.store.requeue(claim, Duration::ZERO, false).await;
                 return report(requeued);

@@ -1,10 +1,16 @@
 //! Queries on the catalogue: one statement, composed from the filters present.
 
+use futures_util::{TryStreamExt, pin_mut};
+
 use super::{
     Store, StoreError,
     row::{NAME_SEPARATOR, fold, fold_genre},
     sql::Sql,
 };
+
+/// A page ends early, with a link to the next one, when its movies take this many bytes: those of a
+/// film's worth of text each are few, but nothing forbids them.
+const MAX_PAGE: usize = 16 << 20;
 
 /// What a movie must match; every filter must. Text is as the client gave it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -54,8 +60,6 @@ pub struct MovieQuery {
 pub struct MoviePage {
     /// A JSON array.
     pub json: String,
-    /// How many movies it holds.
-    pub count: usize,
     /// The id of the last one, if there are more behind it.
     pub next: Option<i64>,
 }
@@ -67,26 +71,29 @@ impl Store {
     /// If the database is away, or the query takes too long.
     pub async fn movies(&self, query: &MovieQuery) -> Result<MoviePage, StoreError> {
         let Some(sql) = page_statement(query) else {
-            return Ok(MoviePage { json: "[]".to_owned(), count: 0, next: None });
+            return Ok(MoviePage { json: "[]".to_owned(), next: None });
         };
         let connection = self.reader().await?;
         let statement = connection.prepare_cached(&sql.text).await?;
-        let rows = connection.query(&statement, &sql.params()).await?;
+        let rows = connection.query_raw(&statement, sql.params()).await?;
+        pin_mut!(rows);
 
-        let limit = usize::try_from(query.limit).unwrap_or_default();
-        let page = &rows[..rows.len().min(limit)];
-        let mut json = String::with_capacity(2 + page.len() * 512);
-        json.push('[');
-        for (index, row) in page.iter().enumerate() {
-            if index > 0 {
-                json.push(',');
+        let mut page = MoviePage { json: "[".to_owned(), next: None };
+        let (mut count, mut last) = (0, None);
+        while let Some(row) = rows.try_next().await? {
+            if count == query.limit || page.json.len() > MAX_PAGE {
+                page.next = last;
+                break;
             }
-            push_movie(&mut json, row.get(0), row.get(1));
+            if count > 0 {
+                page.json.push(',');
+            }
+            last = Some(row.get(0));
+            push_movie(&mut page.json, row.get(0), row.get(1));
+            count += 1;
         }
-        json.push(']');
-        let more = rows.len() > limit;
-        let next = page.last().filter(|_| more).map(|row| row.get(0));
-        Ok(MoviePage { json, count: page.len(), next })
+        page.json.push(']');
+        Ok(page)
     }
 
     /// The movie with this id, as JSON.

@@ -211,6 +211,19 @@ async fn pages_of_any_size_give_each_movie_once() {
 }
 
 #[tokio::test]
+async fn a_page_of_enormous_movies_ends_early_and_links_to_the_rest() {
+    let service = Service::start().await;
+    let movies: Vec<Value> = (0..24)
+        .map(|n| json!({ "title": format!("{n}"), "year": 2000, "extract": "x".repeat(900_000) }))
+        .collect();
+    service.ingest("k", json!(movies).to_string()).await;
+    let first = service.get("/movies").await;
+    assert!(first.text.len() < 18 << 20, "{} bytes", first.text.len());
+    assert!(first.header("link").contains("rel=\"next\""));
+    assert_eq!(service.movies("").await.len(), movies.len());
+}
+
+#[tokio::test]
 async fn filters_are_read_as_the_contract_says() {
     let service = Service::start().await;
     service.ingest("k", json!(tricky()).to_string()).await;
