@@ -79,7 +79,7 @@ create table ingests (
     constraint failed_for_a_reason check (state <> 'failed' or error is not null)
 );
 create index ingests_to_claim on ingests (run_after, id) where state in ('queued', 'running');
-create index ingests_by_object on ingests (bucket, key, id);
+create index ingests_by_object on ingests (key, bucket, id);
 create index ingests_by_state on ingests (state, id);
 
 -- Which movies each merged version held, by id. A row of movies is left untouched when a newer

@@ -121,7 +121,7 @@ impl Problem {
     }
 
     /// A body with these violations, of which there are `count` in all.
-    pub fn violations(violations: &impl Serialize, count: u64) -> Self {
+    pub fn violations(violations: &(impl Serialize + ?Sized), count: u64) -> Self {
         let listed = serde_json::to_value(violations).unwrap_or_default();
         let mut problem =
             Self::new(Code::Violations, format!("{count} violations; nothing was stored"));

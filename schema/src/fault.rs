@@ -1,6 +1,6 @@
 //! What is wrong with a record, in words for the person who made it.
 
-use std::sync::LazyLock;
+use std::{ops::Deref, sync::LazyLock};
 
 use jsonschema::{
     ValidationError,
@@ -40,38 +40,70 @@ impl Fault {
         Self::new(&[], expected, found)
     }
 
-    /// The faults that one finding of the validator stands for: one for each unknown property.
-    pub(crate) fn from_schema(error: &ValidationError<'_>) -> Vec<Self> {
+    /// The fault of one member of the object at `pointer`.
+    fn of_member(pointer: &str, name: &str, expected: String, found: String) -> Self {
+        Self { pointer: format!("{pointer}/{}", escape(name)), expected, found }
+    }
+}
+
+/// The faults of one record: the first ones, and how many there are.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    listed: Vec<Fault>,
+    count: u64,
+}
+
+/// Those that are listed.
+impl Deref for Faults {
+    type Target = [Fault];
+
+    fn deref(&self) -> &[Fault] {
+        &self.listed
+    }
+}
+
+impl Faults {
+    /// How many of one record are listed; the rest are only counted.
+    const MAX_LISTED: usize = 1000;
+
+    /// How many there are, listed or not.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds one, which is not even made if it will not be listed.
+    pub(crate) fn add(&mut self, fault: impl FnOnce() -> Fault) {
+        self.count += 1;
+        if self.listed.len() < Self::MAX_LISTED {
+            self.listed.push(fault());
+        }
+    }
+
+    /// Adds what one finding of the validator stands for: one for each unknown property.
+    pub(crate) fn add_from_schema(&mut self, error: &ValidationError<'_>) {
         let pointer = error.instance_path().as_str();
-        let instance: &Value = error.instance();
-        let member = |name: &str, expected, found: &str| Self {
-            pointer: format!("{pointer}/{}", escape(name)),
-            expected,
-            found: found.to_owned(),
-        };
         match error.kind() {
-            Kind::Required { property } => {
+            Kind::Required { property } => self.add(|| {
                 let name = property.as_str().unwrap_or_default();
-                vec![member(name, format!("the required property \"{name}\""), "nothing")]
+                let expected = format!("the required property \"{name}\"");
+                Fault::of_member(pointer, name, expected, "nothing".to_owned())
+            }),
+            Kind::AdditionalProperties { unexpected } => {
+                for name in unexpected {
+                    self.add(|| {
+                        let found = format!("the unknown property {}", shown(&name.as_str().into()));
+                        Fault::of_member(pointer, name, expected_property(name), found)
+                    });
+                }
             }
-            Kind::AdditionalProperties { unexpected } => unexpected
-                .iter()
-                .map(|name| {
-                    let found = format!("the unknown property {}", shown(&name.as_str().into()));
-                    member(name, expected_property(name), &found)
-                })
-                .collect(),
-            kind => {
+            kind => self.add(|| {
+                let instance: &Value = error.instance();
                 let found = match kind {
                     Kind::MaxLength { .. } => length_of(instance),
                     _ => shown(instance),
                 };
-                vec![Self {
-                    pointer: pointer.to_owned(),
-                    expected: expectation(kind, error),
-                    found,
-                }]
-            }
+                Fault { pointer: pointer.to_owned(), expected: expectation(kind, error), found }
+            }),
         }
     }
 }
@@ -102,7 +134,7 @@ fn expected_property(unknown: &str) -> String {
         let properties = definitions.filter_map(|definition| definition["properties"].as_object());
         properties.flat_map(Map::keys).cloned().collect()
     });
-    let lowered = unknown.to_lowercase();
+    let lowered: String = unknown.to_lowercase().chars().take(MAX_SHOWN).collect();
     let distance = |name: &&String| strsim::damerau_levenshtein(name, &lowered);
     match KNOWN.iter().min_by_key(distance).filter(|name| distance(name) <= 2) {
         Some(name) => format!("a property that the schema knows (did you mean \"{name}\"?)"),

@@ -9,14 +9,14 @@
 //!
 //! let faults = schema::parse::<schema::Movie>(br#"{"title": "Heat", "year": "1995"}"#).unwrap_err();
 //! assert_eq!(faults[0].pointer, "/year");
-//! # Ok::<(), Vec<schema::Fault>>(())
+//! # Ok::<(), schema::Faults>(())
 //! ```
 
 mod fault;
 mod leaf;
 mod parse;
 
-pub use fault::Fault;
+pub use fault::{Fault, Faults};
 pub use leaf::{Bounded, Text};
 pub use parse::{Definition, parse};
 pub use types::{Movie, Name, Notification};

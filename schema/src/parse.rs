@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Fault, Movie, Notification, SCHEMA};
+use crate::{Fault, Faults, Movie, Notification, SCHEMA};
 
 /// A type that the schema defines.
 pub trait Definition: DeserializeOwned {
@@ -47,33 +47,48 @@ fn compile(definition: &str) -> Validator {
 /// that it refuses is judged once more by a JSON schema validator, for what exactly is wrong where.
 ///
 /// # Errors
-/// Every fault of the text, at least one.
-pub fn parse<T: Definition>(raw: &[u8]) -> Result<T, Vec<Fault>> {
-    serde_json::from_slice(raw).map_err(|error| explain::<T>(raw, &error))
+/// The faults of the text, at least one.
+pub fn parse<T: Definition>(raw: &[u8]) -> Result<T, Faults> {
+    // serde would take an array of the fields' values for a struct, too.
+    if raw.trim_ascii_start().first() != Some(&b'{') {
+        return Err(explain::<T>(raw, "not an object"));
+    }
+    serde_json::from_slice(raw).map_err(|error| explain::<T>(raw, &error.to_string()))
 }
 
-fn explain<T: Definition>(raw: &[u8], refusal: &serde_json::Error) -> Vec<Fault> {
-    if raw.iter().all(u8::is_ascii_whitespace) {
-        return vec![Fault::at_root("a JSON object", "nothing")];
+fn explain<T: Definition>(raw: &[u8], refusal: &str) -> Faults {
+    let mut faults = Faults::default();
+    let value: Value = match readable(raw) {
+        Ok(value) => value,
+        Err(fault) => {
+            faults.add(|| fault);
+            return faults;
+        }
+    };
+    for key in duplicate_keys(raw) {
+        faults.add(|| Fault::new(&[&key], "the property once", "the property twice"));
+    }
+    for error in T::validator().iter_errors(&value) {
+        faults.add_from_schema(&error);
+    }
+    if faults.count() == 0 {
+        // The validator is more lenient than the type in no way we know of; say what the type said.
+        faults.add(|| Fault::at_root("a record that fits the schema", refusal));
+    }
+    faults
+}
+
+/// The text as JSON of any kind.
+fn readable(raw: &[u8]) -> Result<Value, Fault> {
+    if raw.trim_ascii().is_empty() {
+        return Err(Fault::at_root("a JSON object", "nothing"));
     }
     if let Err(error) = std::str::from_utf8(raw) {
         let offset = error.valid_up_to();
         let found = format!("byte 0x{:02X}, {offset} bytes into the record", raw[offset]);
-        return vec![Fault::at_root("UTF-8 text", found)];
+        return Err(Fault::at_root("UTF-8 text", found));
     }
-    let value: Value = match serde_json::from_slice(raw) {
-        Ok(value) => value,
-        Err(error) => return vec![Fault::at_root("JSON", error.to_string())],
-    };
-    let mut faults: Vec<Fault> = duplicate_keys(raw)
-        .map(|key| Fault::new(&[&key], "the property once", "the property twice"))
-        .chain(T::validator().iter_errors(&value).flat_map(|e| Fault::from_schema(&e)))
-        .collect();
-    if faults.is_empty() {
-        // The validator is more lenient than the type in no way we know of; say what the type said.
-        faults.push(Fault::at_root("a record that fits the schema", refusal.to_string()));
-    }
-    faults
+    serde_json::from_slice(raw).map_err(|error| Fault::at_root("JSON", error.to_string()))
 }
 
 /// The keys that stand more than once in the object that `raw` holds. A parser into a map would

@@ -4,7 +4,7 @@ use schema::{Fault, Movie, Notification, parse};
 
 /// The pointers of the faults that a movie has; none if it is taken.
 fn faults(json: &str) -> Vec<Fault> {
-    parse::<Movie>(json.as_bytes()).err().unwrap_or_default()
+    parse::<Movie>(json.as_bytes()).err().unwrap_or_default().to_vec()
 }
 
 fn pointers(json: &str) -> Vec<String> {
@@ -60,6 +60,7 @@ fn points_at_what_it_refuses() {
         (r#"{"title":"M","year":1e999}"#, vec![""]),
         (r#"{"title":"M","year":1931}}"#, vec![""]),
         ("[]", vec![""]),
+        (r#"[["A"],null,[],null,null,null,null,"T",1999]"#, vec![""]),
         ("12", vec![""]),
         ("", vec![""]),
     ] {
@@ -106,6 +107,13 @@ fn a_fault_stays_small_whatever_the_record() {
     assert!(fault.pointer.len() < 1000 && fault.found.len() < 1000 && fault.expected.len() < 1000);
     let fault = faults(&format!(r#"{{"title":"M","year":"{name}"}}"#)).remove(0);
     assert!(fault.found.len() < 1000);
+}
+
+#[test]
+fn of_many_faults_of_one_record_a_thousand_are_listed() {
+    let json = format!(r#"{{"title":"M","year":1931,"cast":[{}1]}}"#, "1,".repeat(4999));
+    let faults = parse::<Movie>(json.as_bytes()).unwrap_err();
+    assert_eq!((faults.len(), faults.count()), (1000, 5000));
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) async fn notify(mut request: Request) -> Answer {
         return Err(Problem::new(Code::MalformedJson, error.to_string()));
     }
     let notification: Notification =
-        schema::parse(&raw).map_err(|faults| Problem::violations(&faults, faults.len() as u64))?;
+        schema::parse(&raw).map_err(|faults| Problem::violations(&*faults, faults.count()))?;
 
     let app = &request.app;
     let observed = look(app, &notification).await;

@@ -123,9 +123,7 @@ impl Pass {
             Piece::Record { index, offset, bytes } => match schema::parse::<Movie>(bytes) {
                 Ok(movie) => self.add_row(&movie),
                 Err(faults) => {
-                    for fault in faults {
-                        self.violations.add(Some(index), Some(offset), fault);
-                    }
+                    self.violations.add_record(index, offset, &faults);
                 }
             },
         }

@@ -1,6 +1,6 @@
 //! What a producer learns about a file that was not taken.
 
-use schema::Fault;
+use schema::{Fault, Faults};
 use serde::Serialize;
 
 /// How many violations of one file are listed; all are counted.
@@ -41,6 +41,17 @@ impl Violations {
         if self.listed.len() < MAX_LISTED {
             self.listed.push(Violation { record, offset, fault });
         }
+    }
+
+    /// Adds those of one record.
+    pub fn add_record(&mut self, record: u64, offset: u64, faults: &Faults) {
+        self.count += faults.count();
+        let room = MAX_LISTED.saturating_sub(self.listed.len());
+        self.listed.extend(faults.iter().take(room).map(|fault| Violation {
+            record: Some(record),
+            offset: Some(offset),
+            fault: fault.clone(),
+        }));
     }
 
     /// Those that are listed, in the order of the file.

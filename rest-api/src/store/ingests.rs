@@ -5,7 +5,7 @@ use deadpool_postgres::{GenericClient, Transaction};
 use schema::Notification;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{Store, StoreError, listen, sql::Sql};
 
@@ -225,29 +225,35 @@ async fn one(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, Sto
 /// The ingest of the same version of the same object, if the ledger has it.
 ///
 /// Two sequencers settle it. Without one of them the newest known version is the same if its etag
-/// and version are: in between, the object may have changed and changed back.
+/// and version are and the object has not been written since: in between, it may have changed and
+/// changed back. A sequencer that the ledger lacks is then filled in.
 async fn find_version(
     transaction: &Transaction<'_>,
     notification: &Notification,
     observed: &Observed,
 ) -> Result<Option<i64>, StoreError> {
     let find = "/* ingests::find_version */ with known as materialized ( \
-            select id, sequencer, etag, version_id, ordered_at from ingests \
+            select id, sequencer, etag, version_id, ordered_at, state from ingests \
             where bucket = $1 and key = $2), \
         newest as (select * from known order by ordered_at desc nulls first, \
-            rpad(sequencer, 64, '0') desc nulls last, id desc limit 1) \
-        select id from known where sequencer = $3 \
-        union all \
-        select id from newest where (sequencer is null or $3::text is null) \
-            and etag is not distinct from $4 \
+            rpad(sequencer, 64, '0') desc nulls last, id desc limit 1), \
+        same as (select id from known where sequencer = $3 \
+            union all \
+            select id from newest where (sequencer is null or $3::text is null) \
+            and state <> 'superseded' and etag is not distinct from $4 \
             and (version_id is not distinct from $5 or version_id is null or $5 is null) \
-        limit 1";
+            and ($6::timestamptz is null or ordered_at is null or ordered_at >= $6) \
+            limit 1) \
+        update ingests set sequencer = coalesce(ingests.sequencer, $3) \
+            from same where ingests.id = same.id returning ingests.id";
     let Notification { bucket, key, sequencer, etag, version_id, .. } = notification;
     let sequencer = sequencer.as_deref();
     let etag = etag.as_deref().or(observed.etag.as_deref());
     let version_id = version_id.as_deref().or(observed.version_id.as_deref());
-    let row =
-        transaction.query_opt(find, &[&&**bucket, &&**key, &sequencer, &etag, &version_id]).await?;
+    let last_modified = &observed.last_modified;
+    let params: [&(dyn ToSql + Sync); 6] =
+        [&&**bucket, &&**key, &sequencer, &etag, &version_id, last_modified];
+    let row = transaction.query_opt(find, &params).await?;
     Ok(row.map(|row| row.get(0)))
 }
 
@@ -268,7 +274,8 @@ async fn insert(
             where bucket = $1 and key = $2 and ordered_at is not null), \
         bounds as (select \
             (select max(ordered_at) from known where sequencer < rpad($5, 64, '0')) no_sooner, \
-            (select min(ordered_at) from known where sequencer > rpad($5, 64, '0')) no_later, \
+            (select min(ordered_at) - interval '1 microsecond' from known \
+                where sequencer > rpad($5, 64, '0')) no_later, \
             (select max(ordered_at) + interval '1 microsecond' from known \
                 where $6::timestamptz is null and ordered_at >= $7 \
                 and ordered_at < $7 + interval '1 second') after_same_second) \

@@ -205,14 +205,10 @@ async fn lock(transaction: &Transaction<'_>) -> Result<(), StoreError> {
 }
 
 async fn merge(transaction: &Transaction<'_>, place: &Place) -> Result<Merged, StoreError> {
+    deduplicate(transaction).await?;
     lock(transaction).await?;
     let Place { ordered_at, key, bucket, sequencer } = place;
     let place: [&(dyn ToSql + Sync); 4] = [ordered_at, key, bucket, sequencer];
-
-    // Within one file the later record wins.
-    let deduplicate = "/* merge::deduplicate */ delete from staging earlier using staging later \
-        where earlier.identity = later.identity and earlier.ordinal < later.ordinal";
-    transaction.execute(deduplicate, &[]).await?;
 
     let outdated = drop_outdated(transaction, &place).await?;
     let superseded = "/* merge::superseded */ select exists (select from assertions \
@@ -232,6 +228,15 @@ async fn merge(transaction: &Transaction<'_>, place: &Place) -> Result<Merged, S
 
     let [inserted, updated] = [inserted, updated].map(|rows| rows.cast_signed());
     Ok(Merged { inserted, updated, unchanged: staged + outdated - inserted - updated, superseded })
+}
+
+/// Within one file the later record wins. Done before the lock is taken: it concerns nobody else.
+async fn deduplicate(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let deduplicate = "/* merge::deduplicate */ delete from staging s using (select ctid, \
+            row_number() over (partition by identity order by ordinal desc) as nth from staging) d \
+        where s.ctid = d.ctid and d.nth > 1";
+    transaction.execute(deduplicate, &[]).await?;
+    Ok(())
 }
 
 /// Takes from the staged rows those movies of which a newer version has spoken already. Returns
