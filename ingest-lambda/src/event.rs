@@ -31,18 +31,19 @@ impl std::fmt::Display for EventError {
 
 impl std::error::Error for EventError {}
 
-/// Reads the payload of an invocation, one result for each of its records.
+/// Reads the payload of an invocation, one result for each of its records: an error for one that
+/// lacks bucket or key, or whose key cannot be decoded.
 ///
 /// # Errors
-/// If the payload is neither an S3 event nor S3's test message, or a record lacks bucket or key.
-pub fn notifications(payload: Value) -> Result<Vec<Received>, EventError> {
+/// If the payload is neither an S3 event nor S3's test message.
+pub fn notifications(payload: Value) -> Result<Vec<Result<Received, EventError>>, EventError> {
     // S3 sends this once, when the notification is configured; it has no records.
     if payload["Event"] == "s3:TestEvent" {
-        return Ok(vec![Received::Ignored { reason: "s3:TestEvent".to_owned() }]);
+        return Ok(vec![Ok(Received::Ignored { reason: "s3:TestEvent".to_owned() })]);
     }
     let event: S3Event =
         serde_json::from_value(payload).map_err(|error| EventError(error.to_string()))?;
-    event.records.into_iter().map(received).collect()
+    Ok(event.records.into_iter().map(received).collect())
 }
 
 fn received(record: S3EventRecord) -> Result<Received, EventError> {

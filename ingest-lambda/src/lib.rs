@@ -32,22 +32,26 @@ pub async fn run(config: Config) -> Result<(), Error> {
 /// If the event is not one of S3's, or any notification was not accepted.
 pub async fn handle(client: &impl Notify, event: LambdaEvent<Value>) -> Result<(), Error> {
     let request_id = event.context.request_id;
-    let mut failure = None;
+    let mut failure: Option<Error> = None;
     for received in notifications(event.payload)? {
         match received {
-            Received::Ignored { reason } => info!(reason, "ignored"),
-            Received::Created(notification) => {
+            Ok(Received::Ignored { reason }) => info!(reason, "ignored"),
+            Ok(Received::Created(notification)) => {
                 let (bucket, key) = (&*notification.bucket, &*notification.key);
                 match client.notify(&notification, &request_id).await {
                     Ok(()) => info!(bucket, key, "notified the API"),
                     Err(reason) => {
                         let error: &dyn std::error::Error = &reason;
                         error!(bucket, key, error, "the API did not take the notification");
-                        failure = Some(reason);
+                        failure = Some(reason.into());
                     }
                 }
             }
+            Err(error) => {
+                error!(%error, "a record cannot be read");
+                failure = Some(error.into());
+            }
         }
     }
-    failure.map_or(Ok(()), |reason| Err(reason.into()))
+    failure.map_or(Ok(()), Err)
 }

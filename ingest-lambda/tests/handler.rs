@@ -117,6 +117,15 @@ async fn any_answer_but_2xx_fails_the_invocation_after_all_records_were_tried() 
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_read_does_not_keep_the_others() {
+    let (address, received) = api(StatusCode::OK).await;
+    let records = [record("ObjectCreated:Put", "%FF"), record("ObjectCreated:Put", "good")];
+    let records = json!({ "Records": records });
+    assert!(handle(&client(address), event(records)).await.is_err());
+    assert_eq!(received.lock().unwrap()[0].2["key"], "good");
+}
+
+#[tokio::test]
 async fn an_api_that_is_away_fails_the_invocation() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = client(listener.local_addr().unwrap());

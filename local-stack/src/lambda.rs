@@ -139,6 +139,8 @@ impl Function {
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
             ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/ingest-lambda"),
             ("AWS_LAMBDA_LOG_STREAM_NAME", "local"),
+            // A proxy of the environment has no business between the two.
+            ("NO_PROXY", "*"),
             ("MRU_API_URL", &self.api_url),
             ("MRU_API_TOKEN", &self.api_token),
         ];

@@ -31,14 +31,17 @@ pub(crate) const NOBODY: u32 = 65534;
 const USER: &str = "movies_r_us";
 
 /// The guard: starts Postgres, waits for the pipe to close, removes what is named in `$REMOVE`.
+/// It asks more than once: a shell's background job ignores SIGINT until Postgres handles it.
 const GUARD: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
 postgres=$!
-{ cat <&3 >/dev/null; kill -INT $postgres 2>/dev/null; } &
+{ cat <&3 >/dev/null; while kill -INT $postgres 2>/dev/null; do sleep 0.2; done; } &
+watcher=$!
 exec 3<&-
 wait $postgres
 status=$?
+kill $watcher 2>/dev/null
 [ -z "$REMOVE" ] || printf '%s\n' "$REMOVE" | while IFS= read -r folder; do rm -rf "$folder"; done
 exit $status
 "#;
@@ -69,7 +72,7 @@ impl Postgres {
         let binaries = tokio::task::spawn_blocking(binaries::find).await??;
         let folder = std::path::absolute(folder)?;
         let folder = place_for(&folder)?;
-        if !folder.join("PG_VERSION").exists() {
+        if !folder.exists() {
             initialise(&binaries, &folder, purpose)?;
         }
         check_version(&binaries, &folder)?;
@@ -129,6 +132,13 @@ impl Postgres {
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
+    }
+
+    /// Waits for its end, which should not come by itself.
+    pub async fn ended(&mut self) {
+        while matches!(self.guard.try_wait(), Ok(None)) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     /// Stops it, and waits until it has ended.
@@ -218,13 +228,14 @@ fn place_for(folder: &Path) -> Result<PathBuf> {
 }
 
 fn initialise(binaries: &Binaries, folder: &Path, purpose: Purpose) -> Result<()> {
-    // A folder without PG_VERSION is what a start that was interrupted has left.
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
+    // Made beside, and moved when it is whole: an interrupted start leaves nothing in the way.
+    let unfinished = folder.with_extension("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
     }
-    private_folder(folder)?;
+    private_folder(&unfinished)?;
     let mut initdb = Command::new(binaries.program("initdb"));
-    initdb.arg("-D").arg(folder).args(["-U", USER, "-A", "trust", "-E", "UTF8"]);
+    initdb.arg("-D").arg(&unfinished).args(["-U", USER, "-A", "trust", "-E", "UTF8"]);
     // The locale decides what counts as a letter in searches.
     initdb.arg(if cfg!(target_os = "macos") { "--locale=en_US.UTF-8" } else { "--locale=C.UTF-8" });
     if purpose == Purpose::Test {
@@ -236,7 +247,7 @@ fn initialise(binaries: &Binaries, folder: &Path, purpose: Purpose) -> Result<()
     if !output.status.success() {
         bail!("initdb failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(())
+    Ok(fs::rename(unfinished, folder)?)
 }
 
 /// Data of another major version cannot be read.

@@ -140,8 +140,10 @@ impl Stack {
     pub async fn load_sample(&self) -> Result<()> {
         let bucket = &self.options.bucket;
         let url = format!("http://{}/ingests?bucket={bucket}&key={SAMPLE_KEY}&limit=1", self.api);
+        // A proxy of the environment has no business on loopback.
+        let http = reqwest::Client::builder().no_proxy().build()?;
         let newest = async || -> Result<Value> {
-            let ingests = reqwest::get(&url).await?.error_for_status()?;
+            let ingests = http.get(&url).send().await?.error_for_status()?;
             Ok(ingests.json::<Value>().await?[0].clone())
         };
         if !self.options.sample || newest().await?["state"] == "succeeded" {
@@ -202,7 +204,14 @@ impl Stack {
 
     /// Waits for a part to end by itself, which none should.
     pub async fn broken(&mut self) -> anyhow::Error {
+        let postgres = async {
+            match &mut self.postgres {
+                Some(postgres) => postgres.ended().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = postgres => anyhow::anyhow!("Postgres ended: see its log beside its data"),
             ended = &mut self.api_task => anyhow::anyhow!("the API ended: {ended:?}"),
             ended = &mut self.lambda_task => anyhow::anyhow!("the Lambda ended: {ended:?}"),
             ended = &mut self.s3_task => anyhow::anyhow!("the S3 endpoint ended: {ended:?}"),

@@ -25,15 +25,18 @@ pub mod telemetry;
 
 mod http;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aws_config::BehaviorVersion;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tracing::info;
+use tracing::{info, warn};
 
 use config::Config;
 use ingest::{ObjectStore, Worker};
 use store::{Store, StoreError};
+
+/// How long workers may take to put their ingests back when the service stops.
+const WORKERS_STOP: Duration = Duration::from_secs(5);
 
 /// Runs the service on `listener` until `shutdown` ends. The database must have been migrated.
 ///
@@ -75,7 +78,10 @@ pub async fn run(
         stop.send_replace(true);
     };
     tokio::join!(serving, stopper);
-    workers.join_all().await;
+    if tokio::time::timeout(WORKERS_STOP, workers.join_all()).await.is_err() {
+        // Their leases run out, and others start over.
+        warn!("stopping: leaving workers that did not end in time");
+    }
     listening.abort();
     info!("stopped");
     Ok(())

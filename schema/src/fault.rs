@@ -91,7 +91,8 @@ impl Faults {
             Kind::AdditionalProperties { unexpected } => {
                 for name in unexpected {
                     self.add(|| {
-                        let found = format!("the unknown property {}", shown(&name.as_str().into()));
+                        let found =
+                            format!("the unknown property {}", shown(&name.as_str().into()));
                         Fault::of_member(pointer, name, expected_property(name), found)
                     });
                 }

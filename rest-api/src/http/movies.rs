@@ -3,12 +3,14 @@
 use futures_util::stream;
 use http::{Method, StatusCode, header};
 use std::convert::Infallible;
+use tracing::warn;
 
 use super::{Answer, body, json, link_next, params, request::Request};
 use crate::{
     ingest::{DecodeError, decode},
     problem::{Code, Problem},
     store::{MovieQuery, Sort},
+    telemetry::chain,
 };
 
 /// The largest body of a `POST /movies`; more goes through the bucket.
@@ -102,7 +104,7 @@ async fn create(mut request: Request) -> Answer {
     let whole = request.body(MAX_BODY).await?;
     let encoding = request.headers.get(header::CONTENT_ENCODING);
     let encoding = encoding.and_then(|encoding| encoding.to_str().ok());
-    let mut staging = request.app.store.staging().await?;
+    let mut staging = request.app.store.staging_for_request().await?;
     let chunks = stream::iter([Ok::<_, Infallible>(whole)]);
     let violations = match decode(encoding, chunks, &mut staging).await {
         Ok(violations) => violations,
@@ -113,6 +115,9 @@ async fn create(mut request: Request) -> Answer {
         return Err(Problem::violations(&violations.listed(), violations.count()));
     }
     let merged = staging.merge_now().await?;
-    request.app.store.tidy(&merged).await?;
+    // Stored is stored, whatever becomes of this.
+    if let Err(error) = request.app.store.tidy(&merged).await {
+        warn!(error = chain(&error), "could not tidy the indexes now");
+    }
     json(StatusCode::CREATED, &merged)
 }

@@ -38,8 +38,12 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&raw) {
         return Err(Problem::new(Code::MalformedJson, error.to_string()));
     }
-    let notification: Notification =
+    let mut notification: Notification =
         schema::parse(&raw).map_err(|faults| Problem::violations(&*faults, faults.count()))?;
+
+    // Events have it without quotes, answers of S3 with them.
+    let etag = notification.etag.take().map(|etag| etag.trim_matches('"').to_owned());
+    notification.etag = etag.and_then(|etag| etag.try_into().ok());
 
     let app = &request.app;
     let observed = look(app, &notification).await;

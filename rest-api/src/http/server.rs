@@ -20,6 +20,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_io_timeout::TimeoutStream;
 use tower::{BoxError, ServiceBuilder};
 use tower_http::{
     ServiceBuilderExt, body::UnsyncBoxBody, catch_panic::CatchPanicLayer,
@@ -39,6 +40,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The head of a request may be this large, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+
+/// How long a client may leave an answer unread, so that no more of it can be sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// So many connections are served at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
@@ -73,7 +77,9 @@ pub(crate) async fn serve(
         };
         let Some((stream, place)) = accepted else { continue };
         let service = TowerToHyperService::new(service.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             if let Err(error) = connection.await {

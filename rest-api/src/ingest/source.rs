@@ -18,13 +18,36 @@ use crate::store::Observed;
 pub enum SourceError {
     /// There is no such object (any more): asking again will not help.
     #[error("the object is gone: {0}")]
-    Gone(String),
+    Gone(Cause),
     /// No permission, no such bucket: somebody must change something first.
     #[error("the object store refused: {0}")]
-    Refused(String),
+    Refused(Cause),
     /// The store is away, slow or throttling: worth another try.
     #[error("the object store is not available: {0}")]
-    Temporary(String),
+    Temporary(Cause),
+}
+
+/// What the store said, or what was said instead.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cause {
+    /// S3's error code, or a few words: fit for anybody.
+    pub code: String,
+    /// The particulars, which may name roles and addresses.
+    pub text: String,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl SourceError {
+    /// S3's error code, or a few words: fit for anybody.
+    pub fn code(&self) -> &str {
+        let (Self::Gone(cause) | Self::Refused(cause) | Self::Temporary(cause)) = self;
+        &cause.code
+    }
 }
 
 /// An object, open for reading.
@@ -95,8 +118,10 @@ impl ObjectStore {
 fn chunks(body: ByteStream) -> impl Stream<Item = Result<Bytes, SourceError>> + Send {
     stream::unfold(body, |mut body| async move {
         let chunk = body.next().await?;
-        let chunk =
-            chunk.map_err(|error| SourceError::Temporary(DisplayErrorContext(&error).to_string()));
+        let chunk = chunk.map_err(|error| {
+            let text = DisplayErrorContext(&error).to_string();
+            SourceError::Temporary(Cause { code: "the object's body broke off".to_owned(), text })
+        });
         Some((chunk, body))
     })
 }
@@ -124,17 +149,23 @@ where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
     let status = error.raw_response().map_or(0, |response| response.status().as_u16());
-    let code = error.code().unwrap_or_default().to_owned();
+    let code = match error.code() {
+        Some(code) => code.to_owned(),
+        None if status != 0 => format!("the store answered {status}"),
+        None => "the store did not answer".to_owned(),
+    };
     let text = match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
-        (Some(code), None) => code.to_owned(),
-        _ if status != 0 => format!("it answered {status}"),
-        _ => DisplayErrorContext(&error).to_string(),
+        (None, _) if status == 0 => DisplayErrorContext(&error).to_string(),
+        _ => code.clone(),
     };
-    match (status, code.as_str()) {
-        (_, "NoSuchKey" | "NoSuchVersion" | "NotFound") | (405, _) => SourceError::Gone(text),
-        (_, "SlowDown" | "RequestTimeout" | "RequestTimeTooSkewed") => SourceError::Temporary(text),
-        (300..=499, _) if status != 408 && status != 429 => SourceError::Refused(text),
-        _ => SourceError::Temporary(text),
+    let cause = Cause { code, text };
+    match (status, cause.code.as_str()) {
+        (_, "NoSuchKey" | "NoSuchVersion" | "NotFound") | (405, _) => SourceError::Gone(cause),
+        (_, "SlowDown" | "RequestTimeout" | "RequestTimeTooSkewed") => {
+            SourceError::Temporary(cause)
+        }
+        (300..=499, _) if status != 408 && status != 429 => SourceError::Refused(cause),
+        _ => SourceError::Temporary(cause),
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::{sync::watch, time::sleep};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
@@ -110,10 +110,12 @@ impl Worker {
         let claim = &claim;
         info!(attempt = claim.attempts, "claimed");
         let started = Instant::now();
+        // In a task of its own, which ends with this one: decoding must not keep it from its turn.
+        let mut lease = JoinSet::new();
+        lease.spawn(Arc::clone(&self).keep_lease(claim.clone()).in_current_span());
         let result = tokio::select! {
             biased;
             result = self.ingest(claim) => result,
-            () = self.keep_lease(claim) => return,
             () = stopped(&mut shutdown) => {
                 info!("stopping: back to the queue");
                 let requeued = self.store.requeue(claim, Duration::ZERO, false).await;
@@ -166,10 +168,10 @@ impl Worker {
     ///
     /// Losing it ends nothing here: a worker without lease cannot change anything, and finds out
     /// when it tries.
-    async fn keep_lease(&self, claim: &Claim) {
+    async fn keep_lease(self: Arc<Self>, claim: Claim) {
         loop {
             sleep(self.lease / 3).await;
-            if let Err(error) = self.store.renew(claim, self.lease).await {
+            if let Err(error) = self.store.renew(&claim, self.lease).await {
                 warn!(error = chain(&error), "could not renew the lease");
             }
         }

@@ -12,6 +12,9 @@ use super::{
 /// film's worth of text each are few, but nothing forbids them.
 const MAX_PAGE: usize = 16 << 20;
 
+/// So many prepared statements are kept for a connection.
+const MAX_STATEMENTS: usize = 200;
+
 /// What a movie must match; every filter must. Text is as the client gave it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filters {
@@ -74,6 +77,10 @@ impl Store {
             return Ok(MoviePage { json: "[]".to_owned(), next: None });
         };
         let connection = self.reader().await?;
+        // Clients compose the statements, and could compose any number of them.
+        if connection.statement_cache.size() > MAX_STATEMENTS {
+            connection.statement_cache.clear();
+        }
         let statement = connection.prepare_cached(&sql.text).await?;
         let rows = connection.query_raw(&statement, sql.params()).await?;
         pin_mut!(rows);

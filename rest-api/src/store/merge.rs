@@ -62,24 +62,20 @@ impl Drop for Staging {
 }
 
 impl Store {
-    /// An empty staging table.
+    /// An empty staging table for a worker.
     ///
     /// # Errors
     /// If no connection can be had in time.
     pub async fn staging(&self) -> Result<Staging, StoreError> {
-        let connection = self.writer().await?;
-        connection
-            .batch_execute(
-                r#"/* merge::staging */
-                set client_min_messages = warning;
-                create temporary table if not exists staging (
-                    ordinal bigint, identity uuid, title_lc text collate "C", year int,
-                    cast_lc text collate "C", genres_lc text[] collate "C", content_hash bigint,
-                    doc text);
-                truncate staging"#,
-            )
-            .await?;
-        Ok(Staging { connection: Some(connection), staged: 0 })
+        Staging::on(self.worker().await?).await
+    }
+
+    /// An empty staging table for a request.
+    ///
+    /// # Errors
+    /// If no connection can be had in time.
+    pub async fn staging_for_request(&self) -> Result<Staging, StoreError> {
+        Staging::on(self.writer().await?).await
     }
 
     /// Tidies the search indexes after a merge that changed much: new entries wait in a pending
@@ -107,6 +103,21 @@ impl Store {
 }
 
 impl Staging {
+    async fn on(connection: Object) -> Result<Self, StoreError> {
+        connection
+            .batch_execute(
+                r#"/* merge::staging */
+                set client_min_messages = warning;
+                create temporary table if not exists staging (
+                    ordinal bigint, identity uuid, title_lc text collate "C", year int,
+                    cast_lc text collate "C", genres_lc text[] collate "C", content_hash bigint,
+                    doc text);
+                truncate staging"#,
+            )
+            .await?;
+        Ok(Staging { connection: Some(connection), staged: 0 })
+    }
+
     /// Adds `rows`, in the order in which they stand in the file.
     ///
     /// # Errors
@@ -147,6 +158,8 @@ impl Staging {
     /// [`StoreError::LeaseLost`] if another worker holds the ingest by now; nothing has changed then.
     pub async fn merge(mut self, place: &Place, claim: &Claim) -> Result<Merged, StoreError> {
         let transaction = self.transaction().await?;
+        deduplicate(&transaction).await?;
+        lock(&transaction).await?;
         let merged = merge(&transaction, place).await?;
         claim.complete(&transaction, &merged).await?;
         announce(&transaction, &merged).await?;
@@ -162,6 +175,7 @@ impl Staging {
     pub async fn merge_now(mut self) -> Result<Merged, StoreError> {
         let transaction = self.transaction().await?;
         transaction.batch_execute("/* merge::patience */ set local lock_timeout = '20s'").await?;
+        deduplicate(&transaction).await?;
         lock(&transaction).await?;
         // Read after the lock was granted, so that it is later than what was merged before.
         let clock = "/* merge::clock */ select clock_timestamp()";
@@ -204,9 +218,8 @@ async fn lock(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Merges the staged rows, each movie once, while the caller holds the lock.
 async fn merge(transaction: &Transaction<'_>, place: &Place) -> Result<Merged, StoreError> {
-    deduplicate(transaction).await?;
-    lock(transaction).await?;
     let Place { ordered_at, key, bucket, sequencer } = place;
     let place: [&(dyn ToSql + Sync); 4] = [ordered_at, key, bucket, sequencer];
 

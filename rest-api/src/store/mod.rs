@@ -34,10 +34,18 @@ use tls::DbTls;
 /// How long a caller waits for a connection before it hears that the database is away.
 const POOL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A session that its client has left ends soon, in a transaction or in a statement.
+const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
+     -c client_connection_check_interval=5s";
+
 /// The catalogue and the ledger.
 #[derive(Clone, Debug)]
 pub struct Store {
+    /// For the workers alone: no flood of requests keeps a lease from being renewed.
+    work: Pool,
+    /// For requests that write, and for those that ask about ingests.
     write: Pool,
+    /// For queries.
     read: Pool,
     hints: Arc<Hints>,
 }
@@ -68,8 +76,10 @@ impl Store {
         let mut read_config = connection_config(database, read_options);
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
         read_config.host(read_host);
-        let mut write_config = write_config(database);
-        write_config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let mut work_config = write_config(database);
+        work_config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let mut request_config = work_config.clone();
+        request_config.options(format!("{WRITE_OPTIONS} -c statement_timeout=30s"));
 
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // After a failover an old connection may lead to what is now a replica: such a one fails
@@ -77,13 +87,19 @@ impl Store {
         let writable = "select 1 / (current_setting('transaction_read_only') = 'off')::int";
         let writable = RecyclingMethod::Custom(writable.to_owned());
         Ok(Self {
-            write: pool(write_config, &tls, writable, workers * 2 + 4)?,
+            work: pool(work_config, &tls, writable.clone(), workers * 2 + 1)?,
+            write: pool(request_config, &tls, writable, cores * 4)?,
             read: pool(read_config, &tls, RecyclingMethod::Verified, cores * 4)?,
             hints: Arc::default(),
         })
     }
 
-    /// A connection that may write.
+    /// A connection for a worker.
+    async fn worker(&self) -> Result<Object, StoreError> {
+        Ok(self.work.get().await?)
+    }
+
+    /// A connection that may write, for a request.
     async fn writer(&self) -> Result<Object, StoreError> {
         Ok(self.write.get().await?)
     }
@@ -130,8 +146,7 @@ fn connection_config(database: &Database, options: &str) -> tokio_postgres::Conf
 
 /// The connection that migrations and the listener use too.
 fn write_config(database: &Database) -> tokio_postgres::Config {
-    let options = "-c jit=off -c idle_in_transaction_session_timeout=30s";
-    let mut config = connection_config(database, options);
+    let mut config = connection_config(database, WRITE_OPTIONS);
     config.host(&database.host);
     config
 }

@@ -42,7 +42,7 @@ impl Store {
                 order by run_after, id limit 1 for update skip locked) \
             returning id, bucket, key, version_id, etag, sequencer, attempts, request_id";
         let lease_token = Uuid::new_v4();
-        let connection = self.writer().await?;
+        let connection = self.worker().await?;
         let row = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await?;
         Ok(row.map(|row| Claim {
             id: row.get("id"),
@@ -67,7 +67,7 @@ impl Store {
             where id = $1 and lease_token = $2";
         let params: [&(dyn ToSql + Sync); 3] =
             [&claim.id, &claim.lease_token, &lease.as_secs_f64()];
-        held(self.writer().await?.execute(renew, &params).await?)
+        held(self.worker().await?.execute(renew, &params).await?)
     }
 
     /// Records what the object store says of the claimed version, where the ledger did not know
@@ -82,7 +82,7 @@ impl Store {
         let Observed { etag, last_modified, size, .. } = observed;
         let params: [&(dyn ToSql + Sync); 5] =
             [&claim.id, &claim.lease_token, etag, size, last_modified];
-        let row = self.writer().await?.query_opt(observe, &params).await?;
+        let row = self.worker().await?.query_opt(observe, &params).await?;
         Ok(Place {
             ordered_at: row.ok_or(StoreError::LeaseLost)?.get(0),
             key: claim.key.clone(),
@@ -139,7 +139,7 @@ impl Store {
         );
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&claim.id, &claim.lease_token];
         params.extend(values);
-        held(self.writer().await?.execute(&end, &params).await?)
+        held(self.worker().await?.execute(&end, &params).await?)
     }
 
     /// Puts a claimed ingest back into the queue, to be claimed again after `delay`. `attempted`
@@ -159,7 +159,7 @@ impl Store {
         let uncounted = i32::from(!attempted);
         let params: [&(dyn ToSql + Sync); 4] =
             [&claim.id, &claim.lease_token, &delay.as_secs_f64(), &uncounted];
-        held(self.writer().await?.execute(requeue, &params).await?)
+        held(self.worker().await?.execute(requeue, &params).await?)
     }
 }
 

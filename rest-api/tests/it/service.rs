@@ -106,7 +106,7 @@ impl Service {
         let mut config = config(database.clone());
         adjust(&mut config);
         let (address, stop, running) = serve(config, Client::from_conf(reading_by(&s3))).await;
-        let http = reqwest::Client::new();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (stop, running) = (Some(stop), Some(running));
         Self { address, database, s3, s3_address, events, http, stop, running, objects }
     }
