@@ -21,6 +21,7 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
 
     let mut document: Value = serde_json::from_str(&fs::read_to_string(SCHEMA)?)?;
+    check_keywords(&document)?;
     to_draft_07(&mut document);
     let root: RootSchema = serde_json::from_value(document)?;
 
@@ -42,6 +43,52 @@ fn main() -> Result<()> {
     let code = prettyplease::unparse(&file).replace(skip_empty, "");
     let out = Path::new(&env::var("OUT_DIR")?).join("types.rs");
     Ok(fs::write(out, code)?)
+}
+
+/// What the generated types enforce, or need not.
+const KEYWORDS: [&str; 20] = [
+    "$schema",
+    "$id",
+    "$ref",
+    "$defs",
+    "title",
+    "description",
+    "default",
+    "type",
+    "anyOf",
+    "items",
+    "properties",
+    "required",
+    "additionalProperties",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "minimum",
+    "maximum",
+    "format",
+    "examples",
+];
+
+/// # Errors
+/// If a schema has a keyword that is not in the list.
+fn check_keywords(schema: &Value) -> Result<()> {
+    for (keyword, value) in schema.as_object().into_iter().flatten() {
+        if !KEYWORDS.contains(&keyword.as_str()) {
+            return Err(format!("the generated types do not enforce the keyword {keyword}").into());
+        }
+        if keyword == "format" && value != "date-time" {
+            return Err(format!("the generated types do not enforce the format {value}").into());
+        }
+        match keyword.as_str() {
+            "$defs" | "properties" => {
+                value.as_object().into_iter().flatten().try_for_each(|(_, v)| check_keywords(v))?;
+            }
+            "anyOf" => value.as_array().into_iter().flatten().try_for_each(check_keywords)?,
+            "items" => check_keywords(value)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// typify reads draft 7: `$defs` was `definitions` there. `null` in a type union goes too: every
@@ -79,9 +126,6 @@ fn map_leaves(schema: &Schema, settings: &mut TypeSpaceSettings) -> Result<()> {
         }
     }
     if let Some(array) = &object.array {
-        if array.max_items.is_some() || array.min_items.is_some() || array.unique_items.is_some() {
-            return Err("array bounds are not enforced by the generated types".into());
-        }
         if let Some(SingleOrVec::Single(items)) = &array.items {
             map_leaves(items, settings)?;
         }
@@ -96,6 +140,7 @@ fn leaf_type(object: &SchemaObject) -> Result<Option<String>> {
         return Ok(None);
     };
     match (*instance_type, &object.format) {
+        (InstanceType::String, Some(_)) => Ok(Some("crate::Timestamp".to_owned())),
         (InstanceType::String, None) => {
             let string = object.string.clone().unwrap_or_default();
             let min = string.min_length.unwrap_or(0);

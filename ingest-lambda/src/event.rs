@@ -61,7 +61,7 @@ fn received(record: S3EventRecord) -> Result<Received, EventError> {
         version_id: object.version_id.map(|id| text("version id", id)).transpose()?,
         etag: object.e_tag.map(|etag| text("etag", etag)).transpose()?,
         sequencer: object.sequencer.map(|sequencer| text("sequencer", sequencer)).transpose()?,
-        event_time: Some(record.event_time),
+        event_time: Some(record.event_time.into()),
         size: object.size.and_then(|bytes| bytes.try_into().ok()),
     };
     Ok(Received::Created(Box::new(notification)))

@@ -107,7 +107,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         () = &mut interrupted => return Ok(()),
     };
     let outcome = tokio::select! {
-        loaded = stack.load_sample() => loaded.map(|()| true),
+        loaded = async { stack.redeliver().await?; stack.load_sample().await } => loaded.map(|()| true),
         () = &mut interrupted => Ok(false),
     };
     let outcome = match outcome {

@@ -39,7 +39,7 @@ pub const REGION: &str = "eu-west-1";
 
 /// The backend keeps an object's metadata in a file named after its bucket and key, in base64;
 /// file names end at 255 bytes.
-const MAX_BUCKET_AND_KEY: usize = 160;
+const MAX_BUCKET_AND_KEY: usize = 130;
 
 /// What S3 leaves as it is in the keys of its events.
 const IN_EVENT_KEYS: AsciiSet =
@@ -177,7 +177,7 @@ fn check_key(bucket: &str, key: &str) -> S3Result<()> {
         return Err(s3_error!(InvalidArgument, "{says}"));
     }
     if bucket.len() + key.len() > MAX_BUCKET_AND_KEY {
-        let says = "this endpoint keeps objects as files: bucket and key within 160 bytes";
+        let says = "this endpoint keeps objects as files: bucket and key within 130 bytes";
         return Err(s3_error!(KeyTooLongError, "{says}"));
     }
     Ok(())
@@ -193,6 +193,22 @@ macro_rules! pass_on {
             'a: 'b,
             Self: 'b,
         {
+            self.files.$operation(request)
+        }
+    )*};
+}
+
+/// Operations on one object, whose key must be one that the backend can keep.
+macro_rules! checked {
+    ($($operation:ident: $input:ty => $output:ty;)*) => {$(
+        fn $operation<'a, 'b>(&'a self, request: S3Request<$input>) -> Answer<'b, $output>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            if let Err(refusal) = check_key(&request.input.bucket, &request.input.key) {
+                return Box::pin(async { Err(refusal) });
+            }
             self.files.$operation(request)
         }
     )*};
@@ -234,11 +250,14 @@ impl S3 for Notifying {
         head_bucket: HeadBucketInput => HeadBucketOutput;
         list_buckets: ListBucketsInput => ListBucketsOutput;
         get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput;
-        head_object: HeadObjectInput => HeadObjectOutput;
-        delete_object: DeleteObjectInput => DeleteObjectOutput;
         delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
         list_objects: ListObjectsInput => ListObjectsOutput;
         list_objects_v2: ListObjectsV2Input => ListObjectsV2Output;
+    }
+
+    checked! {
+        head_object: HeadObjectInput => HeadObjectOutput;
+        delete_object: DeleteObjectInput => DeleteObjectOutput;
         create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput;
         upload_part: UploadPartInput => UploadPartOutput;
         upload_part_copy: UploadPartCopyInput => UploadPartCopyOutput;
@@ -253,6 +272,7 @@ impl S3 for Notifying {
         Self: 'b,
     {
         Box::pin(async move {
+            check_key(&get.input.bucket, &get.input.key)?;
             let bucket = HeadBucketInput::builder().bucket(get.input.bucket.clone()).build();
             let bucket = bucket.map_err(|error| s3_error!(error, InternalError))?;
             self.files.head_bucket(request(bucket)).await?;

@@ -15,7 +15,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
 };
 use rest_api::config::{Config, Database, LogFormat, Retry, TokenDigest};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -176,6 +176,32 @@ impl Stack {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         bail!("the sample was not taken within {} s", SAMPLE_TIMEOUT.as_secs())
+    }
+
+    /// Tells the API of objects that were put, but of which it has not heard: the events of AWS
+    /// outlive a crash, ours are held in memory.
+    ///
+    /// # Errors
+    /// If the bucket or the ledger cannot be read.
+    pub async fn redeliver(&self) -> Result<()> {
+        let bucket = &self.options.bucket;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let mut pages = client(self.s3).list_objects_v2().bucket(bucket).into_paginator().send();
+        while let Some(page) = pages.try_next().await? {
+            for object in page.contents() {
+                let key = object.key().unwrap_or_default();
+                let of_key = [("bucket", bucket.as_str()), ("key", key), ("limit", "1")];
+                let ledger = http.get(format!("http://{}/ingests", self.api)).query(&of_key);
+                let known: Value = ledger.send().await?.error_for_status()?.json().await?;
+                if known[0].is_null() {
+                    let notification = json!({ "bucket": bucket, "key": key });
+                    let notify = http.post(format!("http://{}/notify", self.api));
+                    let notify = notify.bearer_auth(&self.token).json(&notification);
+                    notify.send().await?.error_for_status()?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What runs where, and what to try.

@@ -135,6 +135,13 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         let _ = self.process.kill();
+        let _ = self.process.wait();
+        for _ in 0..500 {
+            if !self.postgres_socket.exists() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -257,6 +264,42 @@ async fn a_stack_that_is_killed_finishes_its_ingest_when_started_again() {
     let ten = stack.get("/movies?title=movie+5999").await;
     assert_eq!(ten.as_array().unwrap().len(), 11, "5999, and 59990 to 59999");
     assert_eq!(stack.get("/ingests").await.as_array().unwrap().len(), 1);
+    stack.signal("-INT");
+    assert!(stack.wait().0);
+}
+
+#[tokio::test]
+async fn an_object_whose_event_was_lost_in_a_crash_is_told_of_at_the_next_start() {
+    let folder = Folder::new("lost");
+    // As a stack leaves it that was killed between the put and the event's delivery.
+    std::fs::create_dir_all(folder.0.join("s3").join(BUCKET)).unwrap();
+    std::fs::write(
+        folder.0.join("s3").join(BUCKET).join("lost.json"),
+        r#"{"title":"Lost","year":2026}"#,
+    )
+    .unwrap();
+    let stack = Stack::start(&folder.0, &["--no-sample"]);
+    assert_eq!(stack.ingest("lost.json", ended).await["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn postgres_does_not_outlive_a_stack_that_is_killed_at_once() {
+    let folder = Folder::new("at-once");
+    for ms in [0, 200, 400, 600, 800, 1000, 1200] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_local-stack"))
+            .args(["--no-sample", "--api", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data-dir"])
+            .arg(&folder.0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(ms));
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    // None is left that holds the data, and none of the starts has damaged it.
+    let stack = Stack::start(&folder.0, &["--no-sample"]);
+    assert_eq!(stack.get("/movies").await, json!([]));
     stack.signal("-INT");
     assert!(stack.wait().0);
 }

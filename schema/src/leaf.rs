@@ -1,9 +1,10 @@
-//! The leaf types: a string and an integer that cannot hold what their schema forbids.
+//! The leaf types: a string, an integer and a time that cannot hold what their schema forbids.
 //!
 //! `build.rs` fills in their parameters from the schema's keywords.
 
 use std::{fmt, ops::Deref};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// A string of `MIN` to `MAX` characters, without the control characters that the bits of
@@ -56,6 +57,36 @@ impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Deref for Text<MI
 
     fn deref(&self) -> &str {
         &self.0
+    }
+}
+
+/// A point in time, written as RFC 3339 has it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct Timestamp(DateTime<Utc>);
+
+impl Timestamp {
+    /// The point in time.
+    pub fn get(self) -> DateTime<Utc> {
+        self.0
+    }
+}
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(time: DateTime<Utc>) -> Self {
+        Self(time)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // chrono would take a space for the T.
+        if text.contains(' ') {
+            return Err(de::Error::custom("no RFC 3339 time"));
+        }
+        let time = DateTime::parse_from_rfc3339(&text).map_err(de::Error::custom)?;
+        Ok(Self(time.to_utc()))
     }
 }
 

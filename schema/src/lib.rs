@@ -17,7 +17,7 @@ mod leaf;
 mod parse;
 
 pub use fault::{Fault, Faults};
-pub use leaf::{Bounded, Text};
+pub use leaf::{Bounded, Text, Timestamp};
 pub use parse::{Definition, parse};
 pub use types::{Movie, Name, Notification};
 

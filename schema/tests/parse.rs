@@ -143,6 +143,8 @@ fn a_notification_needs_bucket_and_key_and_knows_the_rest() {
         (r#"{"bucket":"b"}"#, "/key"),
         (r#"{"bucket":"b","key":""}"#, "/key"),
         (r#"{"bucket":"b","key":"k","event_time":"yesterday"}"#, "/event_time"),
+        (r#"{"bucket":"b","key":"k","event_time":"2026-01-01 10:00:00Z"}"#, "/event_time"),
+        (r#"{"bucket":"b","key":"k","event_time":"-9999-01-01T00:00:00Z"}"#, "/event_time"),
         (r#"{"bucket":"b","key":"k","size":-1}"#, "/size"),
         (r#"{"bucket":"b","key":"k","Key":"k"}"#, "/Key"),
     ] {

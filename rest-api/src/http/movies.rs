@@ -13,7 +13,7 @@ use crate::{
     telemetry::chain,
 };
 
-/// The largest body of a `POST /movies`; more goes through the bucket.
+/// The largest body of a `POST /movies`, decompressed too; more goes through the bucket.
 const MAX_BODY: usize = 8 << 20;
 
 /// `/movies`, by method.
@@ -106,7 +106,7 @@ async fn create(mut request: Request) -> Answer {
     let encoding = encoding.and_then(|encoding| encoding.to_str().ok());
     let mut staging = request.app.store.staging_for_request().await?;
     let chunks = stream::iter([Ok::<_, Infallible>(whole)]);
-    let violations = match decode(encoding, chunks, &mut staging).await {
+    let violations = match decode(encoding, MAX_BODY as u64, chunks, &mut staging).await {
         Ok(violations) => violations,
         Err(DecodeError::Store(error)) => return Err(error.into()),
     };

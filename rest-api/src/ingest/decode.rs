@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use schema::{Fault, Movie};
 
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::store::{CatalogueRow, Staging, StoreError};
 
-/// Objects are taken in slices of this many bytes: it bounds what one slice of compressed data can
-/// grow to, and how long one turn keeps a thread from other work.
+/// Objects are taken in slices of this many bytes, which bounds how long one turn keeps a thread
+/// from other work.
 const SLICE: usize = 8 << 10;
 
 /// Rows are staged when they take about this many bytes.
@@ -31,31 +31,35 @@ pub enum DecodeError<E> {
     Store(#[from] StoreError),
 }
 
-/// Reads a file from a stream of its bytes, and stages its movies. Returns what is wrong with the
-/// file; if nothing is, every movie is staged.
+/// Reads a file of at most `max_file` bytes, decompressed, from a stream, and stages its movies.
+/// Returns what is wrong with the file; if nothing is, every movie is staged.
 ///
 /// # Errors
 /// If the stream breaks, or the database does.
 pub async fn decode<E: Display>(
     content_encoding: Option<&str>,
+    max_file: u64,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     staging: &mut Staging,
 ) -> Result<Violations, DecodeError<E>> {
-    let mut decoder = match Decoder::new(content_encoding) {
+    let mut decoder = match Decoder::new(content_encoding, max_file) {
         Ok(decoder) => decoder,
         Err(fault) => return Ok(Violations::of_file(fault)),
     };
     'file: while let Some(chunk) = body.next().await {
-        for slice in chunk.map_err(DecodeError::Read)?.chunks(SLICE) {
-            decoder.push(slice);
+        let mut chunk = chunk.map_err(DecodeError::Read)?;
+        while !chunk.is_empty() {
+            let taken = decoder.push(&chunk[..chunk.len().min(SLICE)]);
+            chunk.advance(taken);
             if decoder.pass.rows_size > BATCH {
                 staging.add(&decoder.take_rows()).await?;
             }
             if decoder.splitter.is_lost() {
                 break 'file;
             }
+            // Lets others have a turn.
+            tokio::task::consume_budget().await;
         }
-        tokio::task::consume_budget().await;
     }
     let (rows, violations) = decoder.finish();
     if violations.count() == 0 {
@@ -80,19 +84,21 @@ struct Pass {
 }
 
 impl Decoder {
-    fn new(content_encoding: Option<&str>) -> Result<Self, Fault> {
-        let inflate = Inflate::new(content_encoding)?;
+    fn new(content_encoding: Option<&str>, max_file: u64) -> Result<Self, Fault> {
+        let inflate = Inflate::new(content_encoding, max_file)?;
         Ok(Self { inflate, splitter: Splitter::new(), pass: Pass::default() })
     }
 
-    fn push(&mut self, slice: &[u8]) {
+    /// Takes the beginning of `slice`; returns how much of it.
+    fn push(&mut self, slice: &[u8]) -> usize {
         let Self { inflate, splitter, pass } = self;
         let inflated =
             inflate.push(slice, |plain| splitter.push(plain, &mut |piece| pass.take(piece)));
-        if let Err(fault) = inflated {
+        inflated.unwrap_or_else(|fault| {
             pass.violations.add(None, None, fault);
             splitter.abandon();
-        }
+            slice.len()
+        })
     }
 
     fn finish(mut self) -> (Vec<CatalogueRow>, Violations) {

@@ -8,9 +8,6 @@ use schema::Fault;
 /// The first bytes of every gzip file (RFC 1952, 2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// A file may be this large, decompressed.
-const MAX_FILE: u64 = 64 << 30;
-
 /// A file that is larger than this may not have grown by more than [`MAX_GROWTH`].
 const FREE_GROWTH: u64 = 64 << 20;
 
@@ -23,6 +20,8 @@ pub(super) struct Inflate {
     /// Bytes taken in and given out.
     taken: u64,
     given: u64,
+    /// The file may be this large, in bytes.
+    max_file: u64,
 }
 
 enum Mode {
@@ -36,11 +35,11 @@ enum Mode {
 }
 
 impl Inflate {
-    /// For an object with this `Content-Encoding`.
+    /// For an object with this `Content-Encoding`, and a file of at most `max_file` bytes.
     ///
     /// # Errors
     /// If the encoding is one that we cannot undo.
-    pub(super) fn new(content_encoding: Option<&str>) -> Result<Self, Fault> {
+    pub(super) fn new(content_encoding: Option<&str>, max_file: u64) -> Result<Self, Fault> {
         let mut declared_gzip = false;
         for coding in content_encoding.unwrap_or_default().split(',').map(str::trim) {
             match coding.to_ascii_lowercase().as_str() {
@@ -54,32 +53,36 @@ impl Inflate {
             }
         }
         let mode = Mode::Unknown { head: Vec::new(), declared_gzip };
-        Ok(Self { mode, taken: 0, given: 0 })
+        Ok(Self { mode, taken: 0, given: 0, max_file })
     }
 
-    /// Takes a piece of the object; gives the piece of the file that it stands for.
+    /// Takes the beginning of a piece of the object, and gives the part of the file that it stands
+    /// for, a few dozen kilobytes at most. Returns how much of the piece it took.
     ///
     /// # Errors
     /// If it is no gzip where it should be, or the file grows beyond all measure.
-    pub(super) fn push(&mut self, piece: &[u8], give: impl FnOnce(&[u8])) -> Result<(), Fault> {
-        self.taken += piece.len() as u64;
-        let Mode::Unknown { head, declared_gzip } = &mut self.mode else {
-            return self.pass(piece, give);
-        };
-        head.extend_from_slice(piece);
-        if head.len() < MAGIC.len() {
-            return Ok(());
-        }
-        let head = std::mem::take(head);
-        self.mode = match (head.starts_with(&MAGIC), *declared_gzip) {
-            (true, _) => Mode::Gzip(MultiGzDecoder::new(Vec::new())),
-            (false, false) => Mode::Plain,
-            (false, true) => {
-                let expected = "gzip data, as Content-Encoding says";
-                return Err(Fault::at_root(expected, "other data"));
+    pub(super) fn push(&mut self, piece: &[u8], give: impl FnOnce(&[u8])) -> Result<usize, Fault> {
+        let taken = match &mut self.mode {
+            Mode::Unknown { head, declared_gzip } => {
+                // Byte by byte, until it shows.
+                head.extend(piece.first());
+                if head.len() == MAGIC.len() {
+                    let head = std::mem::take(head);
+                    self.mode = Mode::of(&head, *declared_gzip)?;
+                    match &mut self.mode {
+                        Mode::Gzip(decoder) => {
+                            decoder.write_all(&head).map_err(|error| not_gzip(&error))?;
+                        }
+                        _ => give(&head),
+                    }
+                }
+                1
             }
+            _ => self.pass(piece, give)?,
         };
-        self.pass(&head, give)
+        self.taken += taken as u64;
+        self.check_growth()?;
+        Ok(taken)
     }
 
     /// Says that the object has ended; gives what is left of the file.
@@ -98,29 +101,45 @@ impl Inflate {
         Ok(())
     }
 
-    fn pass(&mut self, piece: &[u8], give: impl FnOnce(&[u8])) -> Result<(), Fault> {
-        match &mut self.mode {
-            Mode::Gzip(decoder) => {
-                let written = decoder.write_all(piece);
-                self.given += decoder.get_ref().len() as u64;
-                give(decoder.get_ref());
-                decoder.get_mut().clear();
-                written.map_err(|error| not_gzip(&error))?;
-            }
-            Mode::Plain | Mode::Unknown { .. } => {
-                self.given += piece.len() as u64;
-                give(piece);
-            }
+    fn pass(&mut self, piece: &[u8], give: impl FnOnce(&[u8])) -> Result<usize, Fault> {
+        let Mode::Gzip(decoder) = &mut self.mode else {
+            self.given += piece.len() as u64;
+            give(piece);
+            return Ok(piece.len());
+        };
+        let written = decoder.write(piece);
+        self.given += decoder.get_ref().len() as u64;
+        give(decoder.get_ref());
+        decoder.get_mut().clear();
+        match written {
+            Ok(0) => Err(Fault::at_root("a whole gzip file", "data behind its end")),
+            Ok(taken) => Ok(taken),
+            Err(error) => Err(not_gzip(&error)),
         }
-        if self.given > MAX_FILE {
-            let expected = format!("a file of at most {} GiB", MAX_FILE >> 30);
+    }
+
+    fn check_growth(&self) -> Result<(), Fault> {
+        if self.given > self.max_file {
+            let expected = format!("a file of at most {} MiB", self.max_file >> 20);
             return Err(Fault::at_root(expected, "a larger one"));
         }
-        if self.given > FREE_GROWTH && self.given / self.taken > MAX_GROWTH {
+        if self.given > FREE_GROWTH && self.given / self.taken.max(1) > MAX_GROWTH {
             let expected = format!("data that decompresses to at most {MAX_GROWTH} times its size");
             return Err(Fault::at_root(expected, "data that was made to fill a disk"));
         }
         Ok(())
+    }
+}
+
+impl Mode {
+    fn of(head: &[u8], declared_gzip: bool) -> Result<Self, Fault> {
+        match (head == MAGIC, declared_gzip) {
+            (true, _) => Ok(Self::Gzip(MultiGzDecoder::new(Vec::new()))),
+            (false, false) => Ok(Self::Plain),
+            (false, true) => {
+                Err(Fault::at_root("gzip data, as Content-Encoding says", "other data"))
+            }
+        }
     }
 }
 

@@ -21,6 +21,9 @@ use crate::{
     telemetry::chain,
 };
 
+/// A file may be this large, decompressed.
+const MAX_FILE: u64 = 64 << 30;
+
 /// How often the queue is looked at when nobody says that it has changed.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -156,7 +159,7 @@ impl Worker {
         debug!(size = object.observed.size, "reading");
         let mut staging = self.store.staging().await?;
         let encoding = object.content_encoding.as_deref();
-        let violations = decode(encoding, object.body, &mut staging).await?;
+        let violations = decode(encoding, MAX_FILE, object.body, &mut staging).await?;
         if violations.count() > 0 {
             staging.discard().await;
             return Ok(Outcome::Rejected(violations));

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Transaction};
-use schema::Notification;
+use schema::{Notification, Timestamp};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio_postgres::{Row, types::ToSql};
@@ -294,7 +294,7 @@ async fn insert(
                 &version_id.as_deref().or(observed.version_id.as_deref()),
                 &etag.as_deref().or(observed.etag.as_deref()),
                 &sequencer.as_deref(),
-                event_time,
+                &event_time.map(Timestamp::get),
                 &observed.last_modified,
                 &size.map(|size| size.get()).or(observed.size),
                 &request_id,

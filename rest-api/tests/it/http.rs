@@ -274,6 +274,23 @@ async fn a_request_that_is_half_sent_is_closed() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_let_go() {
+    let service = Service::start().await;
+    let movies: Vec<Value> = (0..16)
+        .map(|n| json!({ "title": format!("{n}"), "year": 2000, "extract": "x".repeat(1_000_000) }))
+        .collect();
+    service.ingest("k", json!(movies).to_string()).await;
+    let mut client = TcpStream::connect(service.address).await.unwrap();
+    client.write_all(b"GET /movies HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(23)).await;
+    // What the kernels had room for is there; the rest was given up.
+    let mut received = Vec::new();
+    let ended = timeout(Duration::from_secs(2), client.read_to_end(&mut received)).await;
+    assert!(ended.is_ok(), "still open after {} bytes", received.len());
+    assert!(received.len() < 16_000_000, "{} bytes", received.len());
+}
+
+#[tokio::test]
 async fn stuck_clients_do_not_keep_the_service_from_stopping() {
     let mut service = Service::start().await;
     let movies: Vec<Value> = (0..1000)

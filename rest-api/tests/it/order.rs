@@ -103,6 +103,47 @@ async fn a_file_that_is_put_again_is_loaded_again() {
 }
 
 #[tokio::test]
+async fn the_same_content_put_again_is_newer_than_what_came_between() {
+    let service = Service::start().await;
+    let second = || tokio::time::sleep(std::time::Duration::from_millis(1100));
+    let x = json!([movie("A", "x")]).to_string();
+    let first = service.ingest("one", x.clone()).await;
+    second().await;
+    service.ingest("two", json!([movie("A", "y")]).to_string()).await;
+    second().await;
+    // Notified without sequencer: only the time of its writing tells it from the first.
+    let again = service.ingest("one", x).await;
+    assert_ne!(again["id"], first["id"]);
+    assert_eq!(catalogue(&service).await, [movie("A", "x")]);
+}
+
+#[tokio::test]
+async fn a_sequencer_that_comes_late_still_orders_the_versions() {
+    // A bare notification of the newer version, its event, and then the event of the older one,
+    // whose time is later than the whole second that the bare one has to go by.
+    let service = Service::start().await;
+    service.put("k", json!([movie("A", "new")]).to_string()).await;
+    let newer = service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await;
+    let event = |sequencer: &str, etag: &serde_json::Value| {
+        let event_time = newer["received_at"].as_str().unwrap();
+        json!({ "bucket": BUCKET, "key": "k", "sequencer": sequencer, "etag": etag, "event_time": event_time })
+    };
+    assert_eq!(service.notify(&event("02", &newer["etag"])).await["id"], newer["id"]);
+    let older = service.notify(&event("01", &json!(null))).await;
+    assert_eq!(older["state"], "superseded", "{older}");
+}
+
+#[tokio::test]
+async fn quotes_around_an_etag_are_not_part_of_it() {
+    let service = Service::start().await;
+    service.put("k", json!([movie("A", "x")]).to_string()).await;
+    let bare = service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await;
+    let quoted = format!("\"{}\"", bare["etag"].as_str().unwrap());
+    let quoted = service.notify(&json!({ "bucket": BUCKET, "key": "k", "etag": quoted })).await;
+    assert_eq!((&quoted["id"], &quoted["state"]), (&bare["id"], &json!("succeeded")));
+}
+
+#[tokio::test]
 async fn an_older_version_changes_nothing_that_a_newer_one_has_said() {
     let service = Service::start().await;
     // The newest says what the oldest said: its rows stay untouched, and still it must win.
