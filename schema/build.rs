@@ -1,10 +1,10 @@
 //! Generates the Rust types from `movies.schema.json`.
 //!
 //! typify turns definitions into structs. What it does not enforce by itself (bounds of integers,
-//! lengths counted without a second allocation, forbidden characters) is carried by two leaf types
-//! of this crate, `Bounded` and `Text`, whose parameters are read from the schema here. A keyword
-//! that none of them enforces stops the build, so that the schema cannot promise more than the
-//! types keep.
+//! lengths counted without a second allocation, forbidden characters, strict times) is carried by
+//! the leaf types of this crate, `Bounded`, `Text` and `Timestamp`, whose parameters are read from
+//! the schema here. A keyword that none of them enforces stops the build, so that the schema cannot
+//! promise more than the types keep.
 
 use std::{env, error::Error, fs, path::Path};
 
@@ -125,10 +125,10 @@ fn map_leaves(schema: &Schema, settings: &mut TypeSpaceSettings) -> Result<()> {
             map_leaves(property, settings)?;
         }
     }
-    if let Some(array) = &object.array {
-        if let Some(SingleOrVec::Single(items)) = &array.items {
-            map_leaves(items, settings)?;
-        }
+    if let Some(array) = &object.array
+        && let Some(SingleOrVec::Single(items)) = &array.items
+    {
+        map_leaves(items, settings)?;
     }
     Ok(())
 }
