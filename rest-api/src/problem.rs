@@ -19,6 +19,7 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
+    NotFailed,
     BodyTooLarge,
     UnsupportedMediaType,
     Violations,
@@ -43,6 +44,7 @@ impl Code {
             Self::RequestTimeout => {
                 (S::REQUEST_TIMEOUT, "request_timeout", "The request took too long to arrive")
             }
+            Self::NotFailed => (S::CONFLICT, "not_failed", "This ingest has not failed"),
             Self::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
             Self::UnsupportedMediaType => {
                 (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body has the wrong type")

@@ -1,6 +1,6 @@
 //! The ledger of files.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::{Answer, json, link_next, params, request::Request};
 use crate::{
@@ -61,4 +61,26 @@ pub(super) async fn one(id: String, request: Request) -> Answer {
     };
     let missing = || Problem::new(Code::NotFound, "no such ingest; GET /ingests lists them");
     json(StatusCode::OK, &ingest.ok_or_else(missing)?)
+}
+
+/// `POST /ingests/{id}/retry`: queues one anew that has failed.
+pub(super) async fn retry(id: String, request: Request) -> Answer {
+    if request.method != Method::POST {
+        return Err(Problem::method_not_allowed("POST"));
+    }
+    request.authorized()?;
+    params::parse(&request.query, &[])?;
+    let retried = match id.parse() {
+        Ok(id) => request.app.store.retry(id).await?,
+        Err(_) => None,
+    };
+    match retried {
+        Some((true, ingest)) => json(StatusCode::ACCEPTED, &ingest),
+        Some((false, ingest)) => {
+            let state = ingest.state.name();
+            let detail = format!("the ingest is {state}; only one that has failed can be retried");
+            Err(Problem::new(Code::NotFailed, detail))
+        }
+        None => Err(Problem::new(Code::NotFound, "no such ingest; GET /ingests lists them")),
+    }
 }

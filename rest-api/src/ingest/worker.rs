@@ -125,6 +125,7 @@ impl Worker {
                 return report(requeued);
             }
         };
+        drop(lease);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match result {
             Ok(Outcome::Merged(merged)) => {
@@ -222,8 +223,13 @@ impl Worker {
             Failure::Store(_) => ("database_unavailable", "The database did not take the movies"),
             Failure::Worn => ("worker_died", "The file could not be worked on"),
         };
+        // Anybody may read this: the particulars are for the log.
+        let detail = match failure {
+            Failure::Source(error) => error.code().to_owned(),
+            Failure::Store(_) | Failure::Worn => format!("attempt {attempt} failed"),
+        };
         let problem =
-            json!({ "type": "about:blank", "title": title, "code": code, "detail": reason });
+            json!({ "type": "about:blank", "title": title, "code": code, "detail": detail });
         report(self.store.fail(claim, &problem.to_string()).await);
     }
 }

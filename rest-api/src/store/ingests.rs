@@ -141,6 +141,10 @@ pub struct Observed {
     pub size: Option<i64>,
 }
 
+/// Puts an ingest that has failed back into the queue, as if it had never been tried.
+const REVIVE: &str = "/* ingests::revive */ update ingests set state = 'queued', attempts = 0, \
+    run_after = now(), finished_at = null, error = null where id = $1 and state = 'failed'";
+
 impl Store {
     /// Records the version that `notification` tells of; the same version again gives the same
     /// ingest. One that had `failed` is queued anew: whoever repeats a notification means it.
@@ -165,15 +169,28 @@ impl Store {
             Some(id) => id,
             None => insert(&transaction, notification, observed, request_id).await?,
         };
-        let revive = "/* ingests::revive */ update ingests set state = 'queued', attempts = 0, \
-            run_after = now(), finished_at = null, error = null where id = $1 and state = 'failed'";
-        transaction.execute(revive, &[&id]).await?;
+        transaction.execute(REVIVE, &[&id]).await?;
         let notify = "/* ingests::announce */ select pg_notify($1, '')";
         transaction.execute(notify, &[&listen::QUEUED]).await?;
         let ingest = one(&transaction, id).await?;
         transaction.commit().await?;
         self.hints().queued.send_replace(());
         ingest.ok_or_else(|| StoreError::Setup(format!("ingest {id} is gone")))
+    }
+
+    /// Queues an ingest anew if it has `failed`. Returns whether it had, and the ingest as it is
+    /// now; none if there is no such ingest.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn retry(&self, id: i64) -> Result<Option<(bool, Ingest)>, StoreError> {
+        let connection = self.writer().await?;
+        let revived = connection.execute(REVIVE, &[&id]).await? == 1;
+        if revived {
+            let notify = "/* ingests::announce */ select pg_notify($1, '')";
+            connection.execute(notify, &[&listen::QUEUED]).await?;
+        }
+        Ok(one(&connection, id).await?.map(|ingest| (revived, ingest)))
     }
 
     /// The ingest with this id, violations included.
