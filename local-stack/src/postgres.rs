@@ -228,11 +228,9 @@ fn place_for(folder: &Path) -> Result<PathBuf> {
 }
 
 fn initialise(binaries: &Binaries, folder: &Path, purpose: Purpose) -> Result<()> {
-    // Made beside, and moved when it is whole: an interrupted start leaves nothing in the way.
-    let unfinished = folder.with_extension("unfinished");
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished)?;
-    }
+    // Made beside, and moved when it is whole: an interrupted start leaves nothing in the way, even
+    // if its initdb is still at work.
+    let unfinished = folder.with_extension(format!("unfinished-{}", Uuid::new_v4().simple()));
     private_folder(&unfinished)?;
     let mut initdb = Command::new(binaries.program("initdb"));
     initdb.arg("-D").arg(&unfinished).args(["-U", USER, "-A", "trust", "-E", "UTF8"]);

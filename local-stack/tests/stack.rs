@@ -69,10 +69,14 @@ impl Stack {
         thread::spawn(move || {
             stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
         });
-        let after = |label: &str| -> String {
+        let mut log = Some(log);
+        let mut after = |label: &str| -> String {
             loop {
-                let line = welcome.recv_timeout(Duration::from_secs(90));
-                let line = line.unwrap_or_else(|_| panic!("the stack did not say {label:?}"));
+                let Ok(line) = welcome.recv_timeout(Duration::from_secs(90)) else {
+                    let _ = process.kill();
+                    let log = log.take().unwrap().join().unwrap();
+                    panic!("the stack did not say {label:?}:\n{log}");
+                };
                 if let Some(rest) = line.trim().strip_prefix(label) {
                     return rest.trim().to_owned();
                 }
@@ -83,7 +87,7 @@ impl Stack {
         let s3 = client(address(&after("S3 endpoint")));
         let psql = after("Postgres");
         let postgres_socket = PathBuf::from(psql.split(' ').nth(2).unwrap());
-        Self { process, api, s3, postgres_socket, log: Some(log) }
+        Self { process, api, s3, postgres_socket, log }
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -136,6 +140,9 @@ impl Drop for Stack {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if let Some(log) = self.log.take().filter(|_| thread::panicking()) {
+            eprintln!("{}", log.join().unwrap_or_default());
+        }
         for _ in 0..500 {
             if !self.postgres_socket.exists() {
                 break;
