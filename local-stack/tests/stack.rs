@@ -66,8 +66,11 @@ impl Stack {
         });
         let (lines, welcome) = mpsc::channel();
         let stdout = BufReader::new(process.stdout.take().unwrap());
+        // To its end, read by us or not: a closed pipe would end the program.
         thread::spawn(move || {
-            stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = lines.send(line);
+            }
         });
         let mut log = Some(log);
         let mut after = |label: &str| -> String {
