@@ -75,7 +75,7 @@ impl Stack {
         let mut log = Some(log);
         let mut after = |label: &str| -> String {
             loop {
-                let Ok(line) = welcome.recv_timeout(Duration::from_secs(90)) else {
+                let Ok(line) = welcome.recv_timeout(Duration::from_secs(300)) else {
                     let _ = process.kill();
                     let log = log.take().unwrap().join().unwrap();
                     panic!("the stack did not say {label:?}:\n{log}");
@@ -116,7 +116,7 @@ impl Stack {
             if newest["state"].as_str().is_some_and(&done) {
                 return newest.clone();
             }
-            assert!(started.elapsed() < Duration::from_secs(120), "{key}: {ingests}");
+            assert!(started.elapsed() < Duration::from_secs(300), "{key}: {ingests}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -132,7 +132,7 @@ impl Stack {
         let started = Instant::now();
         // The guard removes the socket's folder when Postgres has ended.
         while self.postgres_socket.exists() {
-            assert!(started.elapsed() < Duration::from_secs(20), "Postgres outlives its stack");
+            assert!(started.elapsed() < Duration::from_secs(60), "Postgres outlives its stack");
             thread::sleep(Duration::from_millis(20));
         }
         (status.success(), self.log.take().unwrap().join().unwrap())

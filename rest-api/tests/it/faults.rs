@@ -39,10 +39,9 @@ async fn a_failed_ingest_can_be_retried_and_no_other() {
     let without_token = service.request(reqwest::Method::POST, &retry);
     assert_eq!(service.send(without_token).await.status, StatusCode::UNAUTHORIZED);
     let retried = service.send(service.post(&retry, "")).await;
-    assert_eq!(
-        (retried.status, &retried.json()["state"]),
-        (StatusCode::ACCEPTED, &json!("queued"))
-    );
+    assert_eq!(retried.status, StatusCode::ACCEPTED);
+    // A worker may have begun, or even ended, before the answer was read.
+    assert_ne!(retried.json()["state"], "failed");
     let ingest = format!("/ingests/{id}");
     eventually(async || service.get(&ingest).await.json()["state"] == "succeeded").await;
     let again = service.send(service.post(&retry, "")).await;

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::service::{Answer, BUCKET, Service, TOKEN};
+use crate::service::{Answer, BUCKET, Service, TOKEN, eventually};
 
 fn assert_problem(answer: &Answer, status: StatusCode, code: &str) {
     assert_eq!(answer.status, status, "{}", answer.text);
@@ -321,7 +321,7 @@ async fn requests_under_way_are_answered_before_the_service_stops() {
     let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
     let request = service.post("/notify", body).header("prefer", "wait=30");
     let waiting = tokio::spawn(async move { request.send().await.unwrap().status() });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually(async || service.get("/ingests/1").await.status == StatusCode::OK).await;
     let took = service.stop().await;
     assert_eq!(waiting.await.unwrap(), StatusCode::ACCEPTED);
     assert!(took < Duration::from_secs(5), "{took:?}");
