@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use reqwest::{StatusCode, Url, header};
+use aws::{Secret, SecretError, SecretsManager};
+use reqwest::{
+    StatusCode, Url,
+    header::{self, HeaderValue},
+};
 use schema::Notification;
+use tokio::sync::RwLock;
+use tracing::{info, warn};
 
-use crate::Config;
+use crate::{Config, Token};
 
 /// Posts notifications. The handler knows its client only by this.
 pub trait Notify {
@@ -47,11 +53,29 @@ impl std::error::Error for NotifyError {
     }
 }
 
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The token's secret cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The token cannot be sent.
+    #[error("the API token holds characters that no HTTP header may carry")]
+    Token,
+    /// The platform's root certificates cannot be loaded.
+    #[error("no HTTP client")]
+    Http(#[from] reqwest::Error),
+}
+
 /// The real client.
 #[derive(Debug)]
 pub struct ApiClient {
     http: reqwest::Client,
     url: Url,
+    token: Token,
+    secrets: SecretsManager,
+    /// The `Authorization` header of the moment.
+    authorization: RwLock<HeaderValue>,
 }
 
 impl ApiClient {
@@ -62,19 +86,50 @@ impl ApiClient {
     /// A client for the API that `config` names.
     ///
     /// # Errors
-    /// If the platform's root certificates cannot be loaded.
-    pub fn new(config: &Config) -> Result<Self, reqwest::Error> {
+    /// If the token cannot be read, or is none; or the root certificates cannot be loaded.
+    pub async fn new(config: &Config, secrets: SecretsManager) -> Result<Self, ClientError> {
         // Another part of the process may have installed it first, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let headers = [(header::AUTHORIZATION, config.authorization.clone())];
         let http = reqwest::Client::builder()
-            .default_headers(headers.into_iter().collect())
             .connect_timeout(Self::CONNECT_TIMEOUT)
             .timeout(Self::TIMEOUT)
             // A redirect could carry the token to another host.
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { http, url: config.api_url.clone() })
+        let authorization = RwLock::new(authorization(&config.token, &secrets).await?);
+        let (url, token) = (config.api_url.clone(), config.token.clone());
+        Ok(Self { http, url, token, secrets, authorization })
+    }
+
+    async fn post(
+        &self,
+        notification: &Notification,
+        request_id: &str,
+        authorization: &HeaderValue,
+    ) -> Result<StatusCode, NotifyError> {
+        let request = self.http.post(self.url.clone()).header("x-request-id", request_id);
+        let request = request.header(header::AUTHORIZATION, authorization);
+        let response = request.json(notification).send().await.map_err(NotifyError::Http)?;
+        Ok(response.status())
+    }
+
+    /// Reads the token again. Returns it if it is another than the API just refused.
+    async fn rotated(&self, refused: &HeaderValue) -> Option<HeaderValue> {
+        if let Token::Fixed(_) = self.token {
+            return None;
+        }
+        match authorization(&self.token, &self.secrets).await {
+            Ok(read) if read != *refused => {
+                info!("the API token has changed");
+                *self.authorization.write().await = read.clone();
+                Some(read)
+            }
+            Ok(_) => None,
+            Err(error) => {
+                warn!(%error, "the API refuses the token known");
+                None
+            }
+        }
     }
 }
 
@@ -84,11 +139,32 @@ impl Notify for ApiClient {
         notification: &Notification,
         request_id: &str,
     ) -> Result<(), NotifyError> {
-        let request = self.http.post(self.url.clone()).header("x-request-id", request_id);
-        let response = request.json(notification).send().await.map_err(NotifyError::Http)?;
-        match response.status() {
-            status if status.is_success() => Ok(()),
-            status => Err(NotifyError::Status(status)),
+        let authorization = self.authorization.read().await.clone();
+        let mut status = self.post(notification, request_id, &authorization).await?;
+        if status == StatusCode::UNAUTHORIZED
+            && let Some(rotated) = self.rotated(&authorization).await
+        {
+            status = self.post(notification, request_id, &rotated).await?;
         }
+        if status.is_success() { Ok(()) } else { Err(NotifyError::Status(status)) }
     }
+}
+
+/// `Bearer` and the token, marked sensitive so that it never prints.
+async fn authorization(
+    token: &Token,
+    secrets: &SecretsManager,
+) -> Result<HeaderValue, ClientError> {
+    let read: Secret;
+    let token = match token {
+        Token::Fixed(token) => token,
+        Token::Managed(id) => {
+            read = secrets.current(id).await?;
+            &read
+        }
+    };
+    let header = HeaderValue::from_str(&format!("Bearer {}", token.expose().trim()));
+    let mut header = header.map_err(|_| ClientError::Token)?;
+    header.set_sensitive(true);
+    Ok(header)
 }

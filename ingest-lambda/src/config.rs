@@ -2,15 +2,25 @@
 
 use std::fmt;
 
-use reqwest::{Url, header::HeaderValue};
+use aws::Secret;
+use reqwest::Url;
 
 /// Where to post notifications, and with which token.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The whole URL of the API's `/notify`.
     pub api_url: Url,
-    /// The `Authorization` header: `Bearer` and the token, marked sensitive so that it never prints.
-    pub authorization: HeaderValue,
+    /// The token that the API wants.
+    pub token: Token,
+}
+
+/// The API's token, or where to read it.
+#[derive(Clone, Debug)]
+pub enum Token {
+    /// This one (`MRU_API_TOKEN`).
+    Fixed(Secret),
+    /// The text of a secret, by its ARN or name in Secrets Manager (`MRU_API_TOKEN_SECRET_ARN`).
+    Managed(String),
 }
 
 /// A variable that is missing or malformed.
@@ -29,17 +39,14 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads `MRU_API_URL` and `MRU_API_TOKEN` through `lookup`.
+    /// Reads `MRU_API_URL`, and `MRU_API_TOKEN` or `MRU_API_TOKEN_SECRET_ARN`, through `lookup`.
     ///
     /// # Errors
     /// Names the first variable that is missing or malformed.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let required = |variable| {
-            lookup(variable)
-                .filter(|value| !value.is_empty())
-                .ok_or(ConfigError { variable, problem: "is not set".to_owned() })
-        };
-        let api_url = required("MRU_API_URL")?;
+        let optional = |variable| lookup(variable).filter(|value| !value.is_empty());
+        let fault = |variable, problem: &str| ConfigError { variable, problem: problem.to_owned() };
+        let api_url = optional("MRU_API_URL").ok_or(fault("MRU_API_URL", "is not set"))?;
         let api_url = Url::parse(&api_url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
@@ -47,13 +54,17 @@ impl Config {
                 variable: "MRU_API_URL",
                 problem: format!("is no http(s) URL: {api_url}"),
             })?;
-        let token = required("MRU_API_TOKEN")?;
-        let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ConfigError {
-                variable: "MRU_API_TOKEN",
-                problem: "holds characters that no HTTP header may carry".to_owned(),
-            })?;
-        authorization.set_sensitive(true);
-        Ok(Self { api_url, authorization })
+        let token = match (optional("MRU_API_TOKEN"), optional("MRU_API_TOKEN_SECRET_ARN")) {
+            (Some(token), None) => Token::Fixed(Secret::new(token)),
+            (None, Some(id)) => Token::Managed(id),
+            (None, None) => {
+                return Err(fault("MRU_API_TOKEN", "is not set, nor is MRU_API_TOKEN_SECRET_ARN"));
+            }
+            (Some(_), Some(_)) => {
+                let problem = "and MRU_API_TOKEN_SECRET_ARN are both set: choose one";
+                return Err(fault("MRU_API_TOKEN", problem));
+            }
+        };
+        Ok(Self { api_url, token })
     }
 }

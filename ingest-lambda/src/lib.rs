@@ -9,10 +9,11 @@ mod client;
 mod config;
 mod event;
 
-pub use client::{ApiClient, Notify, NotifyError};
-pub use config::{Config, ConfigError};
+pub use client::{ApiClient, ClientError, Notify, NotifyError};
+pub use config::{Config, ConfigError, Token};
 pub use event::{EventError, Received, notifications};
 
+use aws::SecretsManager;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use tracing::{error, info};
@@ -20,9 +21,10 @@ use tracing::{error, info};
 /// Serves invocations from the Lambda Runtime API until the environment ends.
 ///
 /// # Errors
-/// If the configuration is incomplete, or the Runtime API cannot be reached.
+/// If the API token cannot be read, or the Runtime API cannot be reached.
 pub async fn run(config: Config) -> Result<(), Error> {
-    let client = ApiClient::new(&config)?;
+    let secrets = SecretsManager::new(&aws::sdk_from_env().await);
+    let client = ApiClient::new(&config, secrets).await?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| handle(&client, event))).await
 }
 

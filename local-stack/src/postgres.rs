@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rest_api::config::{Database, Secret, Tls};
+use rest_api::config::{Database, Login, Secret, Tls};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -95,8 +95,10 @@ impl Postgres {
         Database {
             host: self.socket_dir.display().to_string(),
             port: 5432,
-            user: USER.to_owned(),
-            password: Secret::new("the socket's folder is private"),
+            login: Login::Fixed {
+                user: USER.to_owned(),
+                password: Secret::new("the socket's folder is private"),
+            },
             name: name.to_owned(),
             read_host: None,
             tls: Tls::Disable,

@@ -9,12 +9,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use aws::SecretsManager;
+use aws_config::SdkConfig;
 use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Credentials, Region},
     primitives::ByteStream,
 };
-use rest_api::config::{Config, Database, LogFormat, Retry, TokenDigest};
+use rest_api::{
+    Aws,
+    config::{ApiToken, Config, Database, LogFormat, Retry, TokenDigest},
+};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -65,7 +70,7 @@ pub struct Stack {
     stop: watch::Sender<bool>,
     s3_task: JoinHandle<()>,
     lambda_task: JoinHandle<Result<()>>,
-    api_task: JoinHandle<Result<(), rest_api::store::StoreError>>,
+    api_task: JoinHandle<Result<(), rest_api::StartError>>,
     /// Held for as long as we run: no two stacks share a data folder.
     _lock: File,
 }
@@ -88,7 +93,9 @@ impl Stack {
         let token = token.unwrap_or_else(|| "local-token".to_owned());
 
         let (postgres, database) = database(&options.data_dir).await?;
-        rest_api::store::migrate(&database).await.context("cannot migrate the database")?;
+        let aws = Aws { s3: client(s3_at), secrets: SecretsManager::new(&sdk(s3_at)) };
+        let migrated = rest_api::store::migrate(&database, &aws.secrets).await;
+        migrated.context("cannot migrate the database")?;
 
         let (stop, stopping) = watch::channel(false);
         let stopped = move || {
@@ -110,14 +117,14 @@ impl Stack {
         let config = Config {
             listen: api_at,
             database,
-            api_token: TokenDigest::of(&token),
+            api_token: ApiToken::Fixed(TokenDigest::of(&token)),
             workers: 2,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             log_filter: String::new(),
             log_format: LogFormat::Text,
         };
-        let api_task = tokio::spawn(rest_api::run(config, client(s3_at), api, stopped()));
+        let api_task = tokio::spawn(rest_api::run(config, aws, api, stopped()));
         Ok(Self {
             api: api_at,
             s3: s3_at,
@@ -260,16 +267,22 @@ impl Stack {
 
 /// A client for a local S3 endpoint.
 pub fn client(address: SocketAddr) -> Client {
-    let shared = aws_config::SdkConfig::builder()
+    let config = aws_sdk_s3::config::Builder::from(&sdk(address));
+    Client::from_conf(config.force_path_style(true).build())
+}
+
+/// The AWS SDK's configuration for local endpoints at `address`.
+pub fn sdk(address: SocketAddr) -> SdkConfig {
+    SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
-        .http_client(rest_api::http_client())
+        .http_client(aws::http_client())
+        .timeout_config(aws::timeouts())
         .region(Region::new(REGION))
         .endpoint_url(format!("http://{address}"))
         .credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(Credentials::new(
             ACCESS_KEY, SECRET_KEY, None, None, "local",
         )))
-        .build();
-    Client::from_conf(rest_api::s3_config(&shared).force_path_style(true).build())
+        .build()
 }
 
 fn lock_folder(folder: &Path) -> Result<File> {
@@ -293,7 +306,8 @@ async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener> {
 async fn database(folder: &Path) -> Result<(Option<Postgres>, Database)> {
     if env::var_os("MRU_DB_HOST").is_some() {
         // The rest of the service's variables is ours to say.
-        let ours = [("AWS_REGION", REGION), ("MRU_API_TOKEN", "-")];
+        let ours =
+            [("AWS_REGION", REGION), ("MRU_API_TOKEN", "-"), ("MRU_API_TOKEN_SECRET_ARN", "")];
         let ours = |name: &str| ours.iter().find(|(known, _)| *known == name);
         let config = Config::from_lookup(|name| {
             ours(name).map(|(_, value)| (*value).to_owned()).or_else(|| env::var(name).ok())

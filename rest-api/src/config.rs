@@ -3,9 +3,11 @@
 //! Every variable is read through a lookup function, so that tests never touch the process. All
 //! that is missing or malformed is reported at once, a line each.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use sha2::{Digest, Sha256};
+
+pub use aws::Secret;
 
 /// The service's configuration.
 #[derive(Clone, Debug)]
@@ -14,8 +16,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The database (`MRU_DB_*`).
     pub database: Database,
-    /// What `/notify` and every write must carry (`MRU_API_TOKEN`).
-    pub api_token: TokenDigest,
+    /// What `/notify` and every write must carry.
+    pub api_token: ApiToken,
     /// How many ingests run at once in this process (`MRU_WORKERS`); 0 for none.
     pub workers: usize,
     /// How faults of the infrastructure are retried.
@@ -35,16 +37,42 @@ pub struct Database {
     pub host: String,
     /// `MRU_DB_PORT`.
     pub port: u16,
-    /// `MRU_DB_USER`.
-    pub user: String,
-    /// `MRU_DB_PASS`.
-    pub password: Secret,
+    /// Who we are there.
+    pub login: Login,
     /// `MRU_DB_NAME`.
     pub name: String,
     /// An endpoint for queries alone (`MRU_DB_READ_HOST`); by default the same host.
     pub read_host: Option<String>,
     /// `MRU_DB_TLS` and `MRU_DB_CA_FILE`.
     pub tls: Tls,
+}
+
+/// Who we are at the database.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// Always the same.
+    Fixed {
+        /// `MRU_DB_USER`.
+        user: String,
+        /// `MRU_DB_PASS`.
+        password: Secret,
+    },
+    /// As a secret says, which may change while the service runs.
+    Managed {
+        /// An ARN or a name in Secrets Manager (`MRU_DB_SECRET_ARN`).
+        secret_id: String,
+        /// `MRU_DB_USER`; by default the secret's `username`.
+        user: Option<String>,
+    },
+}
+
+/// The token that writes need.
+#[derive(Clone, Debug)]
+pub enum ApiToken {
+    /// This one (`MRU_API_TOKEN`).
+    Fixed(TokenDigest),
+    /// The text of a secret, by its ARN or name in Secrets Manager (`MRU_API_TOKEN_SECRET_ARN`).
+    Managed(String),
 }
 
 /// How the connection to the database is protected.
@@ -89,28 +117,6 @@ impl Default for Retry {
             base_delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(300),
         }
-    }
-}
-
-/// A string that never prints.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps `secret`.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    /// The string, for the one place that needs it.
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
     }
 }
 
@@ -161,7 +167,10 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 "an address and a port",
             ),
             database: self.database(),
-            api_token: TokenDigest::of(&self.required("MRU_API_TOKEN")),
+            api_token: match self.either("MRU_API_TOKEN", "MRU_API_TOKEN_SECRET_ARN") {
+                Either::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
+                Either::SecretId(id) => ApiToken::Managed(id),
+            },
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
@@ -177,8 +186,15 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             tls: self.tls([Some(&host), read_host.as_ref()].into_iter().flatten()),
             host,
             port: self.parsed("MRU_DB_PORT", 5432, "a port"),
-            user: self.required("MRU_DB_USER"),
-            password: Secret(self.required("MRU_DB_PASS")),
+            login: match self.either("MRU_DB_PASS", "MRU_DB_SECRET_ARN") {
+                Either::Value(password) => Login::Fixed {
+                    user: self.required("MRU_DB_USER"),
+                    password: Secret::new(password),
+                },
+                Either::SecretId(secret_id) => {
+                    Login::Managed { secret_id, user: self.optional("MRU_DB_USER") }
+                }
+            },
             name: self.required("MRU_DB_NAME"),
             read_host,
         }
@@ -225,6 +241,22 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         })
     }
 
+    /// A secret itself, or where to read it.
+    fn either(&mut self, value: &str, secret_id: &str) -> Either {
+        match (self.optional(value), self.optional(secret_id)) {
+            (Some(value), None) => Either::Value(value),
+            (None, Some(id)) => Either::SecretId(id),
+            (Some(_), Some(_)) => {
+                self.problems.push(format!("{value} and {secret_id} are both set: choose one"));
+                Either::Value(String::new())
+            }
+            (None, None) => {
+                self.problems.push(format!("{value} is not set, nor is {secret_id}"));
+                Either::Value(String::new())
+            }
+        }
+    }
+
     fn parsed<T: std::str::FromStr>(&mut self, name: &str, default: T, form: &str) -> T {
         let Some(text) = self.optional(name) else { return default };
         text.parse().unwrap_or_else(|_| {
@@ -232,6 +264,11 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             default
         })
     }
+}
+
+enum Either {
+    Value(String),
+    SecretId(String),
 }
 
 /// Whether a connection to `host` stays on this machine.

@@ -8,7 +8,8 @@
 //!   queries             ledger, SQL     validates, merges
 //! ```
 //!
-//! - [`config`] is what the environment says; [`telemetry`] how we log; [`problem`] how errors look
+//! - [`config`] is what the environment says; [`secrets`] what Secrets Manager says;
+//!   [`telemetry`] how we log; [`problem`] how errors look
 //!   to clients.
 //! - [`store`] holds every SQL statement, and knows neither HTTP nor S3.
 //! - [`ingest`] takes a file from the bucket into the store, in bounded memory.
@@ -18,8 +19,10 @@
 //! run any number of services side by side.
 
 pub mod config;
+pub mod healthcheck;
 pub mod ingest;
 pub mod problem;
+pub mod secrets;
 pub mod store;
 pub mod telemetry;
 
@@ -27,10 +30,10 @@ mod http;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_config::BehaviorVersion;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
+use aws::{SecretError, SecretsManager};
 use config::Config;
 use ingest::{ObjectStore, Worker};
 use store::{Store, StoreError};
@@ -38,20 +41,54 @@ use store::{Store, StoreError};
 /// How long workers may take to put their ingests back when the service stops.
 const WORKERS_STOP: Duration = Duration::from_secs(5);
 
+/// The clients of AWS that the service works with.
+#[derive(Clone, Debug)]
+pub struct Aws {
+    /// For the objects.
+    pub s3: aws_sdk_s3::Client,
+    /// For the database's password and the API token, where the configuration leaves them to it.
+    pub secrets: SecretsManager,
+}
+
+impl Aws {
+    /// Clients as the AWS SDK's own variables describe them.
+    pub async fn from_env() -> Self {
+        let sdk = aws::sdk_from_env().await;
+        // Any endpoint of one's own is addressed by path: its host name has no entry for each
+        // bucket.
+        let own_endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].map(std::env::var);
+        let own_endpoint = own_endpoint.iter().any(Result::is_ok);
+        let s3 = aws_sdk_s3::config::Builder::from(&sdk).force_path_style(own_endpoint).build();
+        Self { s3: aws_sdk_s3::Client::from_conf(s3), secrets: SecretsManager::new(&sdk) }
+    }
+}
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration of the database cannot work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A secret that the configuration names cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
 /// Runs the service on `listener` until `shutdown` ends. The database must have been migrated.
 ///
 /// Requests under way are given a few seconds to end then, and ingests go back to the queue.
 ///
 /// # Errors
-/// If the configuration of the database cannot work.
+/// If the configuration of the database cannot work, or a secret cannot be read.
 pub async fn run(
     config: Config,
-    s3: aws_sdk_s3::Client,
+    aws: Aws,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), StoreError> {
-    let store = Store::new(&config.database, config.workers)?;
-    let objects = ObjectStore::new(s3);
+) -> Result<(), StartError> {
+    let store = Store::new(&config.database, &aws.secrets, config.workers).await?;
+    let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
+    let objects = ObjectStore::new(aws.s3);
     let (stop, stopping) = watch::channel(false);
 
     let worker = Arc::new(Worker {
@@ -65,11 +102,11 @@ pub async fn run(
         workers.spawn(Arc::clone(&worker).run(stopping.clone()));
     }
     let listening = tokio::spawn({
-        let (store, database) = (store.clone(), config.database.clone());
-        async move { store.listen(&database).await }
+        let store = store.clone();
+        async move { store.listen().await }
     });
 
-    let app = http::App { store, objects, api_token: config.api_token, stopping: stopping.clone() };
+    let app = http::App { store, objects, api_tokens, stopping: stopping.clone() };
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "serving");
     let serving = http::serve(listener, http::routes(Arc::new(app)), stopping);
@@ -91,33 +128,4 @@ pub async fn run(
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone asks for it too.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// A client for S3 as the AWS SDK's own variables describe it: `AWS_REGION`, credentials,
-/// `AWS_ENDPOINT_URL_S3`.
-pub async fn s3_from_env() -> aws_sdk_s3::Client {
-    let shared =
-        aws_config::defaults(BehaviorVersion::latest()).http_client(http_client()).load().await;
-    // Any endpoint of one's own is addressed by path: its host name has no entry for each bucket.
-    let own_endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].map(std::env::var);
-    let own_endpoint = own_endpoint.iter().any(Result::is_ok);
-    aws_sdk_s3::Client::from_conf(s3_config(&shared).force_path_style(own_endpoint).build())
-}
-
-/// What every S3 client of ours has in common: timeouts.
-pub fn s3_config(shared: &aws_config::SdkConfig) -> aws_sdk_s3::config::Builder {
-    use aws_sdk_s3::config::timeout::TimeoutConfig;
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(std::time::Duration::from_secs(3))
-        // For the head of an answer; the body is watched by the SDK's stalled stream protection.
-        .read_timeout(std::time::Duration::from_secs(20))
-        .build();
-    aws_sdk_s3::config::Builder::from(shared).timeout_config(timeouts)
-}
-
-/// The HTTP client of the AWS SDK, with the one TLS library that this program has.
-pub fn http_client() -> aws_sdk_s3::config::SharedHttpClient {
-    use aws_smithy_http_client::{Builder, tls};
-    let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-    Builder::new().tls_provider(provider).build_https()
 }

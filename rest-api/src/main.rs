@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rest_api::{config::Config, run, s3_from_env, store, telemetry};
+use rest_api::{Aws, config::Config, healthcheck, run, store, telemetry};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -23,19 +23,30 @@ enum Command {
     Serve,
     /// Bring the database to the newest migration, then exit
     Migrate,
+    /// Ask a running service for its health, and fail unless it answers 2xx
+    Healthcheck {
+        /// What to ask [default: /healthz of the service on this machine, by MRU_LISTEN]
+        #[arg(long)]
+        url: Option<String>,
+    },
 }
 
 const ENVIRONMENT: &str = "\
 Environment:
   MRU_DB_HOST       host, address or socket folder of Postgres (required)
-  MRU_DB_USER       user (required)
-  MRU_DB_PASS       password (required)
   MRU_DB_NAME       database (required)
+  MRU_DB_USER       user (required with MRU_DB_PASS) [the secret's]
+  MRU_DB_PASS       password; or instead of it
+  MRU_DB_SECRET_ARN secret in AWS Secrets Manager, of RDS's form (username
+                    and password), read again when it was rotated
   MRU_DB_PORT       port [5432]
   MRU_DB_TLS        verify-full, or disable on this machine alone [verify-full]
   MRU_DB_CA_FILE    certificate authorities to trust, PEM [the system's]
   MRU_DB_READ_HOST  reader endpoint for queries [MRU_DB_HOST]
-  MRU_API_TOKEN     bearer token that /notify and every write need (required)
+  MRU_API_TOKEN     bearer token that /notify and every write need; or instead
+  MRU_API_TOKEN_SECRET_ARN
+                    secret in AWS Secrets Manager, the token; the one before
+                    the last rotation is accepted too
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_WORKERS       ingests at once, 0 for none [2]
   MRU_LOG           tracing filter [info]
@@ -56,20 +67,21 @@ async fn main() -> ExitCode {
 }
 
 async fn start(command: Command) -> Result<(), String> {
-    let config = Config::from_lookup(|name| std::env::var(name).ok()).map_err(|e| e.to_string())?;
-    telemetry::init(&config.log_filter, config.log_format)?;
-    match command {
-        Command::Migrate => {
-            store::migrate(&config.database).await.map_err(|e| telemetry::chain(&e))
-        }
-        Command::Serve => {
-            let address = config.listen;
-            let listener = TcpListener::bind(address).await;
-            let listener = listener.map_err(|error| format!("MRU_LISTEN {address}: {error}"))?;
-            let s3 = s3_from_env().await;
-            run(config, s3, listener, shutdown()).await.map_err(|e| telemetry::chain(&e))
-        }
+    let lookup = |name: &str| std::env::var(name).ok();
+    if let Command::Healthcheck { url } = command {
+        return healthcheck::ask(url, lookup("MRU_LISTEN")).await;
     }
+    let config = Config::from_lookup(lookup).map_err(|error| error.to_string())?;
+    telemetry::init(&config.log_filter, config.log_format)?;
+    let aws = Aws::from_env().await;
+    if let Command::Migrate = command {
+        let migrated = store::migrate(&config.database, &aws.secrets).await;
+        return migrated.map_err(|error| telemetry::chain(&error));
+    }
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| format!("MRU_LISTEN {address}: {error}"))?;
+    run(config, aws, listener, shutdown()).await.map_err(|error| telemetry::chain(&error))
 }
 
 /// Ends when the process is asked to stop.

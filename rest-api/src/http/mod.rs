@@ -31,11 +31,11 @@ pub(crate) use server::serve;
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What handlers work with.
-#[derive(Debug)]
 pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) objects: ObjectStore,
-    pub(crate) api_token: TokenDigest,
+    /// Any of them will do.
+    pub(crate) api_tokens: Vec<TokenDigest>,
     /// True from the moment the service was asked to stop.
     pub(crate) stopping: watch::Receiver<bool>,
 }

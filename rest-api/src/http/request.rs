@@ -73,7 +73,7 @@ impl Request {
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
         match token {
-            Some(token) if TokenDigest::of(token) == self.app.api_token => Ok(()),
+            Some(token) if self.app.api_tokens.contains(&TokenDigest::of(token)) => Ok(()),
             _ => Err(Problem::unauthorized()),
         }
     }

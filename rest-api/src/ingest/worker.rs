@@ -28,7 +28,7 @@ const MAX_FILE: u64 = 64 << 30;
 const POLL: Duration = Duration::from_secs(1);
 
 /// How the service takes files.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Worker {
     /// Where work and movies are.
     pub store: Store,

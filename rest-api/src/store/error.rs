@@ -34,9 +34,10 @@ impl From<tokio_postgres::Error> for StoreError {
             // Nothing from the server: the connection broke or could not be made.
             None => true,
             Some(code) => {
-                // Class 08: connection exception; 53: insufficient resources; 57: operator
-                // intervention, which includes shutdown, starting up and a statement's timeout.
-                matches!(&code.code()[..2], "08" | "53" | "57")
+                // Class 08: connection exception; 28: credentials refused, as for a moment in a
+                // rotation; 53: insufficient resources; 57: operator intervention, which includes
+                // shutdown, starting up and a statement's timeout.
+                matches!(&code.code()[..2], "08" | "28" | "53" | "57")
                     || [
                         SqlState::READ_ONLY_SQL_TRANSACTION,
                         SqlState::T_R_SERIALIZATION_FAILURE,

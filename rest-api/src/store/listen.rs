@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Connection};
 use tracing::{info, warn};
 
-use super::{Hints, Store, StoreError, tls::DbTls, write_config};
-use crate::{config::Database, telemetry::chain};
+use super::{Hints, Store, StoreError};
+use crate::telemetry::chain;
 
 /// The channel that says an ingest was queued.
 pub(super) const QUEUED: &str = "movies_r_us_queued";
@@ -21,27 +21,18 @@ const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Turns notifications into hints, for ever; reconnects when the connection breaks.
-    pub(crate) async fn listen(&self, database: &Database) {
+    pub(crate) async fn listen(&self) {
         loop {
-            if let Err(error) = listen_once(database, self.hints()).await {
+            if let Err(error) = self.listen_once().await {
                 warn!(error = chain(&error), "not listening to the database, will try again");
             }
             tokio::time::sleep(RECONNECT_AFTER).await;
         }
     }
-}
 
-async fn listen_once(database: &Database, hints: &Hints) -> Result<(), StoreError> {
-    let config = write_config(database);
-    match DbTls::new(&database.tls)? {
-        DbTls::Disabled(_) => {
-            let (client, connection) = config.connect(NoTls).await?;
-            forward(client, connection, hints).await
-        }
-        DbTls::Rustls(tls) => {
-            let (client, connection) = config.connect(tls).await?;
-            forward(client, connection, hints).await
-        }
+    async fn listen_once(&self) -> Result<(), StoreError> {
+        let (client, connection) = self.connector.open(&self.write_config).await?;
+        forward(client, connection, self.hints()).await
     }
 }
 

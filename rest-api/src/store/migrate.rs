@@ -1,9 +1,10 @@
 //! Migrations: numbered SQL files, applied in order, each in a transaction of its own.
 
-use tokio_postgres::{Client, GenericClient, NoTls};
+use aws::SecretsManager;
+use tokio_postgres::{Client, GenericClient};
 use tracing::info;
 
-use super::{StoreError, tls::DbTls, write_config};
+use super::{StoreError, WRITE_OPTIONS, connect};
 use crate::config::Database;
 
 /// Every migration, in order. One that has been released is never edited.
@@ -18,20 +19,10 @@ const LOCK: i64 = 0x6d72_755f_6d69_6772;
 ///
 /// # Errors
 /// If the database is away, or a migration fails (it then leaves no trace).
-pub async fn migrate(database: &Database) -> Result<(), StoreError> {
-    let config = write_config(database);
-    let mut client = match DbTls::new(&database.tls)? {
-        DbTls::Disabled(_) => {
-            let (client, connection) = config.connect(NoTls).await?;
-            tokio::spawn(connection);
-            client
-        }
-        DbTls::Rustls(tls) => {
-            let (client, connection) = config.connect(tls).await?;
-            tokio::spawn(connection);
-            client
-        }
-    };
+pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<(), StoreError> {
+    let config = connect::config(database, &database.host, WRITE_OPTIONS);
+    let (mut client, connection) = super::connector(database, secrets).await?.open(&config).await?;
+    tokio::spawn(connection);
     // Held until the connection closes.
     client.execute("/* migrate::lock */ select pg_advisory_lock($1)", &[&LOCK]).await?;
     client

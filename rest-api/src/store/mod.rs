@@ -4,6 +4,7 @@
 //! `pg_stat_activity` and slow-query logs can be read.
 
 mod catalogue;
+mod connect;
 mod error;
 mod ingests;
 mod listen;
@@ -12,13 +13,12 @@ mod migrate;
 mod queue;
 mod row;
 mod sql;
-mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio::sync::watch;
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::config::TargetSessionAttrs;
 
 pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
 pub use error::StoreError;
@@ -28,18 +28,16 @@ pub use migrate::migrate;
 pub use queue::Claim;
 pub use row::CatalogueRow;
 
-use crate::config::Database;
-use tls::DbTls;
-
-/// How long a caller waits for a connection before it hears that the database is away.
-const POOL_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::{config::Database, secrets::CurrentCredentials};
+use aws::SecretsManager;
+use connect::Connector;
 
 /// A session that its client has left ends soon, in a transaction or in a statement.
 const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
      -c client_connection_check_interval=5s";
 
 /// The catalogue and the ledger.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     /// For the workers alone: no flood of requests keeps a lease from being renewed.
     work: Pool,
@@ -47,6 +45,9 @@ pub struct Store {
     write: Pool,
     /// For queries.
     read: Pool,
+    /// For the listener, whose connection is no pool's.
+    connector: Connector,
+    write_config: tokio_postgres::Config,
     hints: Arc<Hints>,
 }
 
@@ -65,18 +66,22 @@ impl Store {
     /// ingests that will run at once, each with a connection of its own.
     ///
     /// # Errors
-    /// If the certificate authorities cannot be read.
-    pub fn new(database: &Database, workers: usize) -> Result<Self, StoreError> {
-        let tls = DbTls::new(&database.tls)?;
+    /// If the certificate authorities or the credentials cannot be read.
+    pub async fn new(
+        database: &Database,
+        secrets: &SecretsManager,
+        workers: usize,
+    ) -> Result<Self, StoreError> {
+        let connector = connector(database, secrets).await?;
         // Planning anew for each query pays: the plan hangs on how rare the words are. The rest
         // keeps one query from taking the machine.
         let read_options = "-c plan_cache_mode=force_custom_plan -c jit=off \
              -c max_parallel_workers_per_gather=0 -c default_transaction_read_only=on \
              -c statement_timeout=10s";
-        let mut read_config = connection_config(database, read_options);
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
-        read_config.host(read_host);
-        let mut work_config = write_config(database);
+        let read_config = connect::config(database, read_host, read_options);
+        let write_config = connect::config(database, &database.host, WRITE_OPTIONS);
+        let mut work_config = write_config.clone();
         work_config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let mut request_config = work_config.clone();
         request_config.options(format!("{WRITE_OPTIONS} -c statement_timeout=30s"));
@@ -87,9 +92,11 @@ impl Store {
         let writable = "select 1 / (current_setting('transaction_read_only') = 'off')::int";
         let writable = RecyclingMethod::Custom(writable.to_owned());
         Ok(Self {
-            work: pool(work_config, &tls, writable.clone(), workers * 2 + 1)?,
-            write: pool(request_config, &tls, writable, cores * 4)?,
-            read: pool(read_config, &tls, RecyclingMethod::Verified, cores * 4)?,
+            work: pool(work_config, &connector, writable.clone(), workers * 2 + 1)?,
+            write: pool(request_config, &connector, writable, cores * 4)?,
+            read: pool(read_config, &connector, RecyclingMethod::Verified, cores * 4)?,
+            connector,
+            write_config,
             hints: Arc::default(),
         })
     }
@@ -122,51 +129,22 @@ impl Store {
     }
 }
 
-fn connection_config(database: &Database, options: &str) -> tokio_postgres::Config {
-    let mut config = tokio_postgres::Config::new();
-    config
-        .port(database.port)
-        .user(&database.user)
-        .password(database.password.expose())
-        .dbname(&database.name)
-        .application_name("movies-r-us")
-        .options(options)
-        .ssl_mode(match database.tls {
-            crate::config::Tls::Disable => SslMode::Disable,
-            crate::config::Tls::VerifyFull { .. } => SslMode::Require,
-        })
-        // A database that has failed over is noticed in seconds, not when TCP gives up.
-        .connect_timeout(POOL_TIMEOUT)
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_secs(15));
-    config
-}
-
-/// The connection that migrations and the listener use too.
-fn write_config(database: &Database) -> tokio_postgres::Config {
-    let mut config = connection_config(database, WRITE_OPTIONS);
-    config.host(&database.host);
-    config
+async fn connector(database: &Database, secrets: &SecretsManager) -> Result<Connector, StoreError> {
+    let credentials = CurrentCredentials::new(&database.login, secrets).await;
+    let credentials = credentials.map_err(|error| StoreError::Setup(error.to_string()))?;
+    Connector::new(&database.tls, credentials)
 }
 
 fn pool(
     config: tokio_postgres::Config,
-    tls: &DbTls,
+    connector: &Connector,
     recycling_method: RecyclingMethod,
     size: usize,
 ) -> Result<Pool, StoreError> {
     let manager_config = ManagerConfig { recycling_method };
-    let manager = match tls {
-        DbTls::Disabled(tls) => Manager::from_config(config, *tls, manager_config),
-        DbTls::Rustls(tls) => Manager::from_config(config, tls.clone(), manager_config),
-    };
-    let timeouts = Timeouts {
-        wait: Some(POOL_TIMEOUT),
-        create: Some(POOL_TIMEOUT),
-        recycle: Some(POOL_TIMEOUT),
-    };
+    let manager = Manager::from_connect(config, connector.clone(), manager_config);
+    let timeout = Some(connect::TIMEOUT);
+    let timeouts = Timeouts { wait: timeout, create: timeout, recycle: timeout };
     let builder = Pool::builder(manager).max_size(size).timeouts(timeouts);
     builder.runtime(Runtime::Tokio1).build().map_err(|error| StoreError::Setup(error.to_string()))
 }
