@@ -12,6 +12,8 @@ pub struct Config {
     pub api_url: Url,
     /// The token that the API wants.
     pub token: Token,
+    /// What to log, as a tracing filter (`MRU_LOG`).
+    pub log_filter: String,
 }
 
 /// The API's token, or where to read it.
@@ -39,13 +41,15 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads `MRU_API_URL`, and `MRU_API_TOKEN` or `MRU_API_TOKEN_SECRET_ARN`, through `lookup`.
+    /// Reads `MRU_API_URL`, `MRU_API_TOKEN` or `MRU_API_TOKEN_SECRET_ARN`, and `MRU_LOG` through
+    /// `lookup`.
     ///
     /// # Errors
     /// Names the first variable that is missing or malformed.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let optional = |variable| lookup(variable).filter(|value| !value.is_empty());
         let fault = |variable, problem: &str| ConfigError { variable, problem: problem.to_owned() };
+        let log_filter = optional("MRU_LOG").unwrap_or_else(|| "info".to_owned());
         let api_url = optional("MRU_API_URL").ok_or(fault("MRU_API_URL", "is not set"))?;
         let api_url = Url::parse(&api_url)
             .ok()
@@ -65,6 +69,6 @@ impl Config {
                 return Err(fault("MRU_API_TOKEN", problem));
             }
         };
-        Ok(Self { api_url, token })
+        Ok(Self { api_url, token, log_filter })
     }
 }

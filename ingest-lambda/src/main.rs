@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
+    let config = Config::from_lookup(|name| std::env::var(name).ok())?;
+    let filter = EnvFilter::try_new(&config.log_filter)?;
     // JSON lines, as CloudWatch Logs reads them; the service stamps the time.
-    let filter = EnvFilter::try_from_env("MRU_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().without_time().with_env_filter(filter).init();
-    ingest_lambda::run(Config::from_lookup(|name| std::env::var(name).ok())?).await
+    ingest_lambda::run(config).await
 }

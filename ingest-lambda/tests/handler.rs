@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use aws::SecretsManager;
 use ingest_lambda::{ApiClient, Config, handle};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
@@ -40,14 +41,16 @@ async fn api(status: StatusCode) -> (SocketAddr, Received) {
     (address, received)
 }
 
-fn client(address: SocketAddr) -> ApiClient {
+async fn client(address: SocketAddr) -> ApiClient {
     let url = format!("http://{address}/notify");
     let config = Config::from_lookup(|name| match name {
         "MRU_API_URL" => Some(url.clone()),
         "MRU_API_TOKEN" => Some("secret".to_owned()),
         _ => None,
     });
-    ApiClient::new(&config.unwrap()).unwrap()
+    let sdk = aws_config::SdkConfig::builder();
+    let sdk = sdk.behavior_version(aws_config::BehaviorVersion::latest()).build();
+    ApiClient::new(&config.unwrap(), SecretsManager::new(&sdk)).await.unwrap()
 }
 
 fn record(name: &str, key: &str) -> Value {
@@ -77,7 +80,7 @@ async fn every_record_becomes_a_notification_with_all_that_the_event_says() {
         record("ObjectCreated:Put", "a/with+space%2Bplus%25%C3%BC%28%29%26.json"),
         record("ObjectCreated:CompleteMultipartUpload", "plain.json"),
     ] });
-    handle(&client(address), event(records)).await.unwrap();
+    handle(&client(address).await, event(records)).await.unwrap();
     let received = received.lock().unwrap();
     let (authorization, request_id, body) = &received[0];
     assert_eq!((authorization.as_str(), request_id.as_str()), ("Bearer secret", "request-1"));
@@ -97,7 +100,7 @@ async fn test_events_and_other_events_are_ignored() {
         json!({ "Records": [record("ObjectRemoved:Delete", "k"), record("LifecycleExpiration:Delete", "k")] }),
         json!({ "Records": [] }),
     ] {
-        handle(&client(address), event(payload)).await.unwrap();
+        handle(&client(address).await, event(payload)).await.unwrap();
     }
     assert!(received.lock().unwrap().is_empty());
 }
@@ -106,13 +109,13 @@ async fn test_events_and_other_events_are_ignored() {
 async fn any_answer_but_2xx_fails_the_invocation_after_all_records_were_tried() {
     let (address, received) = api(StatusCode::OK).await;
     let records = json!({ "Records": [record("ObjectCreated:Put", "bad"), record("ObjectCreated:Put", "good")] });
-    let error = handle(&client(address), event(records)).await.unwrap_err();
+    let error = handle(&client(address).await, event(records)).await.unwrap_err();
     assert_eq!(error.to_string(), "the API answered 500 Internal Server Error");
     assert_eq!(received.lock().unwrap().len(), 2);
     for status in [StatusCode::FOUND, StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE] {
         let (address, _) = api(status).await;
         let records = json!({ "Records": [record("ObjectCreated:Put", "k")] });
-        assert!(handle(&client(address), event(records)).await.is_err(), "{status}");
+        assert!(handle(&client(address).await, event(records)).await.is_err(), "{status}");
     }
 }
 
@@ -121,14 +124,14 @@ async fn a_record_that_cannot_be_read_does_not_keep_the_others() {
     let (address, received) = api(StatusCode::OK).await;
     let records = [record("ObjectCreated:Put", "%FF"), record("ObjectCreated:Put", "good")];
     let records = json!({ "Records": records });
-    assert!(handle(&client(address), event(records)).await.is_err());
+    assert!(handle(&client(address).await, event(records)).await.is_err());
     assert_eq!(received.lock().unwrap()[0].2["key"], "good");
 }
 
 #[tokio::test]
 async fn an_api_that_is_away_fails_the_invocation() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = client(listener.local_addr().unwrap());
+    let client = client(listener.local_addr().unwrap()).await;
     drop(listener);
     let records = json!({ "Records": [record("ObjectCreated:Put", "k")] });
     let error = handle(&client, event(records)).await.unwrap_err();
@@ -148,7 +151,7 @@ async fn what_is_no_event_fails_the_invocation() {
         json!({ "Records": [no_key] }),
         json!({ "Records": [not_utf_8] }),
     ] {
-        assert!(handle(&client(address), event(payload.clone())).await.is_err(), "{payload}");
+        assert!(handle(&client(address).await, event(payload.clone())).await.is_err(), "{payload}");
     }
 }
 
@@ -156,20 +159,22 @@ async fn what_is_no_event_fails_the_invocation() {
 fn a_missing_or_malformed_variable_is_named_and_a_token_never_shown() {
     let with = |url: Option<&str>, token: Option<&str>| {
         let [url, token] = [url, token].map(|value| value.map(str::to_owned));
-        Config::from_lookup(
-            move |name| if name == "MRU_API_URL" { url.clone() } else { token.clone() },
-        )
+        Config::from_lookup(move |name| match name {
+            "MRU_API_URL" => url.clone(),
+            "MRU_API_TOKEN" => token.clone(),
+            _ => None,
+        })
     };
     let error = |url, token| with(url, token).err().unwrap().to_string();
     assert_eq!(error(None, Some("t")), "environment variable MRU_API_URL is not set");
     assert_eq!(
         error(Some("http://x/notify"), None),
-        "environment variable MRU_API_TOKEN is not set"
+        "environment variable MRU_API_TOKEN is not set, nor is MRU_API_TOKEN_SECRET_ARN"
     );
     assert_eq!(
         error(Some("x"), Some("t")),
         "environment variable MRU_API_URL is no http(s) URL: x"
     );
-    assert!(!error(Some("http://x/"), Some("to\nken")).contains("ken\""));
-    assert!(with(Some("https://x/notify"), Some("t")).unwrap().authorization.is_sensitive());
+    let printed = format!("{:?}", with(Some("https://x/notify"), Some("to-ken")).unwrap());
+    assert!(!printed.contains("to-ken"), "{printed}");
 }

@@ -28,6 +28,8 @@ use tokio::{
     time::sleep,
 };
 use tracing::{error, warn};
+
+use crate::s3::REGION;
 use uuid::Uuid;
 use warp::{
     Filter, Reply,
@@ -133,6 +135,7 @@ pub async fn run(
 impl Function {
     fn spawn(&self, runtime_api: &str) -> Result<Child> {
         let variables = [
+            ("AWS_REGION", REGION),
             ("AWS_LAMBDA_RUNTIME_API", runtime_api),
             ("AWS_LAMBDA_FUNCTION_NAME", "ingest-lambda"),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),

@@ -28,7 +28,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The account that Postgres runs under when we are root, which it refuses: "nobody".
 pub(crate) const NOBODY: u32 = 65534;
 
-const USER: &str = "movies_r_us";
+/// The superuser of every cluster of ours.
+pub const USER: &str = "movies_r_us";
 
 /// The guard: starts Postgres, waits for the pipe to close, removes what is named in `$REMOVE`.
 /// It asks more than once: a shell's background job ignores SIGINT until Postgres handles it.
@@ -51,6 +52,7 @@ exit $status
 pub struct Postgres {
     guard: Child,
     socket_dir: PathBuf,
+    port: u16,
     log: PathBuf,
 }
 
@@ -69,6 +71,20 @@ impl Postgres {
     /// # Errors
     /// If no Postgres can be found or fetched, or it does not start.
     pub async fn start(folder: &Path, purpose: Purpose) -> Result<Self> {
+        Self::start_with(folder, purpose, 5432, &[]).await
+    }
+
+    /// Starts the cluster in `folder` with further `settings` (`name=value`), its socket named
+    /// after `port`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        folder: &Path,
+        purpose: Purpose,
+        port: u16,
+        settings: &[String],
+    ) -> Result<Self> {
         let binaries = tokio::task::spawn_blocking(binaries::find).await??;
         let folder = std::path::absolute(folder)?;
         let folder = place_for(&folder)?;
@@ -78,7 +94,7 @@ impl Postgres {
         check_version(&binaries, &folder)?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let mut postgres = Self::spawn(&binaries, &folder, purpose)?;
+            let mut postgres = Self::spawn(&binaries, &folder, purpose, port, settings)?;
             match postgres.wait_until_ready(deadline).await? {
                 Started::Ready => return Ok(postgres),
                 Started::Ended(log) if log.contains("lock file") && Instant::now() < deadline => {
@@ -94,7 +110,7 @@ impl Postgres {
     pub fn database(&self, name: &str) -> Database {
         Database {
             host: self.socket_dir.display().to_string(),
-            port: 5432,
+            port: self.port,
             login: Login::Fixed {
                 user: USER.to_owned(),
                 password: Secret::new("the socket's folder is private"),
@@ -129,7 +145,7 @@ impl Postgres {
     /// If Postgres does not answer.
     pub async fn connect(&self, database: &str) -> Result<tokio_postgres::Client> {
         let mut config = tokio_postgres::Config::new();
-        config.host_path(&self.socket_dir).user(USER).dbname(database);
+        config.host_path(&self.socket_dir).port(self.port).user(USER).dbname(database);
         config.connect_timeout(Duration::from_secs(5));
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
@@ -150,7 +166,13 @@ impl Postgres {
         let _ = ended.await;
     }
 
-    fn spawn(binaries: &Binaries, folder: &Path, purpose: Purpose) -> Result<Self> {
+    fn spawn(
+        binaries: &Binaries,
+        folder: &Path,
+        purpose: Purpose,
+        port: u16,
+        further: &[String],
+    ) -> Result<Self> {
         let socket_dir = std::env::temp_dir().join(format!("mru-{}", Uuid::new_v4().simple()));
         private_folder(&socket_dir)?;
         let log_path = folder.with_extension("log");
@@ -162,6 +184,7 @@ impl Postgres {
         let mut remove = socket_dir.display().to_string();
         let mut settings = vec![
             "listen_addresses=".to_owned(),
+            format!("port={port}"),
             format!("unix_socket_directories={}", socket_dir.display()),
             "max_connections=400".to_owned(),
             "shared_buffers=256MB".to_owned(),
@@ -172,6 +195,7 @@ impl Postgres {
             let unsafe_but_fast = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
             settings.extend(unsafe_but_fast.map(str::to_owned));
         }
+        settings.extend_from_slice(further);
         let mut guard = Command::new("/bin/sh");
         guard.args(["-c", GUARD, "postgres-guard"]).arg(binaries.program("postgres"));
         guard.arg("-D").arg(folder).args(settings.iter().flat_map(|setting| ["-c", setting]));
@@ -181,7 +205,7 @@ impl Postgres {
         guard.process_group(0);
         as_postgres_user(&mut guard);
         let guard = guard.spawn().context("cannot start /bin/sh")?;
-        Ok(Self { guard, socket_dir, log: log_path })
+        Ok(Self { guard, socket_dir, port, log: log_path })
     }
 
     async fn wait_until_ready(&mut self, deadline: Instant) -> Result<Started> {
@@ -275,6 +299,15 @@ fn private_folder(folder: &Path) -> io::Result<()> {
         chown(folder, Some(NOBODY), Some(NOBODY))?;
     }
     Ok(())
+}
+
+/// Gives a file to the account that Postgres runs under, for it alone.
+///
+/// # Errors
+/// If the file system refuses.
+pub fn give(file: &Path) -> io::Result<()> {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
+    if is_root() { chown(file, Some(NOBODY), Some(NOBODY)) } else { Ok(()) }
 }
 
 fn as_postgres_user(command: &mut Command) {

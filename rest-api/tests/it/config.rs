@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rest_api::config::{Config, ConfigError, LogFormat, Tls, TokenDigest};
+use rest_api::config::{ApiToken, Config, ConfigError, LogFormat, Login, Tls, TokenDigest};
 
 const COMPLETE: [(&str, &str); 6] = [
     ("AWS_REGION", "eu-west-1"),
@@ -29,15 +29,23 @@ fn the_defaults_are_safe() {
     assert_eq!(config.database.port, 5432);
     assert_eq!(config.database.tls, Tls::VerifyFull { ca_file: None });
     assert_eq!(config.log_format, LogFormat::Json);
-    assert_eq!(config.api_token, TokenDigest::of("to-ken"));
+    assert!(
+        matches!(config.api_token, ApiToken::Fixed(token) if token == TokenDigest::of("to-ken"))
+    );
 }
 
 #[test]
 fn everything_that_is_missing_or_malformed_is_named_at_once() {
     let nothing = Config::from_lookup(|_| None).unwrap_err().to_string();
     for (name, _) in COMPLETE {
-        assert!(nothing.lines().any(|line| line == format!("{name} is not set")), "{nothing}");
+        let named = |line: &str| line.starts_with(&format!("{name} is not set"));
+        assert!(nothing.lines().any(named), "{name}: {nothing}");
     }
+    assert_eq!(problem(&[("MRU_DB_PASS", "")]), "MRU_DB_PASS is not set, nor is MRU_DB_SECRET_ARN");
+    assert_eq!(
+        problem(&[("MRU_API_TOKEN_SECRET_ARN", "arn")]),
+        "MRU_API_TOKEN and MRU_API_TOKEN_SECRET_ARN are both set: choose one"
+    );
     assert_eq!(problem(&[("MRU_DB_HOST", "")]), "MRU_DB_HOST is not set");
     assert_eq!(problem(&[("MRU_DB_PORT", "70000")]), "MRU_DB_PORT must be a port: 70000");
     assert_eq!(
@@ -50,6 +58,22 @@ fn everything_that_is_missing_or_malformed_is_named_at_once() {
         "MRU_DB_TLS must be verify-full or disable: prefer"
     );
     assert_eq!(problem(&[("MRU_LOG_FORMAT", "xml")]), "MRU_LOG_FORMAT must be json or text: xml");
+}
+
+#[test]
+fn secrets_may_be_left_to_secrets_manager() {
+    let managed = [
+        ("MRU_DB_PASS", ""),
+        ("MRU_DB_USER", ""),
+        ("MRU_DB_SECRET_ARN", "arn:db"),
+        ("MRU_API_TOKEN", ""),
+        ("MRU_API_TOKEN_SECRET_ARN", "movies-r-us/api-token"),
+    ];
+    let config = read(&managed).unwrap();
+    assert!(
+        matches!(config.database.login, Login::Managed { secret_id, user: None } if secret_id == "arn:db")
+    );
+    assert!(matches!(config.api_token, ApiToken::Managed(id) if id == "movies-r-us/api-token"));
 }
 
 #[test]

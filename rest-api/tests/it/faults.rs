@@ -11,7 +11,7 @@ use schema::{Movie, Notification};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::service::{BUCKET, Service, eventually};
+use crate::service::{BUCKET, Service, eventually, no_secrets};
 
 const MOVIE: &str = r#"{"title":"A","year":2000}"#;
 
@@ -107,7 +107,7 @@ fn row() -> CatalogueRow {
 #[tokio::test]
 async fn a_worker_that_has_lost_its_lease_changes_nothing() {
     let service = Service::start_with(|config| config.workers = 0).await;
-    let store = Store::new(&service.database, 2).unwrap();
+    let store = Store::new(&service.database, &no_secrets(), 2).await.unwrap();
     store.record(&notification("k"), &Observed::default(), "").await.unwrap();
     let zombie = store.claim(Duration::from_millis(1)).await.unwrap().unwrap();
     let place = store.observe(&zombie, &Observed::default()).await.unwrap();

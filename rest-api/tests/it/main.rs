@@ -5,9 +5,13 @@
 
 mod catalogue;
 mod config;
+mod deployment;
+mod emulator;
 mod faults;
 mod files;
 mod http;
 mod memory;
 mod order;
+mod secrets;
 mod service;
+mod tls;

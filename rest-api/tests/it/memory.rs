@@ -75,7 +75,7 @@ async fn a_large_file_is_taken_in_bounded_memory() {
             ("AWS_SECRET_ACCESS_KEY", "localsecret"),
             ("AWS_ENDPOINT_URL_S3", &endpoint),
             ("MRU_DB_HOST", &around.database.host),
-            ("MRU_DB_USER", &around.database.user),
+            ("MRU_DB_USER", local_stack::postgres::USER),
             ("MRU_DB_PASS", "any"),
             ("MRU_DB_NAME", &around.database.name),
             ("MRU_DB_TLS", "disable"),

@@ -6,14 +6,19 @@ use std::{
     time::Duration,
 };
 
+use aws::SecretsManager;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use local_stack::{
     client,
     postgres::{Postgres, Purpose},
     s3::Endpoint,
+    sdk,
 };
 use reqwest::{Method, StatusCode, header::HeaderMap};
-use rest_api::config::{Config, Database, LogFormat, Retry, TokenDigest};
+use rest_api::{
+    Aws,
+    config::{ApiToken, Config, Database, LogFormat, Retry, TokenDigest},
+};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -74,17 +79,26 @@ impl Service {
 
     /// A service whose configuration `adjust` has changed.
     pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        Self::build(adjust, |s3| s3.config().clone()).await
+        Self::build(adjust, |s3| s3.config().clone(), no_secrets()).await
+    }
+
+    /// A service whose configuration `adjust` has changed, and which finds its secrets in `secrets`.
+    pub(crate) async fn start_with_secrets(
+        adjust: impl FnOnce(&mut Config),
+        secrets: SecretsManager,
+    ) -> Self {
+        Self::build(adjust, |s3| s3.config().clone(), secrets).await
     }
 
     /// A service that reads the bucket by another client than the test does.
     pub(crate) async fn start_reading(by: impl FnOnce(&Client) -> aws_sdk_s3::Config) -> Self {
-        Self::build(|_| {}, by).await
+        Self::build(|_| {}, by, no_secrets()).await
     }
 
     async fn build(
         adjust: impl FnOnce(&mut Config),
         reading_by: impl FnOnce(&Client) -> aws_sdk_s3::Config,
+        secrets: SecretsManager,
     ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -92,7 +106,7 @@ impl Service {
         let postgres = postgres().await;
         postgres.create_database(&name).await.unwrap();
         let database = postgres.database(&name);
-        rest_api::store::migrate(&database).await.unwrap();
+        rest_api::store::migrate(&database, &no_secrets()).await.unwrap();
 
         let objects = std::env::temp_dir().join(format!("mru-s3-{}-{name}", std::process::id()));
         let (sender, events) = mpsc::unbounded_channel();
@@ -105,7 +119,8 @@ impl Service {
 
         let mut config = config(database.clone());
         adjust(&mut config);
-        let (address, stop, running) = serve(config, Client::from_conf(reading_by(&s3))).await;
+        let (address, stop, running) =
+            serve(config, Aws { s3: Client::from_conf(reading_by(&s3)), secrets }).await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (stop, running) = (Some(stop), Some(running));
         Self { address, database, s3, s3_address, events, http, stop, running, objects }
@@ -113,7 +128,8 @@ impl Service {
 
     /// Another service on the same database and bucket, with the usual configuration.
     pub(crate) async fn successor(mut self) -> Self {
-        let (address, stop, running) = serve(config(self.database.clone()), self.s3.clone()).await;
+        let aws = Aws { s3: self.s3.clone(), secrets: no_secrets() };
+        let (address, stop, running) = serve(config(self.database.clone()), aws).await;
         self.address = address;
         (self.stop, self.running) = (Some(stop), Some(running));
         self
@@ -212,15 +228,20 @@ impl Drop for Service {
 /// Starts the service itself, on a port of its own.
 async fn serve(
     config: Config,
-    s3: Client,
+    aws: Aws,
 ) -> (std::net::SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = rest_api::run(config, s3, listener, async {
+    let serving = rest_api::run(config, aws, listener, async {
         let _ = stopped.await;
     });
     (address, stop, tokio::spawn(async { serving.await.unwrap() }))
+}
+
+/// For a service whose configuration names no secret: nobody listens there.
+pub(crate) fn no_secrets() -> SecretsManager {
+    SecretsManager::new(&sdk(([127, 0, 0, 1], 1).into()))
 }
 
 /// A configuration in which nothing takes long.
@@ -228,7 +249,7 @@ pub(crate) fn config(database: Database) -> Config {
     Config {
         listen: ([127, 0, 0, 1], 0).into(),
         database,
-        api_token: TokenDigest::of(TOKEN),
+        api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
         workers: 2,
         retry: Retry {
             max_attempts: 3,
