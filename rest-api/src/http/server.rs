@@ -3,7 +3,14 @@
 //! warp's own server sets no timeouts: a client that sends half a header would hold its connection,
 //! and a graceful stop, for ever. Here every wait has an end.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
@@ -21,7 +28,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_io_timeout::TimeoutStream;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_http::{
     ServiceBuilderExt, body::UnsyncBoxBody, catch_panic::CatchPanicLayer,
     request_id::MakeRequestUuid, trace::TraceLayer,
@@ -34,9 +41,12 @@ use crate::{
     stopped,
 };
 
-/// How long a client may take to send the head of a request, on a new connection or the next one
-/// on an old.
+/// How long a client may take to send the head of its first request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may wait for its next request, and that one's head may take. A load
+/// balancer keeps its connections for 60 s, and answers 502 when it finds one closed under it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The head of a request may be this large, in bytes.
 const MAX_HEAD: usize = 64 << 10;
@@ -64,7 +74,7 @@ pub(crate) async fn serve(
         .map_request(head_as_get)
         .service(warp::service(routes));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -76,14 +86,25 @@ pub(crate) async fn serve(
             Some(_) = connections.join_next() => continue,
         };
         let Some((stream, place)) = accepted else { continue };
-        let service = TowerToHyperService::new(service.clone());
+        let asked = Arc::new(AtomicBool::new(false));
+        let service = service.clone().map_request({
+            let asked = Arc::clone(&asked);
+            move |request| {
+                asked.store(true, Ordering::Relaxed);
+                request
+            }
+        });
+        let service = TowerToHyperService::new(service);
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
         connections.spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "a connection broke");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    debug!(%error, "a connection broke");
+                },
+                () = never_asked(&asked) => debug!("a connection without a request"),
             }
             drop(place);
         });
@@ -94,6 +115,14 @@ pub(crate) async fn serve(
         warn!("stopping: closing connections that did not end in time");
     }
     connections.shutdown().await;
+}
+
+/// Ends if the first request has not come in time.
+async fn never_asked(asked: &AtomicBool) {
+    tokio::time::sleep(HEAD_TIMEOUT).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending().await
+    }
 }
 
 /// The next connection, once there is a place for it.

@@ -274,6 +274,19 @@ async fn a_request_that_is_half_sent_is_closed() {
 }
 
 #[tokio::test]
+async fn a_connection_is_kept_for_longer_than_a_load_balancer_keeps_it() {
+    let service = Service::start().await;
+    let mut client = TcpStream::connect(service.address).await.unwrap();
+    let mut answer = vec![0; 64 << 10];
+    for pause in [0, 62] {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        client.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let length = client.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "after {pause} s");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_its_answer_is_let_go() {
     let service = Service::start().await;
     let movies: Vec<Value> = (0..16)

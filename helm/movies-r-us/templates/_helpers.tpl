@@ -1,0 +1,120 @@
+{{/* Labels by which pods are selected; they never change. The argument: the root and a component. */}}
+{{- define "movies-r-us.selector" -}}
+app.kubernetes.io/name: movies-r-us
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "movies-r-us.labels" -}}
+{{ include "movies-r-us.selector" . }}
+app.kubernetes.io/part-of: movies-r-us
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "movies-r-us.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* What every pod has in common: the restricted standard of Pod Security, and no token of the
+Kubernetes API, which nobody here calls (that of pod identity is injected regardless). */}}
+{{- define "movies-r-us.pod" -}}
+serviceAccountName: {{ .Values.serviceAccount.name }}
+automountServiceAccountToken: false
+# Else every service of the namespace would become a handful of variables.
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* What every container has in common. Nothing is ever written to its file system. */}}
+{{- define "movies-r-us.container" -}}
+image: {{ include "movies-r-us.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+resources: {{- toYaml .Values.resources | nindent 2 }}
+{{- end }}
+
+{{/* What serve and migrate read: the ConfigMap, and references to secrets. */}}
+{{- define "movies-r-us.environment" -}}
+envFrom:
+  - configMapRef:
+      name: {{ .Release.Name }}
+{{- if or .Values.database.existingSecret .Values.apiToken.existingSecret .Values.aws.env }}
+env:
+  {{- with .Values.database.existingSecret }}
+  - name: MRU_DB_USER
+    valueFrom:
+      secretKeyRef: { name: {{ . }}, key: username }
+  - name: MRU_DB_PASS
+    valueFrom:
+      secretKeyRef: { name: {{ . }}, key: password }
+  {{- end }}
+  {{- with .Values.apiToken.existingSecret }}
+  - name: MRU_API_TOKEN
+    valueFrom:
+      secretKeyRef: { name: {{ . }}, key: token }
+  {{- end }}
+  {{- with .Values.aws.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- if .Values.database.caConfigMap }}
+volumeMounts:
+  - name: database-ca
+    mountPath: /etc/movies-r-us
+    readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "movies-r-us.volumes" -}}
+{{- with .Values.database.caConfigMap }}
+volumes:
+  - name: database-ca
+    configMap:
+      name: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Annotations of the AWS Load Balancer Controller that both ingresses have. The argument: the root
+and the values of the ingress. */}}
+{{- define "movies-r-us.alb" -}}
+alb.ingress.kubernetes.io/target-type: ip
+# The load balancer turns away from a pod within 20 s of losing the database. When all have lost it,
+# it sends requests to all of them, so that clients read the service's own 503 with its Retry-After.
+alb.ingress.kubernetes.io/healthcheck-path: /readyz
+alb.ingress.kubernetes.io/healthcheck-interval-seconds: "10"
+alb.ingress.kubernetes.io/healthcheck-timeout-seconds: "5"
+alb.ingress.kubernetes.io/healthy-threshold-count: "2"
+alb.ingress.kubernetes.io/unhealthy-threshold-count: "2"
+alb.ingress.kubernetes.io/target-group-attributes: deregistration_delay.timeout_seconds={{ .root.Values.preStopSeconds }}
+alb.ingress.kubernetes.io/ssl-policy: {{ .ingress.sslPolicy }}
+external-dns.alpha.kubernetes.io/hostname: {{ .ingress.host }}
+{{- with .ingress.loadBalancerAttributes }}
+alb.ingress.kubernetes.io/load-balancer-attributes: {{ . | quote }}
+{{- end }}
+{{- with .ingress.certificateArn }}
+alb.ingress.kubernetes.io/certificate-arn: {{ . }}
+{{- end }}
+{{- with .ingress.groupName }}
+alb.ingress.kubernetes.io/group.name: {{ . }}
+{{- end }}
+{{- with .ingress.annotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,114 @@
+# What both forms of the database share: network, parameters, logs, monitoring, and the pods' right to
+# its secret. The database itself is in instance.tf, or, with a reader, in cluster.tf.
+
+locals {
+  name     = "movies-r-us"
+  database = "movies"
+  username = "movies_r_us"
+  port     = 5432
+
+  engine_version = "17" # the minor version is RDS's to choose, and to upgrade
+  family         = "postgres17"
+  instance_class = coalesce(var.instance_class, var.reader ? "db.m6gd.large" : "db.m7g.large")
+
+  logs = ["postgresql", "upgrade"]
+
+  backup_days        = 14
+  backup_window      = "02:00-03:00" # UTC, as is the next
+  maintenance_window = "sun:03:30-sun:04:30"
+
+  secret_arn = var.reader ? aws_rds_cluster.this[0].master_user_secret[0].secret_arn : aws_db_instance.this[0].master_user_secret[0].secret_arn
+}
+
+data "aws_eks_cluster" "this" {
+  name = var.cluster_name
+}
+
+data "aws_vpc" "this" {
+  id   = var.vpc_id
+  tags = var.vpc_id == null ? { "alpha.eksctl.io/cluster-name" = var.cluster_name } : null
+}
+
+data "aws_subnets" "private" {
+  filter {
+    name   = "vpc-id"
+    values = [data.aws_vpc.this.id]
+  }
+
+  # eksctl's tag for private subnets, where internal load balancers go as well.
+  tags = { "kubernetes.io/role/internal-elb" = "1" }
+}
+
+resource "aws_db_subnet_group" "this" {
+  name        = local.name
+  description = "The cluster's private subnets"
+  subnet_ids  = coalesce(var.subnet_ids, data.aws_subnets.private.ids)
+
+  lifecycle {
+    precondition {
+      condition     = var.subnet_ids != null || length(data.aws_subnets.private.ids) >= 2
+      error_message = "The VPC has fewer than two subnets tagged kubernetes.io/role/internal-elb=1: name them in subnet_ids."
+    }
+  }
+}
+
+# Terraform takes away the rule by which a new security group lets everything out.
+resource "aws_security_group" "database" {
+  name        = "${local.name}-database"
+  description = "Postgres, from the nodes of the cluster"
+  vpc_id      = data.aws_vpc.this.id
+}
+
+resource "aws_vpc_security_group_ingress_rule" "from_nodes" {
+  security_group_id = aws_security_group.database.id
+  description       = "Postgres from the nodes"
+  ip_protocol       = "tcp"
+  from_port         = local.port
+  to_port           = local.port
+  # EKS puts this group on every managed node; pods send from their node's interfaces.
+  referenced_security_group_id = data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
+}
+
+# RDS would make these itself, and keep them for ever.
+resource "aws_cloudwatch_log_group" "this" {
+  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts at rest with its own key; slow statements hold movies, which are public
+  #checkov:skip=CKV_AWS_338:Thirty days are enough to look into a slow or failed database; nothing here is evidence
+  for_each = toset(local.logs)
+
+  name              = "/aws/rds/${var.reader ? "cluster" : "instance"}/${local.name}/${each.key}"
+  retention_in_days = 30
+}
+
+resource "aws_iam_role" "monitoring" {
+  name = "${local.name}-rds-monitoring"
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Action    = "sts:AssumeRole"
+      Principal = { Service = "monitoring.rds.amazonaws.com" }
+    }]
+  })
+}
+
+# AWS's own policy: what enhanced monitoring needs is RDS's to define.
+resource "aws_iam_role_policy_attachment" "monitoring" {
+  role       = aws_iam_role.monitoring.name
+  policy_arn = "arn:aws:iam::aws:policy/service-role/AmazonRDSEnhancedMonitoringRole"
+}
+
+resource "aws_iam_role_policy" "pods" {
+  name = "${local.name}-database-secret"
+  role = var.pod_role_name
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid      = "ReadDatabaseSecret"
+      Effect   = "Allow"
+      Action   = "secretsmanager:GetSecretValue"
+      Resource = local.secret_arn
+    }]
+  })
+}

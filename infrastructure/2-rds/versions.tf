@@ -1,0 +1,26 @@
+terraform {
+  required_version = "~> 1.11"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "~> 6.0"
+    }
+  }
+
+  # The bucket is the account's own, so it is named at init: README.md has the command.
+  backend "s3" {
+    key          = "movies-r-us/2-rds.tfstate"
+    region       = "eu-west-1"
+    encrypt      = true
+    use_lockfile = true
+  }
+}
+
+provider "aws" {
+  region = "eu-west-1"
+
+  default_tags {
+    tags = { Project = "movies-r-us" }
+  }
+}

@@ -1,0 +1,111 @@
+# The bucket that movie files are put into, and its notifications to the function.
+
+resource "aws_s3_bucket" "files" {
+  #checkov:skip=CKV_AWS_18:Access logs need a second bucket; who wants them has CloudTrail for the whole account
+  #checkov:skip=CKV_AWS_144:Producers can put their files again; a second region is not worth its price here
+  #checkov:skip=CKV_AWS_145:SSE-S3 encrypts; a key of one's own would have to be shared with every producer
+  bucket = local.bucket
+}
+
+resource "aws_s3_bucket_versioning" "files" {
+  bucket = aws_s3_bucket.files.id
+
+  versioning_configuration {
+    status = "Enabled"
+  }
+}
+
+resource "aws_s3_bucket_server_side_encryption_configuration" "files" {
+  bucket = aws_s3_bucket.files.id
+
+  rule {
+    apply_server_side_encryption_by_default {
+      sse_algorithm = "AES256"
+    }
+  }
+}
+
+resource "aws_s3_bucket_ownership_controls" "files" {
+  bucket = aws_s3_bucket.files.id
+
+  # No ACLs: what anyone puts belongs to the account.
+  rule {
+    object_ownership = "BucketOwnerEnforced"
+  }
+}
+
+resource "aws_s3_bucket_public_access_block" "files" {
+  bucket = aws_s3_bucket.files.id
+
+  block_public_acls       = true
+  block_public_policy     = true
+  ignore_public_acls      = true
+  restrict_public_buckets = true
+}
+
+resource "aws_s3_bucket_policy" "files" {
+  bucket = aws_s3_bucket.files.id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "TlsOnly"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "s3:*"
+      Resource  = [local.bucket_arn, "${local.bucket_arn}/*"]
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
+
+  # S3 refuses two changes of a bucket's access at once.
+  depends_on = [aws_s3_bucket_public_access_block.files]
+}
+
+resource "aws_s3_bucket_lifecycle_configuration" "files" {
+  bucket = aws_s3_bucket.files.id
+
+  rule {
+    id     = "old-versions"
+    status = "Enabled"
+    filter {}
+
+    noncurrent_version_expiration {
+      noncurrent_days = var.noncurrent_days
+    }
+
+    # What is left of a deleted file once its versions are gone.
+    expiration {
+      expired_object_delete_marker = true
+    }
+
+    abort_incomplete_multipart_upload {
+      days_after_initiation = 7
+    }
+  }
+
+  # Rules for versions have a meaning only in a bucket that has them.
+  depends_on = [aws_s3_bucket_versioning.files]
+}
+
+resource "aws_lambda_permission" "bucket" {
+  statement_id  = "bucket"
+  function_name = aws_lambda_function.ingest.function_name
+  action        = "lambda:InvokeFunction"
+  principal     = "s3.amazonaws.com"
+  source_arn    = aws_s3_bucket.files.arn
+  # A bucket's ARN holds no account: without this, whoever came to own the name could call.
+  source_account = local.account_id
+}
+
+resource "aws_s3_bucket_notification" "files" {
+  bucket = aws_s3_bucket.files.id
+
+  lambda_function {
+    lambda_function_arn = aws_lambda_function.ingest.arn
+    events              = ["s3:ObjectCreated:*"]
+  }
+
+  # S3 calls the function once to try it, and refuses the notification when it may not.
+  depends_on = [aws_lambda_permission.bucket]
+}
