@@ -35,7 +35,7 @@ COPY --from=build /usr/local/bin/rest-api /rest-api
 USER 65532:65532
 EXPOSE 8080
 # Where Docker runs the image; Kubernetes has its own probes.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["/rest-api", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["/rest-api", "healthcheck"]
 ENTRYPOINT ["/rest-api"]
 CMD ["serve"]
 
