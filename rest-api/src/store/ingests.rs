@@ -279,7 +279,8 @@ async fn find_version(
 /// The place goes by time, but never against what is known of the same object: two sequencers
 /// order two versions whatever the clocks said; and a version known only by the time in its
 /// metadata, which has whole seconds, was the current one when it was looked at, so that it goes
-/// behind those known of the same second.
+/// behind those known of the same second. Versions of the very same time keep it: their sequencers
+/// order them, and other objects of that time stay where they are between them.
 async fn insert(
     transaction: &Transaction<'_>,
     notification: &Notification,
@@ -292,7 +293,8 @@ async fn insert(
         bounds as (select \
             (select max(ordered_at) from known where sequencer < rpad($5, 64, '0')) no_sooner, \
             (select min(ordered_at) - interval '1 microsecond' from known \
-                where sequencer > rpad($5, 64, '0')) no_later, \
+                where sequencer > rpad($5, 64, '0') \
+                and ordered_at < coalesce($6, $7::timestamptz + interval '1 second')) no_later, \
             (select max(ordered_at) + interval '1 microsecond' from known \
                 where $6::timestamptz is null and ordered_at >= $7 \
                 and ordered_at < $7 + interval '1 second') after_same_second) \

@@ -29,6 +29,7 @@ pub(crate) async fn sdk() -> SdkConfig {
 }
 
 async fn start() -> Emulator {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tokio::task::spawn_blocking(fetch).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
