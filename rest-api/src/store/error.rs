@@ -13,7 +13,9 @@ pub enum StoreError {
     #[error("the lease of the ingest was lost")]
     LeaseLost,
     /// The database has not the migrations that this release needs.
-    #[error("the database is at migration {found}, this release needs {needed}")]
+    #[error(
+        "the database is at migration {found}, this release needs {needed}: run rest-api migrate"
+    )]
     Migrations {
         /// The newest migration that the database has.
         found: i32,

@@ -1,7 +1,7 @@
 //! Migrations: numbered SQL files, applied in order, each in a transaction of its own.
 
 use aws::SecretsManager;
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::{Client, GenericClient, error::SqlState};
 use tracing::info;
 
 use super::{StoreError, WRITE_OPTIONS, connect};
@@ -62,5 +62,10 @@ pub(super) async fn check(client: &impl GenericClient) -> Result<(), StoreError>
 
 async fn version(client: &impl GenericClient) -> Result<i32, StoreError> {
     let newest = "/* migrate::version */ select coalesce(max(version), 0) from schema_migrations";
-    Ok(client.query_one(newest, &[]).await?.get(0))
+    match client.query_one(newest, &[]).await {
+        Ok(row) => Ok(row.get(0)),
+        // A database that was never migrated.
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -344,9 +344,11 @@ async fn requests_under_way_are_answered_before_the_service_stops() {
 async fn a_database_that_is_not_migrated_is_not_ready() {
     let service = Service::start().await;
     let sql = service.sql().await;
-    sql.batch_execute("delete from schema_migrations").await.unwrap();
-    let answer = service.get("/readyz").await;
-    assert_problem(&answer, StatusCode::SERVICE_UNAVAILABLE, "unavailable");
-    assert!(!answer.header("retry-after").is_empty());
+    for what in ["delete from schema_migrations", "drop table schema_migrations"] {
+        sql.batch_execute(what).await.unwrap();
+        let answer = service.get("/readyz").await;
+        assert_problem(&answer, StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+        assert!(!answer.header("retry-after").is_empty());
+    }
     assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
 }
