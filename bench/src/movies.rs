@@ -70,10 +70,9 @@ fn file(movies: impl Iterator<Item = Value>) -> File {
     let (mut plain, mut changed) = (Vec::new(), Vec::new());
     for (number, mut movie) in movies.enumerate() {
         plain.push(movie.to_string());
-        if number % 100 == 7 {
-            if let Some(cast) = movie["cast"].as_array_mut() {
-                cast.push(json!("One More"));
-            }
+        let changes = number % 100 == 7;
+        if let Some(cast) = movie["cast"].as_array_mut().filter(|_| changes) {
+            cast.push(json!("One More"));
         }
         changed.push(movie.to_string());
     }
