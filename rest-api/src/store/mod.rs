@@ -11,6 +11,7 @@ mod listen;
 mod merge;
 mod migrate;
 mod queue;
+mod results;
 mod row;
 mod sql;
 
@@ -26,6 +27,7 @@ pub use ingests::{Ingest, IngestQuery, IngestState, Observed};
 pub use merge::{Merged, Place, Staging};
 pub use migrate::migrate;
 pub use queue::Claim;
+pub use results::DueResult;
 pub use row::CatalogueRow;
 
 use crate::{config::Database, secrets::CurrentCredentials};
@@ -49,6 +51,7 @@ pub struct Store {
     connector: Connector,
     write_config: tokio_postgres::Config,
     hints: Arc<Hints>,
+    publishes_results: bool,
 }
 
 /// What another part of the system, here or in another process, says has happened. A hint may be
@@ -98,6 +101,7 @@ impl Store {
             connector,
             write_config,
             hints: Arc::default(),
+            publishes_results: false,
         })
     }
 
