@@ -8,7 +8,7 @@
     reason = "warp's shortcuts do here: only our own service calls, over loopback"
 )]
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::collections::HashMap;
 
 use serde::Deserialize;
 use tokio::{net::TcpListener, sync::mpsc};

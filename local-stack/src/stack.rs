@@ -239,7 +239,8 @@ impl Stack {
             "\nmovies-r-us is running. Ctrl-C stops all of it; its data stays in {folder}.\n\n  \
              API           http://{api}/\n  \
              S3 endpoint   http://{s3}/{bucket}   (access key {ACCESS_KEY}, secret {SECRET_KEY})\n  \
-             Dead letters  http://{lambda}/dead-letters   (POST to /dead-letters/redrive sends them again){psql}\n\nTry:\n\n  \
+             Dead letters  http://{lambda}/dead-letters\n  \
+             Redrive them  curl -X POST http://{lambda}/dead-letters/redrive{psql}\n\nTry:\n\n  \
              curl 'http://{api}/movies?actor=chaplin&genre=comedy&sort=year&limit=3'\n\n  \
              echo '{{\"title\":\"My Movie\",\"year\":2026}}' > my.json\n  \
              AWS_ACCESS_KEY_ID={ACCESS_KEY} AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_REGION={REGION} \\\n    \

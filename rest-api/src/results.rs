@@ -221,8 +221,7 @@ fn attribute(value: String) -> Result<MessageAttributeValue, BuildError> {
 
 /// The text without the characters that a message must not hold, those that XML 1.0 does not know.
 fn takeable(text: &str) -> String {
-    let known =
-        |c: char| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+    let known = |c: char| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
     text.chars().map(|c| if known(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 

@@ -82,7 +82,9 @@ fn a_topic_for_results_is_a_standard_one_of_our_region() {
     assert_eq!(read(&[]).unwrap().results_topic_arn, None);
     let arn = "arn:aws:sns:eu-west-1:111122223333:movies-r-us-results";
     assert_eq!(read(&[(NAME, arn)]).unwrap().results_topic_arn.as_deref(), Some(arn));
-    for wrong in ["movies-r-us-results", "arn:aws:sqs:eu-west-1:1:a", "arn:aws:sns:eu-west-1:1:a.fifo"] {
+    for wrong in
+        ["movies-r-us-results", "arn:aws:sqs:eu-west-1:1:a", "arn:aws:sns:eu-west-1:1:a.fifo"]
+    {
         let told = problem(&[(NAME, wrong)]);
         assert!(told.starts_with("MRU_RESULTS_TOPIC_ARN must be arn:aws:sns:"), "{told}");
     }
