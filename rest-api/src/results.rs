@@ -87,7 +87,7 @@ impl Publisher {
     /// Publishes what is due until `shutdown` changes; what is on its way then is finished.
     pub(crate) async fn run(self, mut shutdown: watch::Receiver<bool>) {
         let mut finished = self.store.hints().finished.subscribe();
-        // Rounds in a row in which nothing was taken.
+        // Rounds in which nothing was taken, since the last in which something was.
         let mut failures = 0;
         while !*shutdown.borrow() {
             finished.borrow_and_update();
@@ -97,10 +97,13 @@ impl Publisher {
                     failures += 1;
                     delay
                 }
-                Ok(round) => {
+                Ok(Round { full: true, .. }) => {
                     failures = 0;
-                    if round.full {
-                        continue;
+                    continue;
+                }
+                Ok(Round { published, .. }) => {
+                    if published > 0 {
+                        failures = 0;
                     }
                     POLL
                 }

@@ -17,3 +17,4 @@ mod schedules;
 mod secrets;
 mod service;
 mod tls;
+mod topic;

@@ -1,170 +1,18 @@
 //! Results of ingests, published to an emulated SNS and received from queues of an emulated SQS.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use aws_sdk_sns::{Client, config::retry::RetryConfig};
-use local_stack::sdk;
 use rest_api::store::Store;
-use serde_json::{Value, json};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-};
+use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::{
-    emulator,
-    service::{BUCKET, Service, eventually, no_secrets},
+    service::{BUCKET, Service, config, eventually, no_secrets},
+    topic::{Gate, Topic},
 };
 
 const MOVIE: &str = r#"{"title":"A","year":2000}"#;
 const MISSPELT: &str = r#"{"title":"A","year":2000,"genre":["Drama"]}"#;
-
-/// A topic, and what it has delivered.
-struct Topic {
-    arn: String,
-    sns: Client,
-}
-
-impl Topic {
-    async fn new(name: &str) -> Self {
-        let sns = Client::new(&emulator::sdk().await);
-        let created = sns.create_topic().name(name).send().await.unwrap();
-        Self { arn: created.topic_arn.unwrap(), sns }
-    }
-
-    /// A queue that is sent what `filter` lets through, all of it without one.
-    async fn queue(&self, name: &str, filter: Option<Value>) -> Queue {
-        let created = sqs("CreateQueue", &json!({ "QueueName": name })).await;
-        let arn = self.arn.replace(":sns:", ":sqs:");
-        let arn = format!("{}:{name}", arn.rsplit_once(':').unwrap().0);
-        let subscribe = self.sns.subscribe().topic_arn(&self.arn).protocol("sqs").endpoint(arn);
-        let subscribe = match filter {
-            Some(filter) => subscribe.attributes("FilterPolicy", filter.to_string()),
-            None => subscribe,
-        };
-        subscribe.send().await.unwrap();
-        Queue { url: created["QueueUrl"].clone(), received: Vec::new() }
-    }
-}
-
-/// A queue, and what was received from it so far.
-struct Queue {
-    url: Value,
-    received: Vec<Message>,
-}
-
-/// What a subscriber gets.
-#[derive(Clone, Debug)]
-struct Message {
-    /// SNS's form around the message.
-    envelope: Value,
-    /// What we sent.
-    body: Value,
-    /// The size of all of it, in bytes.
-    size: usize,
-}
-
-impl Message {
-    fn attribute(&self, name: &str) -> &str {
-        self.envelope["MessageAttributes"][name]["Value"].as_str().unwrap()
-    }
-
-    fn key(&self) -> &str {
-        self.body["key"].as_str().unwrap()
-    }
-}
-
-impl Queue {
-    /// Receives what there is by now.
-    async fn receive(&mut self) -> &[Message] {
-        loop {
-            let receive = json!({ "QueueUrl": self.url, "MaxNumberOfMessages": 10,
-                "VisibilityTimeout": 600 });
-            let answer = sqs("ReceiveMessage", &receive).await;
-            let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
-            if messages.is_empty() {
-                return &self.received;
-            }
-            self.received.extend(messages.iter().map(|message| {
-                let text = message["Body"].as_str().unwrap();
-                let envelope: Value = serde_json::from_str(text).unwrap();
-                let body = serde_json::from_str(envelope["Message"].as_str().unwrap()).unwrap();
-                Message { envelope, body, size: text.len() }
-            }));
-        }
-    }
-
-    /// Receives until there are `count`, and then makes sure that there are no more.
-    async fn receive_just(&mut self, count: usize) -> &[Message] {
-        for _ in 0..1200 {
-            if self.receive().await.len() >= count {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let received = self.receive().await;
-        assert_eq!(received.len(), count, "{received:?}");
-        received
-    }
-}
-
-/// Calls the emulator's SQS, which verifies no signature but reads the region from it.
-async fn sqs(action: &str, input: &Value) -> Value {
-    let scope = "Credential=local/20260101/eu-west-1/sqs/aws4_request";
-    let call = reqwest::Client::new()
-        .post(format!("http://{}/", emulator::address().await))
-        .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=, Signature="))
-        .header("content-type", "application/x-amz-json-1.0")
-        .header("x-amz-target", format!("AmazonSQS.{action}"))
-        .body(input.to_string());
-    let answer = call.send().await.unwrap().error_for_status().unwrap();
-    answer.json().await.unwrap()
-}
-
-/// A way to the emulator that can be closed.
-struct Gate {
-    address: SocketAddr,
-    open: Arc<AtomicBool>,
-}
-
-impl Gate {
-    /// It is closed at first: whoever comes is turned away.
-    async fn closed() -> Self {
-        let emulator = emulator::address().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let open = Arc::new(AtomicBool::new(false));
-        let is_open = Arc::clone(&open);
-        tokio::spawn(async move {
-            loop {
-                let (mut from, _) = listener.accept().await.unwrap();
-                if is_open.load(Ordering::Relaxed) {
-                    let mut to = TcpStream::connect(emulator).await.unwrap();
-                    tokio::spawn(async move { copy_bidirectional(&mut from, &mut to).await });
-                }
-            }
-        });
-        Self { address, open }
-    }
-
-    fn open(&self) {
-        self.open.store(true, Ordering::Relaxed);
-    }
-
-    /// A client that goes this way, and tries once.
-    fn client(&self) -> Client {
-        let config = aws_sdk_sns::config::Builder::from(&sdk(self.address));
-        Client::from_conf(config.retry_config(RetryConfig::disabled()).build())
-    }
-}
 
 /// How many results are due, now or later.
 async fn due(service: &Service) -> i64 {
@@ -183,10 +31,12 @@ async fn a_producer_hears_of_its_own_rejections_alone() {
     service.ingest("studio-b/bad.json", MISSPELT).await;
     service.ingest("bad.json", MISSPELT).await;
     service.notify(&json!({ "bucket": BUCKET, "key": "missing.json" })).await;
+    let outdated = json!({ "bucket": BUCKET, "key": "studio-a/good.json", "etag": "another" });
+    service.notify(&outdated).await;
     let rejected = service.ingest("studio-a/bad.json", MISSPELT).await;
 
     let mut keys = Vec::new();
-    for message in all.receive_just(5).await {
+    for message in all.receive_just(6).await {
         assert_eq!(message.attribute("state"), message.body["state"]);
         assert_eq!(message.attribute("bucket"), BUCKET);
         let prefix =
@@ -207,6 +57,7 @@ async fn a_producer_hears_of_its_own_rejections_alone() {
         ("missing.json", "failed"),
         ("studio-a/bad.json", "rejected"),
         ("studio-a/good.json", "succeeded"),
+        ("studio-a/good.json", "superseded"),
         ("studio-b/bad.json", "rejected"),
     ];
     assert_eq!(keys, expected.map(|(key, state)| (key.to_owned(), state.to_owned())));
@@ -351,7 +202,7 @@ async fn replicas_share_the_work() {
     let aws =
         || rest_api::Aws { s3: service.s3.clone(), sns: topic.sns.clone(), secrets: no_secrets() };
     for _ in 0..3 {
-        let mut config = crate::service::config(service.database.clone());
+        let mut config = config(service.database.clone());
         config.results_topic_arn = Some(topic.arn.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         tokio::spawn(rest_api::run(config, aws(), listener, std::future::pending()));
