@@ -87,8 +87,9 @@ fn raw<S: Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::
 }
 
 impl Ingest {
-    pub(super) const COLUMNS: &str = "id, bucket, key, version_id, etag, size, state, attempts, received_at, \
-        started_at, finished_at, inserted, updated, unchanged, violation_count, error::text";
+    pub(super) const COLUMNS: &str = "id, bucket, key, version_id, etag, size, state, attempts, \
+        received_at, started_at, finished_at, inserted, updated, unchanged, violation_count, \
+        error::text";
 
     pub(super) fn from_row(row: &Row) -> Self {
         Self {
