@@ -12,6 +12,11 @@ output "failure_queue_url" {
   value       = aws_sqs_queue.failures.url
 }
 
+output "results_topic_arn" {
+  description = "Where producers subscribe to what became of their files; the chart's results.topicArn."
+  value       = aws_sns_topic.results.arn
+}
+
 output "alarm_topic_arn" {
   value = aws_sns_topic.alarms.arn
 }

@@ -2,7 +2,11 @@
 //!
 //! Source: <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>. The function itself
 //! runs as a process of its own, under the real runtime. An invocation that fails is tried twice
-//! more, as AWS does it, with shorter pauses; then its event goes to the dead letters.
+//! more, as AWS does it, with shorter pauses; then its event goes to the dead letters, which can be
+//! shown and redriven.
+//!
+//! Events and dead letters are held in memory: what they tell of is in the bucket, and a stack that
+//! starts looks there for what the API has not heard of.
 
 #![expect(
     clippy::disallowed_methods,
@@ -20,14 +24,14 @@ use std::{
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     process::{Child, Command},
     sync::{mpsc, oneshot},
     time::sleep,
 };
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::s3::REGION;
 use uuid::Uuid;
@@ -41,7 +45,9 @@ use warp::{
 /// How long one invocation may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// AWS waits one minute, then two.
+/// The pauses before the second and the third attempt. AWS waits one minute, then two.
+///
+/// Source: <https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html>
 const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
 
 /// The command that makes the program be the function: see [`Function`].
@@ -75,6 +81,8 @@ pub struct DeadLetter {
     pub failed_at: DateTime<Utc>,
     /// How that failed.
     pub error: String,
+    /// How often it was tried, since it came or was redriven.
+    pub attempts: u32,
     /// The event.
     pub event: Value,
 }
@@ -102,7 +110,8 @@ struct Invocation {
 /// Runs `function` for every event that comes, with its Runtime API on `listener`. Ends when the
 /// events do.
 ///
-/// The dead letters are at `GET /dead-letters` of the same listener.
+/// The dead letters are at `GET /dead-letters` of the same listener; `POST /dead-letters/redrive`
+/// invokes the function anew with all of them, and answers how many there were.
 ///
 /// # Errors
 /// If the function cannot be started.
@@ -173,7 +182,7 @@ impl Runtime {
     /// Invokes the function until it succeeds, or has failed once too often.
     async fn invoke(self, event: Value) {
         let mut pauses = RETRY_AFTER.iter();
-        loop {
+        for attempts in 1.. {
             let (done, result) = oneshot::channel();
             let id = Uuid::new_v4().to_string();
             if self.queue.send(Invocation { id, event: event.clone(), done }).is_err() {
@@ -185,12 +194,25 @@ impl Runtime {
             };
             let Some(pause) = pauses.next() else {
                 error!(error, "the function failed for good: see the dead letters");
-                let letter = DeadLetter { failed_at: Utc::now(), error, event };
+                let letter = DeadLetter { failed_at: Utc::now(), error, attempts, event };
                 return locked(&self.dead_letters).push(letter);
             };
             warn!(error, retry_in_s = pause.as_secs(), "the function failed, will try again");
             sleep(*pause).await;
         }
+    }
+
+    /// Invokes the function anew for every dead letter. Returns how many there were.
+    fn redrive(&self) -> usize {
+        let letters = std::mem::take(&mut *locked(&self.dead_letters));
+        let redriven = letters.len();
+        if redriven > 0 {
+            info!(redriven, "the dead letters are sent again");
+        }
+        for letter in letters {
+            tokio::spawn(self.clone().invoke(letter.event));
+        }
+        redriven
     }
 
     fn end(&self, id: &str, result: Ended) {
@@ -230,6 +252,12 @@ impl Runtime {
             error!(%error, "the function cannot start");
             accepted()
         });
+        let redrive = path!("dead-letters" / "redrive").and(warp::post()).and(runtime.clone());
+        let redrive = redrive.map(|runtime: Self| {
+            let redriven = json!({ "redriven": runtime.redrive() });
+            warp::reply::with_status(warp::reply::json(&redriven), StatusCode::ACCEPTED)
+                .into_response()
+        });
         let dead_letters = path!("dead-letters").and(warp::get()).and(runtime);
         let dead_letters = dead_letters.map(|runtime: Self| {
             warp::reply::json(&*locked(&runtime.dead_letters)).into_response()
@@ -239,6 +267,8 @@ impl Runtime {
             .or(error)
             .unify()
             .or(init_error)
+            .unify()
+            .or(redrive)
             .unify()
             .or(dead_letters)
             .unify()

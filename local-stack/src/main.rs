@@ -108,6 +108,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         Ok(true) => {
             // Whoever has closed our output can do without; the stack runs on.
             let _ = writeln!(std::io::stdout(), "{}", stack.welcome());
+            stack.print_results();
             tokio::select! {
                 () = &mut interrupted => Ok(()),
                 broken = stack.broken() => Err(broken),

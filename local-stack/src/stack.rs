@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::File,
+    io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -31,6 +32,7 @@ use crate::{
     lambda::{self, Function},
     postgres::{Postgres, Purpose},
     s3::{ACCESS_KEY, Endpoint, REGION, SECRET_KEY},
+    sns::{self, Told},
 };
 
 const SAMPLE: &[u8] = include_bytes!("../sample/movies.json");
@@ -72,6 +74,9 @@ pub struct Stack {
     s3_task: JoinHandle<()>,
     lambda_task: JoinHandle<Result<()>>,
     api_task: JoinHandle<Result<(), rest_api::StartError>>,
+    sns_task: JoinHandle<()>,
+    /// Until somebody prints them.
+    results: Option<mpsc::UnboundedReceiver<Told>>,
     /// Held for as long as we run: no two stacks share a data folder.
     _lock: File,
 }
@@ -88,13 +93,18 @@ impl Stack {
         let api = bind(options.api, "--api").await?;
         let s3 = bind(options.s3, "--s3").await?;
         let lambda = bind(([127, 0, 0, 1], 0).into(), "the Lambda Runtime API").await?;
+        let sns = bind(([127, 0, 0, 1], 0).into(), "SNS").await?;
         let (api_at, s3_at, lambda_at) =
             (api.local_addr()?, s3.local_addr()?, lambda.local_addr()?);
         let token = env::var("MRU_API_TOKEN").ok().filter(|token| !token.is_empty());
         let token = token.unwrap_or_else(|| "local-token".to_owned());
 
         let (postgres, database) = database(&options.data_dir).await?;
-        let aws = Aws { s3: client(s3_at), secrets: SecretsManager::new(&sdk(s3_at)) };
+        let aws = Aws {
+            s3: client(s3_at),
+            sns: aws_sdk_sns::Client::new(&sdk(sns.local_addr()?)),
+            secrets: SecretsManager::new(&sdk(s3_at)),
+        };
         let migrated = rest_api::store::migrate(&database, &aws.secrets).await;
         migrated.context("cannot migrate the database")?;
 
@@ -115,6 +125,8 @@ impl Stack {
             api_token: token.clone(),
         };
         let lambda_task = tokio::spawn(lambda::run(lambda, function, from_s3));
+        let (publish, results) = mpsc::unbounded_channel();
+        let sns_task = tokio::spawn(sns::serve(sns, publish));
         let config = Config {
             listen: api_at,
             database,
@@ -122,6 +134,7 @@ impl Stack {
             workers: 2,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
+            results_topic_arn: Some(sns::topic_arn()),
             log_filter: String::new(),
             log_format: LogFormat::Text,
         };
@@ -137,6 +150,8 @@ impl Stack {
             s3_task,
             lambda_task,
             api_task,
+            sns_task,
+            results: Some(results),
             _lock: lock,
         })
     }
@@ -225,7 +240,8 @@ impl Stack {
             "\nmovies-r-us is running. Ctrl-C stops all of it; its data stays in {folder}.\n\n  \
              API           http://{api}/\n  \
              S3 endpoint   http://{s3}/{bucket}   (access key {ACCESS_KEY}, secret {SECRET_KEY})\n  \
-             Dead letters  http://{lambda}/dead-letters{psql}\n\nTry:\n\n  \
+             Dead letters  http://{lambda}/dead-letters\n  \
+             Redrive them  curl -X POST http://{lambda}/dead-letters/redrive{psql}\n\nTry:\n\n  \
              curl 'http://{api}/movies?actor=chaplin&genre=comedy&sort=year&limit=3'\n\n  \
              echo '{{\"title\":\"My Movie\",\"year\":2026}}' > my.json\n  \
              AWS_ACCESS_KEY_ID={ACCESS_KEY} AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_REGION={REGION} \\\n    \
@@ -234,6 +250,21 @@ impl Stack {
              -d '{{\"title\":\"Another Movie\",\"year\":2026}}' http://{api}/movies\n",
             folder = options.data_dir.display(),
         )
+    }
+
+    /// Prints what becomes of each file, a line each, from now on; and before that, what has become
+    /// of files since the start.
+    pub fn print_results(&mut self) {
+        let Some(mut results) = self.results.take() else { return };
+        tokio::spawn(async move {
+            while let Some(Told { key, state, line }) = results.recv().await {
+                // How the sample fared was said when it was loaded.
+                if key != SAMPLE_KEY || state != "succeeded" {
+                    // Whoever has closed our output can do without.
+                    let _ = writeln!(std::io::stdout(), "{line}");
+                }
+            }
+        });
     }
 
     /// Waits for a part to end by itself, which none should.
@@ -249,6 +280,7 @@ impl Stack {
             ended = &mut self.api_task => anyhow::anyhow!("the API ended: {ended:?}"),
             ended = &mut self.lambda_task => anyhow::anyhow!("the Lambda ended: {ended:?}"),
             ended = &mut self.s3_task => anyhow::anyhow!("the S3 endpoint ended: {ended:?}"),
+            ended = &mut self.sns_task => anyhow::anyhow!("SNS ended: {ended:?}"),
         }
     }
 
@@ -260,6 +292,7 @@ impl Stack {
         let _ = self.api_task.await;
         self.lambda_task.abort();
         let _ = self.lambda_task.await;
+        self.sns_task.abort();
         if let Some(postgres) = self.postgres {
             postgres.stop().await;
         }

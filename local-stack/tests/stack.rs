@@ -25,6 +25,8 @@ struct Stack {
     api: SocketAddr,
     s3: Client,
     postgres_socket: PathBuf,
+    /// What it prints after the welcome.
+    printed: mpsc::Receiver<String>,
     log: Option<thread::JoinHandle<String>>,
 }
 
@@ -90,7 +92,7 @@ impl Stack {
         let s3 = client(address(&after("S3 endpoint")));
         let psql = after("Postgres");
         let postgres_socket = PathBuf::from(psql.split(' ').nth(2).unwrap());
-        Self { process, api, s3, postgres_socket, log }
+        Self { process, api, s3, postgres_socket, printed: welcome, log }
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -206,6 +208,32 @@ async fn from_put_to_query_with_any_key_and_no_secret_in_the_log() {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "the log shows {secret:?}");
     }
+}
+
+#[tokio::test]
+async fn what_became_of_a_file_is_printed_but_the_sample_is_not() {
+    let folder = Folder::new("printed");
+    let stack = Stack::start(&folder.0, &[]);
+    let good = json!({ "title": "Good", "year": 2026 });
+    stack.put("my/good.json", good.to_string()).await;
+    stack.ingest("my/good.json", ended).await;
+    let bad = json!([good, { "title": "Bad", "year": 2026, "genre": ["Drama"] }]);
+    stack.put("my/bad.json", bad.to_string()).await;
+    let mut before = Vec::new();
+    let line = loop {
+        let line = stack.printed.recv_timeout(Duration::from_secs(60)).unwrap();
+        if line.starts_with("rejected") {
+            break line;
+        }
+        before.push(line);
+    };
+    let says = "rejected   my/bad.json  1 violation: record 1, /genre: expected a property that the \
+                schema knows (did you mean \"genres\"?), found the unknown property \"genre\"  \
+                (/ingests/3)";
+    assert_eq!(line, says);
+    let good = "succeeded  my/good.json  1 inserted, 0 updated, 0 unchanged  (/ingests/2)";
+    assert!(before.iter().any(|line| line == good), "{before:#?}");
+    assert!(!before.iter().any(|line| line.contains("sample/")), "{before:#?}");
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ pub struct Config {
     pub retry: Retry,
     /// How long a claimed ingest stays with a worker that gives no sign of life.
     pub lease: Duration,
+    /// The topic of SNS that results of ingests are published to (`MRU_RESULTS_TOPIC_ARN`), if any.
+    pub results_topic_arn: Option<String>,
     /// What to log, as a tracing filter (`MRU_LOG`).
     pub log_filter: String,
     /// How to log it (`MRU_LOG_FORMAT`).
@@ -109,6 +111,17 @@ pub struct Retry {
     pub max_delay: Duration,
 }
 
+impl Retry {
+    /// The pause after attempt number `attempt`, from 1: doubling, with up to half of it left to
+    /// chance, so that many that failed together do not come back together.
+    pub(crate) fn delay(&self, attempt: i32) -> Duration {
+        let doublings = u32::try_from(attempt - 1).unwrap_or(0).min(20);
+        let delay = self.base_delay.saturating_mul(1 << doublings).min(self.max_delay);
+        let chance = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+        delay.mul_f64(1.0 - chance / 2.0)
+    }
+}
+
 impl Default for Retry {
     fn default() -> Self {
         Self {
@@ -174,6 +187,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
+            results_topic_arn: self.topic("MRU_RESULTS_TOPIC_ARN"),
             log_filter: self.optional("MRU_LOG").unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format(),
         }
@@ -217,6 +231,25 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 Tls::Disable
             }
         }
+    }
+
+    /// The ARN of a standard topic: one that is first in, first out wants to be told of groups.
+    fn topic(&mut self, name: &str) -> Option<String> {
+        let arn = self.optional(name)?;
+        let region = self.optional("AWS_REGION").unwrap_or_default();
+        match arn.split(':').collect::<Vec<_>>()[..] {
+            ["arn", _, "sns", at, _, topic] if !topic.ends_with(".fifo") => {
+                if at != region {
+                    let problem = format!("{name} is in {at}, but AWS_REGION is {region}: {arn}");
+                    self.problems.push(problem);
+                }
+            }
+            _ => {
+                let form = "arn:aws:sns:REGION:ACCOUNT:NAME, of a standard topic";
+                self.problems.push(format!("{name} must be {form}: {arn}"));
+            }
+        }
+        Some(arn)
     }
 
     fn log_format(&mut self) -> LogFormat {

@@ -13,6 +13,7 @@
 //!   to clients.
 //! - [`store`] holds every SQL statement, and knows neither HTTP nor S3.
 //! - [`ingest`] takes a file from the bucket into the store, in bounded memory.
+//! - `results` tells producers what became of their files, by SNS.
 //! - `http` is the route table and its handlers, and the accept loop.
 //!
 //! [`run`] starts all of it. It takes its listener and its end from the caller, so that a test can
@@ -22,6 +23,7 @@ pub mod config;
 pub mod healthcheck;
 pub mod ingest;
 pub mod problem;
+mod results;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;
@@ -36,6 +38,7 @@ use tracing::{info, warn};
 use aws::{SecretError, SecretsManager};
 use config::Config;
 use ingest::{ObjectStore, Worker};
+use results::Publisher;
 use store::{Store, StoreError};
 
 /// How long workers may take to put their ingests back when the service stops.
@@ -46,6 +49,8 @@ const WORKERS_STOP: Duration = Duration::from_secs(5);
 pub struct Aws {
     /// For the objects.
     pub s3: aws_sdk_s3::Client,
+    /// For the results, where the configuration names a topic.
+    pub sns: aws_sdk_sns::Client,
     /// For the database's password and the API token, where the configuration leaves them to it.
     pub secrets: SecretsManager,
 }
@@ -59,7 +64,11 @@ impl Aws {
         let own_endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].map(std::env::var);
         let own_endpoint = own_endpoint.iter().any(Result::is_ok);
         let s3 = aws_sdk_s3::config::Builder::from(&sdk).force_path_style(own_endpoint).build();
-        Self { s3: aws_sdk_s3::Client::from_conf(s3), secrets: SecretsManager::new(&sdk) }
+        Self {
+            s3: aws_sdk_s3::Client::from_conf(s3),
+            sns: aws_sdk_sns::Client::new(&sdk),
+            secrets: SecretsManager::new(&sdk),
+        }
     }
 }
 
@@ -86,7 +95,10 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
-    let store = Store::new(&config.database, &aws.secrets, config.workers).await?;
+    let mut store = Store::new(&config.database, &aws.secrets, config.workers).await?;
+    if config.results_topic_arn.is_some() {
+        store = store.publishing_results();
+    }
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
     let objects = ObjectStore::new(aws.s3);
     let (stop, stopping) = watch::channel(false);
@@ -100,6 +112,11 @@ pub async fn run(
     let mut workers = JoinSet::new();
     for _ in 0..config.workers {
         workers.spawn(Arc::clone(&worker).run(stopping.clone()));
+    }
+    if let Some(topic_arn) = config.results_topic_arn {
+        let publisher =
+            Publisher { store: store.clone(), sns: aws.sns, topic_arn, retry: config.retry };
+        workers.spawn(publisher.run(stopping.clone()));
     }
     let listening = tokio::spawn({
         let store = store.clone();
@@ -116,7 +133,7 @@ pub async fn run(
     };
     tokio::join!(serving, stopper);
     if tokio::time::timeout(WORKERS_STOP, workers.join_all()).await.is_err() {
-        // Their leases run out, and others start over.
+        // The leases on what they held run out, and others start over.
         warn!("stopping: leaving workers that did not end in time");
     }
     listening.abort();

@@ -49,6 +49,9 @@ Environment:
                     the last rotation is accepted too
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_WORKERS       ingests at once, 0 for none [2]
+  MRU_RESULTS_TOPIC_ARN
+                    topic in SNS that is told of each ingest that has ended,
+                    its violations included [none]
   MRU_LOG           tracing filter [info]
   MRU_LOG_FORMAT    json or text [json]
   AWS_REGION        region of the bucket (required); further AWS_* variables

@@ -210,6 +210,30 @@ run "failures" {
   }
 }
 
+run "results" {
+  assert {
+    condition     = aws_sns_topic.results.name == "movies-r-us-results" && !aws_sns_topic.results.fifo_topic && output.results_topic_arn == aws_sns_topic.results.arn
+    error_message = "The topic must have the name that the pods may publish to, and be a standard one."
+  }
+
+  assert {
+    condition     = aws_sns_topic.results.kms_master_key_id == "alias/aws/sns"
+    error_message = "The topic must be encrypted with the key that the pods may use."
+  }
+
+  assert {
+    condition = aws_sns_topic_policy.results.arn == aws_sns_topic.results.arn && jsondecode(aws_sns_topic_policy.results.policy).Statement == [{
+      Sid       = "TlsOnly"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "sns:Publish"
+      Resource  = aws_sns_topic.results.arn
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+    error_message = "The topic must deny what comes without TLS, and let nobody in whom IAM does not."
+  }
+}
+
 run "alarms" {
   assert {
     condition = {

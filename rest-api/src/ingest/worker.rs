@@ -214,7 +214,7 @@ impl Worker {
         let reason = chain(failure);
         let attempt = claim.attempts;
         if attempt < max_attempts {
-            let delay = backoff(&self.retry, attempt);
+            let delay = self.retry.delay(attempt);
             let retry_in_ms = delay.as_millis();
             warn!(
                 error = reason,
@@ -243,15 +243,6 @@ impl Worker {
             json!({ "type": "about:blank", "title": title, "code": code, "detail": detail });
         report(self.store.fail(claim, &problem.to_string()).await);
     }
-}
-
-/// The pause before the next attempt: doubling, with up to half of it left to chance, so that many
-/// that failed together do not come back together.
-fn backoff(retry: &Retry, attempt: i32) -> Duration {
-    let doublings = u32::try_from(attempt - 1).unwrap_or(0).min(20);
-    let delay = retry.base_delay.saturating_mul(1 << doublings).min(retry.max_delay);
-    let chance = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-    delay.mul_f64(1.0 - chance / 2.0)
 }
 
 /// What could not be recorded now will be found by the next worker, when the lease has expired.

@@ -87,10 +87,11 @@ fn raw<S: Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::
 }
 
 impl Ingest {
-    const COLUMNS: &str = "id, bucket, key, version_id, etag, size, state, attempts, received_at, \
-        started_at, finished_at, inserted, updated, unchanged, violation_count, error::text";
+    pub(super) const COLUMNS: &str = "id, bucket, key, version_id, etag, size, state, attempts, \
+        received_at, started_at, finished_at, inserted, updated, unchanged, violation_count, \
+        error::text";
 
-    fn from_row(row: &Row) -> Self {
+    pub(super) fn from_row(row: &Row) -> Self {
         Self {
             id: row.get("id"),
             bucket: row.get("bucket"),

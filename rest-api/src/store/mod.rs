@@ -12,6 +12,7 @@ mod listen;
 mod merge;
 mod migrate;
 mod queue;
+mod results;
 mod row;
 mod sql;
 mod staging;
@@ -28,6 +29,7 @@ pub use ingests::{Ingest, IngestQuery, IngestState, Observed};
 pub use merge::{Merged, Place};
 pub use migrate::migrate;
 pub use queue::Claim;
+pub use results::DueResult;
 pub use row::CatalogueRow;
 pub use staging::Staging;
 
@@ -52,6 +54,7 @@ pub struct Store {
     connector: Connector,
     write_config: tokio_postgres::Config,
     hints: Arc<Hints>,
+    publishes_results: bool,
 }
 
 /// What another part of the system, here or in another process, says has happened. A hint may be
@@ -101,6 +104,7 @@ impl Store {
             connector,
             write_config,
             hints: Arc::default(),
+            publishes_results: false,
         })
     }
 

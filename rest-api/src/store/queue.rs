@@ -25,6 +25,8 @@ pub struct Claim {
     pub request_id: Option<String>,
     sequencer: Option<String>,
     lease_token: Uuid,
+    /// Whether its end makes a result due.
+    publishes_result: bool,
 }
 
 impl Store {
@@ -54,6 +56,7 @@ impl Store {
             request_id: row.get("request_id"),
             sequencer: row.get("sequencer"),
             lease_token,
+            publishes_result: self.publishes_results,
         }))
     }
 
@@ -132,9 +135,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         let end = format!(
             "/* ingests::end */ with ended as (update ingests set {set}, \
-                finished_at = clock_timestamp(), lease_token = null, lease_expires_at = null \
+                finished_at = clock_timestamp(), lease_token = null, lease_expires_at = null, \
+                result_due_at = {} \
                 where id = $1 and lease_token = $2 returning id) \
              select pg_notify('{}', '') from ended",
+            claim.result_due_at(),
             listen::FINISHED
         );
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&claim.id, &claim.lease_token];
@@ -170,15 +175,24 @@ impl Claim {
         transaction: &Transaction<'_>,
         merged: &Merged,
     ) -> Result<(), StoreError> {
-        let complete = "/* ingests::complete */ update ingests set state = $3, inserted = $4, \
+        let complete = format!(
+            "/* ingests::complete */ update ingests set state = $3, inserted = $4, \
             updated = $5, unchanged = $6, violation_count = 0, finished_at = clock_timestamp(), \
-            lease_token = null, lease_expires_at = null where id = $1 and lease_token = $2";
+            lease_token = null, lease_expires_at = null, result_due_at = {} \
+            where id = $1 and lease_token = $2",
+            self.result_due_at()
+        );
         let state =
             if merged.superseded { IngestState::Superseded } else { IngestState::Succeeded };
         let Merged { inserted, updated, unchanged, .. } = merged;
         let params: [&(dyn ToSql + Sync); 6] =
             [&self.id, &self.lease_token, &state.name(), inserted, updated, unchanged];
-        held(transaction.execute(complete, &params).await?)
+        held(transaction.execute(&complete, &params).await?)
+    }
+
+    /// What `result_due_at` becomes when the ingest ends.
+    fn result_due_at(&self) -> &'static str {
+        if self.publishes_result { "clock_timestamp()" } else { "null" }
     }
 }
 

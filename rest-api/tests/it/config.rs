@@ -77,6 +77,24 @@ fn secrets_may_be_left_to_secrets_manager() {
 }
 
 #[test]
+fn a_topic_for_results_is_a_standard_one_of_our_region() {
+    const NAME: &str = "MRU_RESULTS_TOPIC_ARN";
+    assert_eq!(read(&[]).unwrap().results_topic_arn, None);
+    let arn = "arn:aws:sns:eu-west-1:111122223333:movies-r-us-results";
+    assert_eq!(read(&[(NAME, arn)]).unwrap().results_topic_arn.as_deref(), Some(arn));
+    for wrong in
+        ["movies-r-us-results", "arn:aws:sqs:eu-west-1:1:a", "arn:aws:sns:eu-west-1:1:a.fifo"]
+    {
+        let told = problem(&[(NAME, wrong)]);
+        assert!(told.starts_with("MRU_RESULTS_TOPIC_ARN must be arn:aws:sns:"), "{told}");
+    }
+    assert_eq!(
+        problem(&[(NAME, "arn:aws:sns:us-east-1:1:a")]),
+        "MRU_RESULTS_TOPIC_ARN is in us-east-1, but AWS_REGION is eu-west-1: arn:aws:sns:us-east-1:1:a"
+    );
+}
+
+#[test]
 fn tls_goes_off_only_on_this_machine() {
     for host in ["127.0.0.1", "::1", "localhost", "/run/postgresql"] {
         assert!(read(&[("MRU_DB_TLS", "disable"), ("MRU_DB_HOST", host)]).is_ok(), "{host}");

@@ -1,4 +1,4 @@
-//! An emulator of AWS's Secrets Manager, fetched from PyPI once.
+//! An emulator of AWS: its Secrets Manager, SNS and SQS. Fetched from PyPI once.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,11 @@ static EMULATOR: OnceCell<Emulator> = OnceCell::const_new();
 
 /// The configuration of clients for the emulator, one for the whole run.
 pub(crate) async fn sdk() -> SdkConfig {
-    local_stack::sdk(EMULATOR.get_or_init(start).await.address)
+    local_stack::sdk(address().await)
+}
+
+pub(crate) async fn address() -> SocketAddr {
+    EMULATOR.get_or_init(start).await.address
 }
 
 async fn start() -> Emulator {

@@ -79,7 +79,7 @@ impl Service {
 
     /// A service whose configuration `adjust` has changed.
     pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        Self::build(adjust, |s3| s3.config().clone(), no_secrets()).await
+        Self::build(adjust, |s3| s3.config().clone(), no_sns(), no_secrets()).await
     }
 
     /// A service whose configuration `adjust` has changed, and which finds its secrets in `secrets`.
@@ -87,17 +87,24 @@ impl Service {
         adjust: impl FnOnce(&mut Config),
         secrets: SecretsManager,
     ) -> Self {
-        Self::build(adjust, |s3| s3.config().clone(), secrets).await
+        Self::build(adjust, |s3| s3.config().clone(), no_sns(), secrets).await
     }
 
     /// A service that reads the bucket by another client than the test does.
     pub(crate) async fn start_reading(by: impl FnOnce(&Client) -> aws_sdk_s3::Config) -> Self {
-        Self::build(|_| {}, by, no_secrets()).await
+        Self::build(|_| {}, by, no_sns(), no_secrets()).await
+    }
+
+    /// A service that publishes results to a topic by this client.
+    pub(crate) async fn start_publishing(topic_arn: &str, sns: aws_sdk_sns::Client) -> Self {
+        let adjust = |config: &mut Config| config.results_topic_arn = Some(topic_arn.to_owned());
+        Self::build(adjust, |s3| s3.config().clone(), sns, no_secrets()).await
     }
 
     async fn build(
         adjust: impl FnOnce(&mut Config),
         reading_by: impl FnOnce(&Client) -> aws_sdk_s3::Config,
+        sns: aws_sdk_sns::Client,
         secrets: SecretsManager,
     ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -120,16 +127,36 @@ impl Service {
         let mut config = config(database.clone());
         adjust(&mut config);
         let (address, stop, running) =
-            serve(config, Aws { s3: Client::from_conf(reading_by(&s3)), secrets }).await;
+            serve(config, Aws { s3: Client::from_conf(reading_by(&s3)), sns, secrets }).await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (stop, running) = (Some(stop), Some(running));
         Self { address, database, s3, s3_address, events, http, stop, running, objects }
     }
 
     /// Another service on the same database and bucket, with the usual configuration.
-    pub(crate) async fn successor(mut self) -> Self {
-        let aws = Aws { s3: self.s3.clone(), secrets: no_secrets() };
-        let (address, stop, running) = serve(config(self.database.clone()), aws).await;
+    pub(crate) async fn successor(self) -> Self {
+        self.successor_with(|_| {}, no_sns()).await
+    }
+
+    /// Another service on the same database and bucket, which publishes to a topic by this client.
+    pub(crate) async fn successor_publishing(
+        self,
+        topic_arn: &str,
+        sns: aws_sdk_sns::Client,
+    ) -> Self {
+        self.successor_with(|config| config.results_topic_arn = Some(topic_arn.to_owned()), sns)
+            .await
+    }
+
+    async fn successor_with(
+        mut self,
+        adjust: impl FnOnce(&mut Config),
+        sns: aws_sdk_sns::Client,
+    ) -> Self {
+        let mut config = config(self.database.clone());
+        adjust(&mut config);
+        let aws = Aws { s3: self.s3.clone(), sns, secrets: no_secrets() };
+        let (address, stop, running) = serve(config, aws).await;
         self.address = address;
         (self.stop, self.running) = (Some(stop), Some(running));
         self
@@ -244,6 +271,11 @@ pub(crate) fn no_secrets() -> SecretsManager {
     SecretsManager::new(&sdk(([127, 0, 0, 1], 1).into()))
 }
 
+/// For a service whose configuration names no topic.
+fn no_sns() -> aws_sdk_sns::Client {
+    aws_sdk_sns::Client::new(&sdk(([127, 0, 0, 1], 1).into()))
+}
+
 /// A configuration in which nothing takes long.
 pub(crate) fn config(database: Database) -> Config {
     Config {
@@ -258,6 +290,7 @@ pub(crate) fn config(database: Database) -> Config {
             max_delay: Duration::from_millis(100),
         },
         lease: Duration::from_secs(30),
+        results_topic_arn: None,
         log_filter: String::new(),
         log_format: LogFormat::Text,
     }
