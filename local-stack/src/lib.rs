@@ -6,6 +6,7 @@
 
 mod binaries;
 pub mod lambda;
+mod listing;
 pub mod postgres;
 pub mod s3;
 mod stack;

@@ -11,6 +11,7 @@ mod listen;
 mod merge;
 mod migrate;
 mod queue;
+mod reconcile;
 mod row;
 mod sql;
 
@@ -26,6 +27,7 @@ pub use ingests::{Ingest, IngestQuery, IngestState, Observed};
 pub use merge::{Merged, Place, Staging};
 pub use migrate::migrate;
 pub use queue::Claim;
+pub use reconcile::{Known, Taken};
 pub use row::CatalogueRow;
 
 use crate::{config::Database, secrets::CurrentCredentials};

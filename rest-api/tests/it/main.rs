@@ -12,6 +12,7 @@ mod files;
 mod http;
 mod memory;
 mod order;
+mod reconcile;
 mod schedules;
 mod secrets;
 mod service;
