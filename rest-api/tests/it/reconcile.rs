@@ -224,7 +224,7 @@ async fn the_report_is_for_people_too() {
     let report = run(&service, &[]).await;
     assert_eq!((report.status, report.stderr.as_str()), (3, ""));
     let lines: Vec<&str> = report.stdout.lines().collect();
-    assert!(lines[0].starts_with("missing   a\\u{1b}[2J\\u{a}b  25 B  20"), "{lines:?}");
+    assert!(lines[0].starts_with("missing   a\\u{1b}[2J\\nb  25 B  20"), "{lines:?}");
     assert!(lines[1].starts_with("missing   large  2.2 MB  20"), "{lines:?}");
     assert!(lines[1].ends_with('Z'), "{lines:?}");
     assert_eq!(
