@@ -62,8 +62,20 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Without order nobody could tell what is not in the bucket.
+    pub(super) fn check_order(&mut self, page: &[Listed]) -> Result<(), ReconcileError> {
+        for listed in page {
+            if listed.key <= self.last_listed {
+                let key = listed.key.clone();
+                return Err(ReconcileError::Unordered(key, self.last_listed.clone()));
+            }
+            self.last_listed.clone_from(&listed.key);
+        }
+        Ok(())
+    }
+
     /// Compares a page of the listing, and queues what is to be queued. Returns how it differs from
-    /// the ledger, in the order of keys.
+    /// the ledger.
     pub(super) async fn page(
         &mut self,
         page: Vec<Listed>,
@@ -72,13 +84,6 @@ impl<'a> Run<'a> {
         let mut differences = Vec::new();
         let mut usable = Vec::with_capacity(page.len());
         for listed in page {
-            if listed.key <= self.last_listed {
-                return Err(ReconcileError::Unordered(listed.key, self.last_listed.clone()));
-            }
-            self.last_listed.clone_from(&listed.key);
-            while let Some(vanished) = self.next_vanished(Some(&listed.key)).await? {
-                differences.push((vanished, None));
-            }
             match notification(&self.summary.bucket, &listed.key) {
                 Some(notification) => usable.push((notification, listed.observed)),
                 None => differences.push((self.found(Kind::Unusable, listed, None), None)),
@@ -101,7 +106,6 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        differences.sort_by(|(one, _), (other, _)| one.key.cmp(&other.key));
         self.queue(differences).await
     }
 
@@ -121,12 +125,13 @@ impl<'a> Run<'a> {
         if known.received_at >= self.started {
             return Verdict::InFlight;
         }
-        // The store's time has whole seconds.
-        let written_by = observed.last_modified.map(|written| written + TimeDelta::seconds(1));
-        if known.ordered_at.is_some_and(|known| Some(known) >= written_by) {
-            return Verdict::Differs(Kind::Reverted);
+        match (known.ordered_at, observed.last_modified) {
+            // The store's time has whole seconds.
+            (Some(known), Some(written)) if known >= written + TimeDelta::seconds(1) => {
+                Verdict::Differs(Kind::Reverted)
+            }
+            _ => Verdict::Differs(Kind::Stale),
         }
-        Verdict::Differs(Kind::Stale)
     }
 
     fn is_to_be_queued(&self, kind: Kind) -> bool {

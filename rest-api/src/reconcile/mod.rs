@@ -138,9 +138,6 @@ pub enum ReconcileError {
         if *.0 == 0 { "none yet" } else { "more than one" }
     )]
     NoBucket(usize),
-    /// No bucket can have this name.
-    #[error("the bucket's name cannot be one: {0:?}")]
-    BadBucket(String),
     /// The bucket cannot be listed.
     #[error("the bucket {bucket} cannot be listed")]
     Source {
@@ -181,6 +178,12 @@ pub async fn reconcile(
         |error| ReconcileError::Source { bucket, error }
     };
     while let Some(page) = pages.try_next().await.map_err(unlisted(&run.summary.bucket))? {
+        run.check_order(&page)?;
+        for listed in &page {
+            while let Some(difference) = run.next_vanished(Some(&listed.key)).await? {
+                report(Event::Found(&difference))?;
+            }
+        }
         for difference in run.page(page).await? {
             report(Event::Found(&difference))?;
         }
