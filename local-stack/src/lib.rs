@@ -7,6 +7,7 @@
 
 mod binaries;
 pub mod lambda;
+mod listing;
 pub mod postgres;
 pub mod s3;
 pub mod sns;

@@ -101,7 +101,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         () = &mut interrupted => return Ok(()),
     };
     let outcome = tokio::select! {
-        loaded = async { stack.redeliver().await?; stack.load_sample().await } => loaded.map(|()| true),
+        loaded = async { stack.reconcile().await?; stack.load_sample().await } => loaded.map(|()| true),
         () = &mut interrupted => Ok(false),
     };
     let outcome = match outcome {

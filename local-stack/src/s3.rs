@@ -17,7 +17,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     auth::SimpleAuth,
@@ -30,6 +29,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
+use crate::listing;
+
 /// The credentials that requests must be signed with.
 pub const ACCESS_KEY: &str = "local";
 /// The secret that goes with [`ACCESS_KEY`].
@@ -40,10 +41,6 @@ pub const REGION: &str = "eu-west-1";
 /// The backend keeps an object's metadata in a file named after its bucket and key, in base64;
 /// file names end at 255 bytes.
 const MAX_BUCKET_AND_KEY: usize = 130;
-
-/// What S3 leaves as it is in the keys of its events.
-const IN_EVENT_KEYS: AsciiSet =
-    NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/');
 
 /// An S3 endpoint that keeps its objects in a folder.
 pub struct Endpoint {
@@ -108,7 +105,6 @@ impl Notifying {
         let head = head.map_err(|error| s3_error!(error, InternalError))?;
         let head = self.files.head_object(request(head)).await?.output;
         let etag = head.e_tag.map(|etag| etag.value().to_owned());
-        let encoded = utf8_percent_encode(key, &IN_EVENT_KEYS).to_string().replace("%20", "+");
         info!(bucket, key, size = head.content_length, "object created");
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
         // Who asked, from where, and the ids of the request mean nothing here, but belong to the
@@ -131,7 +127,7 @@ impl Notifying {
                     "arn": format!("arn:aws:s3:::{bucket}"),
                 },
                 "object": {
-                    "key": encoded,
+                    "key": listing::encoded(key),
                     "size": head.content_length,
                     "eTag": etag,
                     "sequencer": self.sequencer(),
@@ -154,7 +150,7 @@ impl Notifying {
 }
 
 /// A request as from nobody in particular: authentication has taken place.
-fn request<T>(input: T) -> S3Request<T> {
+pub(crate) fn request<T>(input: T) -> S3Request<T> {
     S3Request {
         input,
         method: Default::default(),
@@ -252,7 +248,6 @@ impl S3 for Notifying {
         get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput;
         delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
         list_objects: ListObjectsInput => ListObjectsOutput;
-        list_objects_v2: ListObjectsV2Input => ListObjectsV2Output;
     }
 
     checked! {
@@ -263,6 +258,22 @@ impl S3 for Notifying {
         upload_part_copy: UploadPartCopyInput => UploadPartCopyOutput;
         list_parts: ListPartsInput => ListPartsOutput;
         abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput;
+    }
+
+    /// See [`listing::complete`].
+    fn list_objects_v2<'a, 'b>(
+        &'a self,
+        list: S3Request<ListObjectsV2Input>,
+    ) -> Answer<'b, ListObjectsV2Output>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async move {
+            let mut page = self.files.list_objects_v2(list).await?;
+            listing::complete(&self.files, &mut page.output).await?;
+            Ok(page)
+        })
     }
 
     /// The backend says that the key is missing where the bucket is.

@@ -20,8 +20,11 @@ use aws_sdk_s3::{
 use rest_api::{
     Aws,
     config::{ApiToken, Config, Database, LogFormat, Retry, TokenDigest},
+    ingest::ObjectStore,
+    reconcile,
+    store::Store,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -70,6 +73,7 @@ pub struct Stack {
     pub postgres: Option<Postgres>,
     options: Options,
     token: String,
+    store: Store,
     stop: watch::Sender<bool>,
     s3_task: JoinHandle<()>,
     lambda_task: JoinHandle<Result<()>>,
@@ -127,10 +131,12 @@ impl Stack {
         let lambda_task = tokio::spawn(lambda::run(lambda, function, from_s3));
         let (publish, results) = mpsc::unbounded_channel();
         let sns_task = tokio::spawn(sns::serve(sns, publish));
+        let store = Store::new(&database, &aws.secrets, 0).await?;
         let config = Config {
             listen: api_at,
             database,
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
+            bucket: None,
             workers: 2,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
@@ -146,6 +152,7 @@ impl Stack {
             postgres,
             options,
             token,
+            store,
             stop,
             s3_task,
             lambda_task,
@@ -201,28 +208,21 @@ impl Stack {
         bail!("the sample was not taken within {} s", SAMPLE_TIMEOUT.as_secs())
     }
 
-    /// Tells the API of objects that were put, but of which it has not heard: the events of AWS
-    /// outlive a crash, ours are held in memory.
+    /// Queues what was put, but of which the API has not heard: the events of AWS outlive a crash,
+    /// ours are held in memory.
     ///
     /// # Errors
     /// If the bucket or the ledger cannot be read.
-    pub async fn redeliver(&self) -> Result<()> {
-        let bucket = &self.options.bucket;
-        let http = reqwest::Client::builder().no_proxy().build()?;
-        let mut pages = client(self.s3).list_objects_v2().bucket(bucket).into_paginator().send();
-        while let Some(page) = pages.try_next().await? {
-            for object in page.contents() {
-                let key = object.key().unwrap_or_default();
-                let of_key = [("bucket", bucket.as_str()), ("key", key), ("limit", "1")];
-                let ledger = http.get(format!("http://{}/ingests", self.api)).query(&of_key);
-                let known: Value = ledger.send().await?.error_for_status()?.json().await?;
-                if known[0].is_null() {
-                    let notification = json!({ "bucket": bucket, "key": key });
-                    let notify = http.post(format!("http://{}/notify", self.api));
-                    let notify = notify.bearer_auth(&self.token).json(&notification);
-                    notify.send().await?.error_for_status()?;
-                }
-            }
+    pub async fn reconcile(&self) -> Result<()> {
+        let bucket = Some(self.options.bucket.clone());
+        let options = reconcile::Options { bucket, apply: true, ..Default::default() };
+        let objects = ObjectStore::new(client(self.s3));
+        let compared = reconcile::reconcile(&self.store, &objects, options, |_| Ok(())).await;
+        let queued = compared.context("cannot compare the bucket with the ledger")?.queued;
+        if queued > 0 {
+            eprintln!(
+                "Files that were put, but not taken before the last end: {queued}, queued now"
+            );
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ pub struct Config {
     pub database: Database,
     /// What `/notify` and every write must carry.
     pub api_token: ApiToken,
+    /// The bucket that is reconciled with the ledger (`MRU_BUCKET`).
+    pub bucket: Option<String>,
     /// How many ingests run at once in this process (`MRU_WORKERS`); 0 for none.
     pub workers: usize,
     /// How faults of the infrastructure are retried.
@@ -184,6 +186,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 Either::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
                 Either::SecretId(id) => ApiToken::Managed(id),
             },
+            bucket: self.optional("MRU_BUCKET"),
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             retry: Retry::default(),
             lease: Duration::from_secs(15),

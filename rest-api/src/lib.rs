@@ -14,6 +14,7 @@
 //! - [`store`] holds every SQL statement, and knows neither HTTP nor S3.
 //! - [`ingest`] takes a file from the bucket into the store, in bounded memory.
 //! - `results` tells producers what became of their files, by SNS.
+//! - [`reconcile`] compares the bucket with the ledger, and queues what no notification told of.
 //! - `http` is the route table and its handlers, and the accept loop.
 //!
 //! [`run`] starts all of it. It takes its listener and its end from the caller, so that a test can
@@ -24,6 +25,7 @@ pub mod healthcheck;
 pub mod ingest;
 pub mod problem;
 mod results;
+pub mod reconcile;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;

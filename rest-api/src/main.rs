@@ -1,9 +1,18 @@
 //! The service's program: parses the command line, and calls the library.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
-use rest_api::{Aws, config::Config, healthcheck, run, store, telemetry};
+use clap::{Args, Parser, Subcommand};
+use rest_api::{
+    Aws,
+    config::Config,
+    healthcheck,
+    ingest::ObjectStore,
+    reconcile::{self, Options, Printer},
+    run,
+    store::{self, Store},
+    telemetry,
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -23,6 +32,9 @@ enum Command {
     Serve,
     /// Bring the database to the newest migration, then exit
     Migrate,
+    /// Compare the bucket with the ledger, and report what differs
+    #[command(after_help = RECONCILE)]
+    Reconcile(Reconcile),
     /// Ask a running service for its health, and fail unless it answers 2xx
     Healthcheck {
         /// What to ask [default: /healthz of the service on this machine, by MRU_LISTEN]
@@ -30,6 +42,37 @@ enum Command {
         url: Option<String>,
     },
 }
+
+#[derive(Args)]
+struct Reconcile {
+    /// The bucket [default: MRU_BUCKET, else the only one in the ledger]
+    #[arg(long, value_name = "NAME")]
+    bucket: Option<String>,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    prefix: String,
+    /// Queue what is missing or stale, for the running service to take
+    #[arg(long)]
+    apply: bool,
+    /// Queue what has failed, too
+    #[arg(long, requires = "apply")]
+    retry_failed: bool,
+    /// Report as JSON: an object a line, the summary last
+    #[arg(long)]
+    json: bool,
+}
+
+const RECONCILE: &str = "\
+A file of the bucket is
+  missing   no version of it is in the ledger
+  stale     the bucket holds a newer version than the ledger
+  failed    the infrastructure has kept this version from being taken
+  vanished  it was taken, and is not in the bucket any more; its movies stay
+  reverted  the newest version was deleted, an older one is back; nothing changes
+  unusable  its key is none that a notification may have
+
+Exit status: 0 nothing is left to do, 1 error, 2 usage, 3 something is missing,
+stale or failed, and was not queued. Safe to repeat, and to run beside others.";
 
 const ENVIRONMENT: &str = "\
 Environment:
@@ -47,6 +90,7 @@ Environment:
   MRU_API_TOKEN_SECRET_ARN
                     secret in AWS Secrets Manager, the token; the one before
                     the last rotation is accepted too
+  MRU_BUCKET        bucket that is reconciled [the only one in the ledger]
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_WORKERS       ingests at once, 0 for none [2]
   MRU_RESULTS_TOPIC_ARN
@@ -61,7 +105,7 @@ Environment:
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match start(arguments.command).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -69,22 +113,45 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn start(command: Command) -> Result<(), String> {
+async fn start(command: Command) -> Result<ExitCode, String> {
     let lookup = |name: &str| std::env::var(name).ok();
     if let Command::Healthcheck { url } = command {
-        return healthcheck::ask(url, lookup("MRU_LISTEN")).await;
+        return healthcheck::ask(url, lookup("MRU_LISTEN")).await.map(|()| ExitCode::SUCCESS);
     }
     let config = Config::from_lookup(lookup).map_err(|error| error.to_string())?;
     telemetry::init(&config.log_filter, config.log_format)?;
     let aws = Aws::from_env().await;
-    if let Command::Migrate = command {
-        let migrated = store::migrate(&config.database, &aws.secrets).await;
-        return migrated.map_err(|error| telemetry::chain(&error));
+    match command {
+        Command::Migrate => {
+            let migrated = store::migrate(&config.database, &aws.secrets).await;
+            migrated.map_err(|error| telemetry::chain(&error))?;
+        }
+        Command::Reconcile(arguments) => return reconcile(arguments, config, aws).await,
+        Command::Serve | Command::Healthcheck { .. } => {
+            let address = config.listen;
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.map_err(|error| format!("MRU_LISTEN {address}: {error}"))?;
+            let served = run(config, aws, listener, shutdown()).await;
+            served.map_err(|error| telemetry::chain(&error))?;
+        }
     }
-    let address = config.listen;
-    let listener = TcpListener::bind(address).await;
-    let listener = listener.map_err(|error| format!("MRU_LISTEN {address}: {error}"))?;
-    run(config, aws, listener, shutdown()).await.map_err(|error| telemetry::chain(&error))
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn reconcile(arguments: Reconcile, config: Config, aws: Aws) -> Result<ExitCode, String> {
+    let Reconcile { bucket, prefix, apply, retry_failed, json } = arguments;
+    let bucket = bucket.or(config.bucket);
+    let options = Options { bucket, prefix, apply, retry_failed };
+    let store = Store::new(&config.database, &aws.secrets, 0).await;
+    let store = store.map_err(|error| telemetry::chain(&error))?;
+    let mut printer = Printer::new(io::BufWriter::new(io::stdout()), io::stderr(), json);
+    let objects = ObjectStore::new(aws.s3);
+    let compared = reconcile::reconcile(&store, &objects, options, |event| printer.event(event));
+    let summary = compared.await.map_err(|error| {
+        format!("{}; what was queued stays queued, run it again", telemetry::chain(&error))
+    })?;
+    printer.summary(&summary).map_err(|error| error.to_string())?;
+    Ok(ExitCode::from(if summary.left() > 0 { 3 } else { 0 }))
 }
 
 /// Ends when the process is asked to stop.

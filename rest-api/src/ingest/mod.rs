@@ -27,6 +27,6 @@ mod violation;
 mod worker;
 
 pub use decode::{DecodeError, decode};
-pub use source::{ObjectStore, SourceError};
+pub use source::{Listed, ObjectStore, SourceError};
 pub use violation::{Violation, Violations};
 pub use worker::Worker;

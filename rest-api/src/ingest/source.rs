@@ -5,11 +5,14 @@ use std::pin::Pin;
 use aws_sdk_s3::{
     Client,
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    operation::list_objects_v2::ListObjectsV2Output,
     primitives::{ByteStream, DateTime},
+    types::EncodingType,
 };
 use bytes::Bytes;
 use chrono::Utc;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt, stream};
+use percent_encoding::percent_decode_str;
 
 use crate::store::Observed;
 
@@ -58,6 +61,15 @@ pub struct Object {
     pub content_encoding: Option<String>,
     /// Its bytes.
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>,
+}
+
+/// An object as a listing has it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// What the store says of it; a listing tells no versions.
+    pub observed: Observed,
 }
 
 /// Where files are.
@@ -112,6 +124,48 @@ impl ObjectStore {
             body: Box::pin(chunks(object.body)),
         })
     }
+
+    /// The current objects whose keys begin with `prefix`, in pages of up to 1,000; S3 lists them
+    /// in the order of their keys' bytes.
+    pub fn list(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> impl Stream<Item = Result<Vec<Listed>, SourceError>> + Send + use<> {
+        let request = self.client.list_objects_v2().bucket(bucket).prefix(prefix);
+        // A key may hold what XML cannot.
+        let pages = request.encoding_type(EncodingType::Url).into_paginator().send();
+        stream::try_unfold(pages, async |mut pages| {
+            let page = pages.try_next().await.map_err(fault)?;
+            Ok(page.map(|page| (page, pages)))
+        })
+        .and_then(async |page| listed(page))
+    }
+}
+
+/// # Errors
+/// If a key is not UTF-8, which S3 does not admit.
+fn listed(page: ListObjectsV2Output) -> Result<Vec<Listed>, SourceError> {
+    let encoded = page.encoding_type == Some(EncodingType::Url);
+    let objects = page.contents.unwrap_or_default().into_iter();
+    let objects = objects.map(|object| {
+        let mut key = object.key.unwrap_or_default();
+        if encoded {
+            // As in forms: a plus is a space.
+            let spaced = key.replace('+', " ");
+            key = match percent_decode_str(&spaced).decode_utf8() {
+                Ok(decoded) => decoded.into_owned(),
+                Err(_) => {
+                    let text = format!("a key of the listing is not UTF-8: {key}");
+                    let code = "the store lists what is no key".to_owned();
+                    return Err(SourceError::Refused(Cause { code, text }));
+                }
+            };
+        }
+        let observed = observed(object.e_tag, None, object.last_modified, object.size);
+        Ok(Listed { key, observed })
+    });
+    objects.collect()
 }
 
 /// The body's chunks. A body that ends before its announced length is an error of the stream.
@@ -136,9 +190,9 @@ fn observed(
         etag: etag.map(|etag| etag.trim_matches('"').to_owned()),
         // An unversioned object in a bucket that once was versioned has the version "null".
         version_id: version_id.filter(|id| id != "null"),
-        last_modified: last_modified.and_then(|time| {
-            chrono::DateTime::<Utc>::from_timestamp(time.secs(), time.subsec_nanos())
-        }),
+        // Whole seconds, even where a store's listings have more than the answers to HEAD and GET.
+        last_modified: last_modified
+            .and_then(|time| chrono::DateTime::<Utc>::from_timestamp(time.secs(), 0)),
         size,
     }
 }

@@ -142,6 +142,26 @@ pub struct Observed {
     pub size: Option<i64>,
 }
 
+/// Which of the versions of one object is the newest, as the end of a query over them. What was
+/// superseded does not count. What nobody has seen yet may be anything, so that it goes first while
+/// it waits for a worker, and last once it has failed.
+pub(super) const NEWEST: &str = "state <> 'superseded' order by coalesce(ordered_at, \
+    (case when state = 'failed' then '-infinity' else 'infinity' end)::timestamptz) desc, \
+    rpad(sequencer, 64, '0') desc nulls last, id desc limit 1";
+
+/// Whether a version of the ledger, the newest of its object, is the one that the object store
+/// tells of in these SQL expressions, where no sequencers settle it: etag and version are the same,
+/// and the object has not been written since. The store rounds the time of writing to the second,
+/// up or down, and the ledger may have it to the millisecond.
+pub(super) fn same(etag: &str, version_id: &str, last_modified: &str) -> String {
+    format!(
+        "etag is not distinct from {etag} \
+         and (version_id = {version_id} or version_id is null or {version_id} is null) \
+         and ({last_modified} is null or ordered_at is null \
+            or ordered_at > {last_modified} - interval '1 second')"
+    )
+}
+
 /// Puts an ingest that has failed back into the queue, as if it had never been tried.
 const REVIVE: &str = "/* ingests::revive */ update ingests set state = 'queued', attempts = 0, \
     run_after = now(), finished_at = null, error = null where id = $1 and state = 'failed'";
@@ -242,28 +262,26 @@ async fn one(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, Sto
 
 /// The ingest of the same version of the same object, if the ledger has it.
 ///
-/// Two sequencers settle it. Without one of them the newest known version is the same if its etag
-/// and version are and the object has not been written since: in between, it may have changed and
-/// changed back. A sequencer that the ledger lacks is then filled in.
+/// Two sequencers settle it. Without one of them it can only be the newest known version: in between,
+/// the object may have changed and changed back. A sequencer that the ledger lacks is then filled in.
 async fn find_version(
     transaction: &Transaction<'_>,
     notification: &Notification,
     observed: &Observed,
 ) -> Result<Option<i64>, StoreError> {
-    let find = "/* ingests::find_version */ with known as materialized ( \
+    let same = same("$4", "$5", "$6::timestamptz");
+    let find = format!(
+        "/* ingests::find_version */ with known as materialized ( \
             select id, sequencer, etag, version_id, ordered_at, state from ingests \
             where bucket = $1 and key = $2), \
-        newest as (select * from known order by ordered_at desc nulls first, \
-            rpad(sequencer, 64, '0') desc nulls last, id desc limit 1), \
+        newest as (select * from known where {NEWEST}), \
         same as (select id from known where sequencer = $3 \
             union all \
-            select id from newest where (sequencer is null or $3::text is null) \
-            and state <> 'superseded' and etag is not distinct from $4 \
-            and (version_id is not distinct from $5 or version_id is null or $5 is null) \
-            and ($6::timestamptz is null or ordered_at is null or ordered_at >= $6) \
+            select id from newest where (sequencer is null or $3::text is null) and {same} \
             limit 1) \
         update ingests set sequencer = coalesce(ingests.sequencer, $3) \
-            from same where ingests.id = same.id returning ingests.id";
+            from same where ingests.id = same.id returning ingests.id"
+    );
     let Notification { bucket, key, sequencer, etag, version_id, .. } = notification;
     let sequencer = sequencer.as_deref();
     let etag = etag.as_deref().or(observed.etag.as_deref());
@@ -271,7 +289,7 @@ async fn find_version(
     let last_modified = &observed.last_modified;
     let params: [&(dyn ToSql + Sync); 6] =
         [&&**bucket, &&**key, &sequencer, &etag, &version_id, last_modified];
-    let row = transaction.query_opt(find, &params).await?;
+    let row = transaction.query_opt(&find, &params).await?;
     Ok(row.map(|row| row.get(0)))
 }
 

@@ -8,10 +8,12 @@ use super::{StoreError, WRITE_OPTIONS, connect};
 use crate::config::Database;
 
 /// Every migration, in order. One that has been released is never edited.
-const MIGRATIONS: [(i32, &str, &str); 3] = [
+const MIGRATIONS: [(i32, &str, &str); 5] = [
     (1, "catalogue_and_ledger", include_str!("../../migrations/0001_catalogue_and_ledger.sql")),
     (2, "provenance", include_str!("../../migrations/0002_provenance.sql")),
     (3, "results", include_str!("../../migrations/0003_results.sql")),
+    (4, "traces", include_str!("../../migrations/0004_traces.sql")),
+    (5, "reconcile", include_str!("../../migrations/0005_reconcile.sql")),
 ];
 
 /// An arbitrary number, the same in every process: only one migrates at a time.

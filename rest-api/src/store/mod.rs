@@ -13,6 +13,7 @@ mod merge;
 mod migrate;
 mod queue;
 mod results;
+mod reconcile;
 mod row;
 mod sql;
 mod staging;
@@ -30,6 +31,7 @@ pub use merge::{Merged, Place};
 pub use migrate::migrate;
 pub use queue::Claim;
 pub use results::DueResult;
+pub use reconcile::{Known, Taken};
 pub use row::CatalogueRow;
 pub use staging::Staging;
 

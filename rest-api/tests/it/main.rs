@@ -14,6 +14,7 @@ mod memory;
 mod order;
 mod reload;
 mod results;
+mod reconcile;
 mod schedules;
 mod secrets;
 mod service;
