@@ -98,7 +98,8 @@ async fn every_record_becomes_a_notification_with_all_that_the_event_says() {
 async fn a_notification_carries_the_trace_of_xray_or_one_of_its_own() {
     let (address, received) = api(StatusCode::ACCEPTED).await;
     let client = client(address).await;
-    let two = json!({ "Records": [record("ObjectCreated:Put", "a"), record("ObjectCreated:Put", "b")] });
+    let two =
+        json!({ "Records": [record("ObjectCreated:Put", "a"), record("ObjectCreated:Put", "b")] });
     for xray in [
         Some("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0"),
         Some("Root=of all evil"),

@@ -287,6 +287,8 @@ fn class(status: StatusCode) -> &'static str {
     }
 }
 
+type PoolFigure = fn(&Status) -> usize;
+
 /// What is asked for at the moment of the scrape, rather than counted before it.
 fn figures(queue: Option<QueueFigures>, pools: &[(&'static str, Status)]) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
@@ -302,7 +304,7 @@ fn figures(queue: Option<QueueFigures>, pools: &[(&'static str, Status)]) -> Reg
         let help = "Age of the oldest queued ingest, 0 if none is; each replica says the same";
         registry.register("queue_oldest_age_seconds", help, ConstGauge::new(oldest_age));
     }
-    let gauges: [(&str, &str, fn(&Status) -> usize); 4] = [
+    let gauges: [(&str, &str, PoolFigure); 4] = [
         ("max_connections", "Connections that the pool may have", |pool| pool.max_size),
         ("connections", "Connections that the pool has", |pool| pool.size),
         ("available_connections", "Connections that nobody uses", |pool| pool.available),

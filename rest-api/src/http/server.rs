@@ -5,7 +5,6 @@
 
 use std::{
     any::Any,
-    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,7 +29,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_io_timeout::TimeoutStream;
-use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_http::{
     ServiceBuilderExt, body::UnsyncBoxBody, catch_panic::CatchPanicLayer,
     request_id::MakeRequestUuid, trace::TraceLayer,
@@ -38,7 +37,7 @@ use tower_http::{
 use tracing::{Span, debug, error, field::display, info, info_span, warn};
 use warp::filters::BoxedFilter;
 
-use super::Route;
+use super::metrics::Counted;
 use crate::{
     metrics::Metrics,
     problem::{Code, Problem},
@@ -79,18 +78,7 @@ pub(crate) async fn serve(
         .layer(CatchPanicLayer::custom(panicked))
         .map_request(head_as_get)
         .service(warp::service(routes));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let underway = metrics.request(request.method());
-        let answer = service.clone().oneshot(request);
-        async move {
-            let response = answer.await?;
-            let route = response.extensions().get().map_or("none", |Route(route)| route);
-            underway.answered(route, response.status());
-            Ok::<_, Infallible>(response)
-        }
-    });
-    // Without a name for its type the compiler cannot tell whether a connection may be spawned.
-    let service = service.boxed_clone();
+    let service = Counted::new(service, metrics);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();

@@ -156,8 +156,11 @@ impl Worker {
         let ms = milliseconds(took);
         match result {
             Ok(Outcome::Merged(merged)) => {
-                let state =
-                    if merged.superseded { IngestState::Superseded } else { IngestState::Succeeded };
+                let state = if merged.superseded {
+                    IngestState::Superseded
+                } else {
+                    IngestState::Succeeded
+                };
                 let Merged { inserted, updated, unchanged, .. } = merged;
                 info!(state = state.name(), inserted, updated, unchanged, ms, "ended");
                 self.metrics.merged(&merged);

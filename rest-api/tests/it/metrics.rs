@@ -196,7 +196,7 @@ async fn requests_are_counted_by_route_and_never_by_path() {
     assert_eq!(requests("none", "GET", "4xx"), 3.0);
     let durations = "mru_http_request_duration_seconds_count{route=\"/movies\",method=\"GET\"}";
     assert_eq!(scrape.get(durations), 2.0);
-    for (series, _) in scrape.0.iter() {
+    for series in scrape.0.keys() {
         let raw = ["nowhere", "seven", "secret", "bucket=", BUCKET, "BREW", "title"];
         let raw = raw.iter().find(|raw| series.contains(*raw) && !series.contains("\"/movies"));
         assert_eq!(raw, None, "{series}");
@@ -246,10 +246,7 @@ async fn a_lost_lease_and_a_takeover_are_counted() {
     )
     .await
     .unwrap();
-    eventually(async || {
-        Scrape::of(&service).await.get("mru_ingest_takeovers_total") == 1.0
-    })
-    .await;
+    eventually(async || Scrape::of(&service).await.get("mru_ingest_takeovers_total") == 1.0).await;
 
     // While the merge waits for its lock, another worker takes the ingest.
     let lock = sql.transaction().await.unwrap();
@@ -262,10 +259,8 @@ async fn a_lost_lease_and_a_takeover_are_counted() {
     let thief = service.sql().await;
     eventually(async || thief.execute(steal, &[&id]).await.unwrap() == 1).await;
     lock.commit().await.unwrap();
-    eventually(async || {
-        Scrape::of(&service).await.get("mru_ingest_leases_lost_total") == 1.0
-    })
-    .await;
+    eventually(async || Scrape::of(&service).await.get("mru_ingest_leases_lost_total") == 1.0)
+        .await;
     let scrape = Scrape::of(&service).await;
     assert_eq!(scrape.get("mru_movies_merged_total{outcome=\"inserted\"}"), 0.0);
     assert_eq!(scrape.get("mru_ingests_ended_total{state=\"succeeded\"}"), 0.0);
