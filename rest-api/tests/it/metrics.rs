@@ -118,9 +118,9 @@ async fn every_figure_says_what_was_done() {
     let good = r#"[{"title":"A","year":2000},{"title":"B","year":2001},{"title":"C","year":2002}]"#;
     let better = r#"[{"title":"A","year":2000},{"title":"B","year":2001,"genres":["x"]}]"#;
     let bad = r#"{"title":"A"}"#;
-    assert_eq!(service.ingest("good", good).await["state"], "succeeded");
-    assert_eq!(service.ingest("better", better).await["state"], "succeeded");
-    assert_eq!(service.ingest("bad", bad).await["state"], "rejected");
+    assert_eq!(service.ingest("1", good).await["state"], "succeeded");
+    assert_eq!(service.ingest("2", better).await["state"], "succeeded");
+    assert_eq!(service.ingest("3", bad).await["state"], "rejected");
     // Refused, tried once more, refused again.
     let failed = service.notify(&json!({ "bucket": "nowhere", "key": "k" })).await;
     assert_eq!((&failed["state"], &failed["attempts"]), (&json!("failed"), &json!(2)));
@@ -197,7 +197,7 @@ async fn requests_are_counted_by_route_and_never_by_path() {
     let durations = "mru_http_request_duration_seconds_count{route=\"/movies\",method=\"GET\"}";
     assert_eq!(scrape.get(durations), 2.0);
     for series in scrape.0.keys() {
-        let raw = ["nowhere", "seven", "secret", "bucket=", BUCKET, "BREW", "title"];
+        let raw = ["nowhere", "seven", "secret", "BREW", "title", "%"];
         let raw = raw.iter().find(|raw| series.contains(*raw) && !series.contains("\"/movies"));
         assert_eq!(raw, None, "{series}");
     }
