@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_header_of_xray_becomes_one_of_the_standard() {
-        let read = |header| TraceParent::from_xray(header).map(|trace| trace.to_string());
+        let read = |header: &str| TraceParent::from_xray(header).map(|trace| trace.to_string());
         let root = "Root=1-5759e988-bd862e3fe1be46a994272793";
         for (rest, flags) in [
             (";Parent=53995c3f42cd8ad8;Sampled=1", "01"),
