@@ -4,9 +4,8 @@
 //! few values, known beforehand: never a key, a bucket, an id or a path as it was sent.
 //!
 //! The crate is Prometheus's own, `prometheus-client`: no registry but those that one makes, and
-//! nothing compiled in beyond counting and writing. `metrics-exporter-prometheus` goes through a
-//! recorder of the whole process, and keeps each observation until somebody scrapes; `prometheus`
-//! has had no release for long.
+//! nothing compiled in beyond counting and writing. `metrics-exporter-prometheus` is made for one
+//! recorder in the process, and keeps each observation until somebody scrapes or cleans up.
 
 use std::{
     fmt,

@@ -8,7 +8,7 @@ use std::{
 use futures_util::TryStreamExt;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, field::display, info, info_span, warn};
 
 use super::{
     decode::{DecodeError, decode},
@@ -107,7 +107,7 @@ impl Worker {
                         "ingest",
                         id = claim.id,
                         request_id = claim.request_id.as_deref(),
-                        trace_id = claim.trace_id.as_deref(),
+                        trace_id = claim.trace_id.as_deref().map(display),
                         bucket = claim.bucket,
                         key = claim.key,
                     );
