@@ -6,14 +6,15 @@
 mod catalogue;
 mod connect;
 mod error;
+mod figures;
 mod ingests;
 mod known;
 mod listen;
 mod merge;
 mod migrate;
 mod queue;
-mod results;
 mod reconcile;
+mod results;
 mod row;
 mod sql;
 mod staging;
@@ -26,12 +27,13 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
 pub use error::StoreError;
+pub use figures::QueueFigures;
 pub use ingests::{Ingest, IngestQuery, IngestState, Observed};
 pub use merge::{Merged, Place};
 pub use migrate::migrate;
 pub use queue::Claim;
-pub use results::DueResult;
 pub use reconcile::{Known, Taken};
+pub use results::DueResult;
 pub use row::CatalogueRow;
 pub use staging::Staging;
 
