@@ -73,7 +73,7 @@ async fn take(store: &Store, version: usize, movies: &[String]) -> Result<(Durat
         "event_time": format!("2026-01-01T00:00:0{version}Z"), "etag": format!("{version}"),
     });
     let notification: Notification = serde_json::from_value(notification)?;
-    store.record(&notification, &Observed::default(), "").await?;
+    store.record(&notification, &Observed::default(), "", None).await?;
     let claim = store.claim(Duration::from_secs(3600)).await?.context("nothing to claim")?;
     let place = store.observe(&claim, &Observed::default()).await?;
 

@@ -95,6 +95,7 @@ impl Parts {
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: None,
+            bucket: None,
             log_filter: String::new(),
             log_format: LogFormat::Text,
         };

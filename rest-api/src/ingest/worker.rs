@@ -8,7 +8,7 @@ use std::{
 use futures_util::TryStreamExt;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
-use tracing::{Instrument, debug, error, field::display, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     decode::{DecodeError, decode},

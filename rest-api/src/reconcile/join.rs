@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use aws::trace::TraceParent;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::Notification;
@@ -150,7 +151,8 @@ impl<'a> Run<'a> {
         let (store, request_id) = (self.store, &self.request_id);
         let recorded = stream::iter(differences).map(async |(mut difference, queue)| {
             if let Some((notification, observed)) = queue {
-                let ingest = store.record(&notification, &observed, request_id).await?;
+                let trace = Some(TraceParent::random().trace_id);
+                let ingest = store.record(&notification, &observed, request_id, trace).await?;
                 difference.queued = Some(ingest.id);
             }
             Ok::<_, StoreError>(difference)

@@ -398,7 +398,8 @@ async fn which_version_is_held_is_what_recording_it_would_say() {
     {
         let sql = service.sql().await;
         sql.batch_execute("truncate ingests").await.unwrap();
-        let known = store.record(&parse(event.clone()), &Observed::default(), "").await.unwrap();
+        let known =
+            store.record(&parse(event.clone()), &Observed::default(), "", None).await.unwrap();
         let observed = Observed {
             etag: Some(etag.to_owned()),
             last_modified: Some(format!("2026-01-01T00:00:{second:02}Z").parse().unwrap()),
@@ -407,7 +408,7 @@ async fn which_version_is_held_is_what_recording_it_would_say() {
         let newest = store.newest_versions(BUCKET, &[("k", &observed)]).await.unwrap();
         let newest = newest[0].unwrap();
         assert_eq!((newest.id, newest.held), (known.id, same), "{observed:?}");
-        let recorded = store.record(&bare, &observed, "").await.unwrap();
+        let recorded = store.record(&bare, &observed, "", None).await.unwrap();
         assert_eq!(recorded.id == known.id, same, "{observed:?}");
         // And then it is known.
         let newest = store.newest_versions(BUCKET, &[("k", &observed)]).await.unwrap();

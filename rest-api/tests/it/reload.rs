@@ -82,7 +82,7 @@ async fn claim(store: &Store, key: &str, second: u32) -> Claim {
         "sequencer": format!("{second:04X}"),
     });
     let notification = schema::parse(notification.to_string().as_bytes()).unwrap();
-    store.record(&notification, &Observed::default(), "").await.unwrap();
+    store.record(&notification, &Observed::default(), "", None).await.unwrap();
     store.claim(Duration::from_secs(60)).await.unwrap().unwrap()
 }
 
