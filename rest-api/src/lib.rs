@@ -13,6 +13,7 @@
 //!   to clients.
 //! - [`store`] holds every SQL statement, and knows neither HTTP nor S3.
 //! - [`ingest`] takes a file from the bucket into the store, in bounded memory.
+//! - [`validate`] checks files before they are put, without any of the rest.
 //! - `http` is the route table and its handlers, and the accept loop.
 //!
 //! [`run`] starts all of it. It takes its listener and its end from the caller, so that a test can
@@ -25,12 +26,17 @@ pub mod problem;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;
+pub mod validate;
 
 mod http;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 
 use aws::{SecretError, SecretsManager};
@@ -106,7 +112,13 @@ pub async fn run(
         async move { store.listen().await }
     });
 
-    let app = http::App { store, objects, api_tokens, stopping: stopping.clone() };
+    let app = http::App {
+        store,
+        objects,
+        api_tokens,
+        stopping: stopping.clone(),
+        validations: Semaphore::new(http::MAX_VALIDATIONS),
+    };
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "serving");
     let serving = http::serve(listener, http::routes(Arc::new(app)), stopping);

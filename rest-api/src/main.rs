@@ -1,9 +1,13 @@
 //! The service's program: parses the command line, and calls the library.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, BufWriter},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
-use rest_api::{Aws, config::Config, healthcheck, run, store, telemetry};
+use rest_api::{Aws, config::Config, healthcheck, run, store, telemetry, validate};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -23,6 +27,16 @@ enum Command {
     Serve,
     /// Bring the database to the newest migration, then exit
     Migrate,
+    /// Check files of movies as the service does, before they are put
+    #[command(after_help = VALIDATE)]
+    Validate {
+        /// Print a JSON object for each file, on a line of its own, instead of text
+        #[arg(long)]
+        json: bool,
+        /// Files to check; - is standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Ask a running service for its health, and fail unless it answers 2xx
     Healthcheck {
         /// What to ask [default: /healthz of the service on this machine, by MRU_LISTEN]
@@ -54,14 +68,52 @@ Environment:
   AWS_REGION        region of the bucket (required); further AWS_* variables
                     as the AWS SDK knows them, AWS_ENDPOINT_URL_S3 among them";
 
+const VALIDATE: &str = "\
+A file is a JSON array of movies, one movie, or NDJSON (one movie a line); plain
+or gzip; UTF-8. It goes through the code and the schema that the service works
+with, so that a file that passes here is not rejected there for its content.
+Neither a database nor any environment variable is needed.
+
+For each violation: the record it is in (counted from 0), where that begins in
+the decompressed file, a JSON Pointer into the record, what was expected there
+and what was found; and the line, where the file is not compressed.
+The first 1,000 violations of a file are listed, all are counted.
+
+With --json: {\"file\", \"valid\", \"movies\", \"violation_count\", \"violations\"},
+the violations as in GET /ingests/{id}; or {\"file\", \"error\"}.
+
+Exit status: 0 all files are valid, 1 some are not, 2 some could not be read
+
+Examples:
+  rest-api validate movies.json new/*.ndjson.gz
+  jq '.movies' export.json | rest-api validate -
+  rest-api validate --json movies.json | jq .violations";
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Command::Validate { json, files } = &arguments.command {
+        return check(files, *json).await;
+    }
     match start(arguments.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+async fn check(files: &[PathBuf], json: bool) -> ExitCode {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match validate::files(files, json, &mut out).await {
+        Ok(totals) => totals.exit_status().into(),
+        Err(error) => {
+            // Whoever closed the pipe has read enough.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                eprintln!("standard output: {error}");
+            }
+            2.into()
         }
     }
 }

@@ -21,12 +21,14 @@
 
 mod decode;
 mod inflate;
+mod limits;
 mod source;
 mod split;
 mod violation;
 mod worker;
 
-pub use decode::{DecodeError, decode};
+pub use decode::{DecodeError, Decoded, Decoder, decode};
+pub use limits::{Limits, MAX_FILE};
 pub use source::{ObjectStore, SourceError};
 pub use violation::{Violation, Violations};
 pub use worker::Worker;

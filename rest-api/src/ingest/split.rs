@@ -7,11 +7,7 @@
 use memchr::memchr3;
 use schema::Fault;
 
-/// A record may be this large, in bytes.
-pub(super) const MAX_RECORD: usize = 1 << 20;
-
-/// So much white space may stand between two records, in bytes.
-const MAX_GAP: usize = 1 << 20;
+use super::limits::Limits;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
@@ -45,6 +41,7 @@ enum State {
 /// The splitter's state between two chunks.
 #[derive(Debug)]
 pub(super) struct Splitter {
+    limits: Limits,
     state: State,
     in_array: bool,
     /// How many bytes came before the present chunk.
@@ -70,8 +67,9 @@ struct Record {
 }
 
 impl Splitter {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
+            limits,
             state: State::Start { mark: 0 },
             in_array: false,
             base: 0,
@@ -131,8 +129,8 @@ impl Splitter {
     fn step(&mut self, byte: u8, offset: u64, emit: &mut impl FnMut(Piece<'_>)) -> bool {
         if byte.is_ascii_whitespace() {
             self.gap += 1;
-            if self.gap > MAX_GAP {
-                let expected = format!("at most {} MiB of white space", MAX_GAP >> 20);
+            if self.gap > self.limits.gap {
+                let expected = format!("at most {} MiB of white space", self.limits.gap >> 20);
                 self.lose(offset, Fault::at_root(expected, "more"), emit);
             }
             return true;
@@ -229,7 +227,7 @@ impl Splitter {
     }
 
     fn end_record(&mut self, tail: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
-        let whole_in_this_chunk = self.record.head.is_empty() && tail.len() <= MAX_RECORD;
+        let whole_in_this_chunk = self.record.head.is_empty() && tail.len() <= self.limits.record;
         if !whole_in_this_chunk {
             self.keep(tail, emit);
         }
@@ -246,10 +244,10 @@ impl Splitter {
         if self.record.oversized {
             return;
         }
-        if self.record.head.len() + part.len() > MAX_RECORD {
+        if self.record.head.len() + part.len() > self.limits.record {
             self.record.oversized = true;
             self.record.head = Vec::new();
-            let expected = format!("a record of at most {} MiB", MAX_RECORD >> 20);
+            let expected = format!("a record of at most {} MiB", self.limits.record >> 20);
             let fault = Fault::at_root(expected, "a larger one");
             emit(Piece::Fault { index: Some(self.index), offset: self.record.offset, fault });
             return;

@@ -11,6 +11,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     decode::{DecodeError, decode},
+    limits::MAX_FILE,
     source::{ObjectStore, SourceError},
     violation::Violations,
 };
@@ -20,9 +21,6 @@ use crate::{
     store::{Claim, Merged, Store, StoreError},
     telemetry::chain,
 };
-
-/// A file may be this large, decompressed.
-const MAX_FILE: u64 = 64 << 30;
 
 /// How often the queue is looked at when nobody says that it has changed.
 const POLL: Duration = Duration::from_secs(1);
@@ -160,10 +158,10 @@ impl Worker {
         debug!(size = object.observed.size, "reading");
         let mut staging = self.store.staging().await?;
         let encoding = object.content_encoding.as_deref();
-        let violations = decode(encoding, MAX_FILE, object.body, &mut staging).await?;
-        if violations.count() > 0 {
+        let decoded = decode(encoding, MAX_FILE, object.body, Some(&mut staging)).await?;
+        if decoded.violations.count() > 0 {
             staging.discard().await;
-            return Ok(Outcome::Rejected(violations));
+            return Ok(Outcome::Rejected(decoded.violations));
         }
         Ok(Outcome::Merged(staging.merge(&place, claim).await?))
     }

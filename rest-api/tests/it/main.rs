@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod config;
+mod corpus;
 mod deployment;
 mod emulator;
 mod faults;
@@ -16,3 +17,4 @@ mod schedules;
 mod secrets;
 mod service;
 mod tls;
+mod validate;
