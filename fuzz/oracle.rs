@@ -180,9 +180,9 @@ impl<'a> Reference<'a> {
         for record in &self.records {
             let raw = record.get().as_bytes();
             let offset = raw.as_ptr() as usize - file.as_ptr() as usize;
-            let scalar = !matches!(raw[0], b'{' | b'[') && !(self.in_array && self.sound);
+            let exact = matches!(raw[0], b'{' | b'[') || self.in_array && self.sound;
             let cut = !self.in_array && raw.windows(2).any(|pair| pair == b"\n{");
-            if scalar || cut || longest_gap(&file[end..offset]) > LIMITS.gap {
+            if !exact || cut || longest_gap(&file[end..offset]) > LIMITS.gap {
                 assert!(longest_gap(&file[end..offset]) > LIMITS.gap || parse(raw).is_err());
                 sound = false;
                 break;

@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::ingest::{Limits, Violation};
 
-/// How many characters of a line are shown, and how many of them at most stand before the place.
+/// How many characters of a line are shown, and of a longer one, how many before the place.
 const SHOWN: usize = 88;
 const SHOWN_BEFORE: usize = 60;
 
@@ -90,18 +90,19 @@ impl Source {
 
     /// The part of a line that is shown around `place`.
     fn around(&self, place: u64, line: u64, line_start: u64) -> io::Result<Excerpt> {
-        let before_from = line_start.max(place.saturating_sub((SHOWN_BEFORE * CHARACTER) as u64));
-        let before_length = usize::try_from(place - before_from).unwrap_or_default();
-        let before = self.read(before_from, before_length)?;
-        let before = String::from_utf8_lossy(&before);
-        let excess = before.chars().count().saturating_sub(SHOWN_BEFORE);
-        let cut = excess > 0 || before_from > line_start;
-        let before: String = before.chars().skip(excess).collect();
-        let before = if cut { format!("…{before}") } else { before };
-
         let after = self.read(place, SHOWN * CHARACTER)?;
         let after = String::from_utf8_lossy(&after);
         let after = after.split(['\n', '\r']).next().unwrap_or_default();
+
+        let from = line_start.max(place.saturating_sub((SHOWN * CHARACTER) as u64));
+        let before = self.read(from, usize::try_from(place - from).unwrap_or_default())?;
+        let before = String::from_utf8_lossy(&before);
+        let room = SHOWN_BEFORE.max(SHOWN.saturating_sub(after.chars().count()));
+        let excess = before.chars().count().saturating_sub(room);
+        let cut = excess > 0 || from > line_start;
+        let before: String = before.chars().skip(excess).collect();
+        let before = if cut { format!("…{before}") } else { before };
+
         let room = SHOWN.saturating_sub(before.chars().count());
         let after = match after.char_indices().nth(room) {
             Some((end, _)) => format!("{}…", &after[..end]),
