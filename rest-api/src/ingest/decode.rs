@@ -1,7 +1,5 @@
 //! From the bytes of an object to rows of the catalogue, or to violations.
 
-use bytes::{Buf, Bytes};
-use futures_util::{Stream, StreamExt};
 use schema::{Fault, Movie};
 
 use super::{
@@ -10,14 +8,7 @@ use super::{
     split::{Piece, Splitter},
     violation::Violations,
 };
-use crate::store::{CatalogueRow, Staging, StoreError};
-
-/// Objects are taken in slices of this many bytes, which bounds how long one turn keeps a thread
-/// from other work.
-const SLICE: usize = 8 << 10;
-
-/// Rows are staged when they take about this many bytes.
-const BATCH: usize = 4 << 20;
+use crate::store::CatalogueRow;
 
 /// What a file came to.
 #[derive(Debug, Default)]
@@ -26,61 +17,6 @@ pub struct Decoded {
     pub movies: u64,
     /// What is wrong with the file.
     pub violations: Violations,
-}
-
-/// Why decoding a file did not end.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError<E> {
-    /// The stream of bytes broke.
-    #[error("the object could not be read")]
-    Read(E),
-    /// The rows could not be staged.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Reads a file of at most `max_file` bytes, decompressed, from a stream, and stages its movies, if
-/// there is where to. Returns what it came to; if nothing is wrong with it, every movie is staged.
-///
-/// # Errors
-/// If the stream breaks, or the database does.
-pub async fn decode<E>(
-    content_encoding: Option<&str>,
-    max_file: u64,
-    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
-    mut staging: Option<&mut Staging>,
-) -> Result<Decoded, DecodeError<E>> {
-    let mut decoder = match Decoder::new(content_encoding, Limits::of(max_file)) {
-        Ok(decoder) => decoder,
-        Err(fault) => return Ok(Decoded { violations: Violations::of_file(fault), movies: 0 }),
-    };
-    'file: while let Some(chunk) = body.next().await {
-        let mut chunk = chunk.map_err(DecodeError::Read)?;
-        while !chunk.is_empty() {
-            let taken = decoder.push(&chunk[..chunk.len().min(SLICE)]);
-            chunk.advance(taken);
-            match &mut staging {
-                Some(staging) if decoder.pass.rows_size > BATCH => {
-                    staging.add(&decoder.take_rows()).await?;
-                }
-                Some(_) => {}
-                // Nobody wants them.
-                None => drop(decoder.take_rows()),
-            }
-            if decoder.is_lost() {
-                break 'file;
-            }
-            // Lets others have a turn.
-            tokio::task::consume_budget().await;
-        }
-    }
-    let (rows, decoded) = decoder.finish();
-    if let Some(staging) = staging
-        && decoded.violations.count() == 0
-    {
-        staging.add(&rows).await?;
-    }
-    Ok(decoded)
 }
 
 /// The stages between bytes and rows.
@@ -126,6 +62,11 @@ impl Decoder {
     /// Whether there is no point in reading on.
     pub fn is_lost(&self) -> bool {
         self.splitter.is_lost()
+    }
+
+    /// About how many bytes the rows take in memory.
+    pub fn rows_size(&self) -> usize {
+        self.pass.rows_size
     }
 
     /// The rows since the last time, in the order of the file; none once anything is wrong.

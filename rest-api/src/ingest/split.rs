@@ -127,7 +127,8 @@ impl Splitter {
 
     /// Looks at one byte outside a record. Returns whether it is done with.
     fn step(&mut self, byte: u8, offset: u64, emit: &mut impl FnMut(Piece<'_>)) -> bool {
-        if byte.is_ascii_whitespace() {
+        let in_mark = matches!(self.state, State::Start { mark: 1 | 2 });
+        if is_space(byte) && !in_mark {
             self.gap += 1;
             if self.gap > self.limits.gap {
                 let expected = format!("at most {} MiB of white space", self.limits.gap >> 20);
@@ -182,6 +183,11 @@ impl Splitter {
     ) -> bool {
         if offset == mark as u64 && BYTE_ORDER_MARK.get(mark) == Some(&byte) {
             self.state = State::Start { mark: mark + 1 };
+            return true;
+        }
+        if (1..BYTE_ORDER_MARK.len()).contains(&mark) {
+            let found = "a byte order mark that breaks off";
+            self.lose(offset, Fault::at_root("UTF-8 text", found), emit);
             return true;
         }
         match byte {
@@ -305,11 +311,16 @@ impl Record {
             b']' if self.depth == 0 && in_array => return Some(at),
             b'}' | b']' => return Some(at + 1),
             b',' if self.depth == 0 && in_array => return Some(at),
-            _ if self.depth == 0 && byte.is_ascii_whitespace() => return Some(at),
+            _ if self.depth == 0 && is_space(byte) => return Some(at),
             _ => {}
         }
         None
     }
+}
+
+/// White space as JSON has it (RFC 8259, section 2): a form feed is none.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 fn shown(byte: u8) -> String {

@@ -10,9 +10,9 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
-    decode::{DecodeError, decode},
     limits::MAX_FILE,
     source::{ObjectStore, SourceError},
+    stream::{DecodeError, decode},
     violation::Violations,
 };
 use crate::{

@@ -57,8 +57,9 @@ impl Totals {
 pub async fn files(paths: &[PathBuf], json: bool, out: &mut impl Write) -> io::Result<Totals> {
     let mut totals = Totals::default();
     for path in paths {
-        let name = if is_stdin(path) { "standard input".into() } else { path.to_string_lossy() };
-        let report = Report { path, name: &name, json };
+        let name = path.to_string_lossy();
+        let report =
+            Report { path, name: if is_stdin(path) { "standard input" } else { &name }, json };
         match check(path).await {
             Ok(decoded) => {
                 let violations = &decoded.violations;
@@ -74,7 +75,7 @@ pub async fn files(paths: &[PathBuf], json: bool, out: &mut impl Write) -> io::R
             Err(error) => {
                 totals.unreadable += 1;
                 report.unreadable(&error, out)?;
-                eprintln!("{}: {}", printable(&name), printable(&error.to_string()));
+                eprintln!("{}: {}", printable(report.name), printable(&error.to_string()));
             }
         }
         out.flush()?;

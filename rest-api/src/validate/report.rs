@@ -9,12 +9,14 @@ use std::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Totals, source::Source};
+use super::{Totals, is_stdin, source::Source};
 use crate::ingest::{Decoded, Violation};
 
 /// A report on one file.
 pub(super) struct Report<'a> {
+    /// As it was given: what programs are told.
     pub(super) path: &'a Path,
+    /// What people are told.
     pub(super) name: &'a str,
     pub(super) json: bool,
 }
@@ -22,7 +24,7 @@ pub(super) struct Report<'a> {
 /// What programs are told. The violations look as they do in an ingest.
 #[derive(Serialize)]
 struct Line<'a> {
-    file: &'a str,
+    file: Cow<'a, str>,
     valid: bool,
     movies: u64,
     violation_count: u64,
@@ -39,7 +41,7 @@ impl Report<'_> {
         let count = decoded.violations.count();
         if self.json {
             let line = Line {
-                file: self.name,
+                file: self.path.to_string_lossy(),
                 valid: count == 0,
                 movies: decoded.movies,
                 violation_count: count,
@@ -52,7 +54,7 @@ impl Report<'_> {
         if count == 0 {
             return writeln!(out, "{name}: valid, {}", counted(decoded.movies, "movie"));
         }
-        let mut source = Source::open(self.path);
+        let mut source = if is_stdin(self.path) { None } else { Source::open(self.path) };
         for violation in violations {
             writeln!(out, "{name}: {}", printable(&sentence(violation)))?;
             // Nothing but the sentence where the place cannot be read any more.
@@ -76,7 +78,11 @@ impl Report<'_> {
     /// If `out` does not take it.
     pub(super) fn unreadable(&self, error: &io::Error, out: &mut impl Write) -> io::Result<()> {
         if self.json {
-            writeln!(out, "{}", json!({ "file": self.name, "error": error.to_string() }))?;
+            writeln!(
+                out,
+                "{}",
+                json!({ "file": self.path.to_string_lossy(), "error": error.to_string() })
+            )?;
         }
         Ok(())
     }

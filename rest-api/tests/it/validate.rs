@@ -315,6 +315,19 @@ fn the_exit_status_says_what_scripts_need_to_know() {
 }
 
 #[test]
+fn standard_input_is_not_a_file_called_minus() {
+    let folder = Folder::new();
+    folder.put("-", b"[{\"title\":\"M\"}]");
+    let told = folder.validate(&["-"]);
+    assert_eq!(
+        told.out,
+        "standard input: byte 0: expected a JSON array, a movie, or NDJSON, found an empty file\nstandard input: 1 violation\n"
+    );
+    assert_eq!(folder.validate(&["--json", "-"]).json()[0]["file"], "-");
+    assert!(folder.validate(&["./-"]).out.contains("1 | [{\"title\":\"M\"}]"));
+}
+
+#[test]
 fn of_many_violations_the_first_thousand_are_listed() {
     let folder = Folder::new();
     folder.put("bad", "{}\n".repeat(1500).as_bytes());
