@@ -14,6 +14,7 @@
 //! - [`ingest`] takes a file from the bucket into the store, in bounded memory.
 //! - `results` tells producers what became of their files, by SNS.
 //! - [`reconcile`] compares the bucket with the ledger, and queues what no notification told of.
+//! - [`validate`] checks files before they are put, without any of the rest.
 //! - `http` is the route table and its handlers, and the accept loop.
 //!
 //! [`run`] starts all of it. It takes its listener and its end from the caller, so that a test can
@@ -29,12 +30,17 @@ mod results;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;
+pub mod validate;
 
 mod http;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 
 use aws::{SecretError, SecretsManager};
@@ -134,6 +140,7 @@ pub async fn run(
         api_tokens,
         metrics: Arc::clone(&metrics),
         stopping: stopping.clone(),
+        validations: Semaphore::new(http::MAX_VALIDATIONS),
     };
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "serving");

@@ -1,6 +1,10 @@
 //! The service's program: parses the command line, and calls the library.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, BufWriter},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use rest_api::{
@@ -11,7 +15,7 @@ use rest_api::{
     reconcile::{self, Options, Printer},
     run,
     store::{self, Store},
-    telemetry,
+    telemetry, validate,
 };
 use tokio::{
     net::TcpListener,
@@ -35,6 +39,16 @@ enum Command {
     /// Compare the bucket with the ledger, and report what differs
     #[command(after_help = RECONCILE)]
     Reconcile(Reconcile),
+    /// Check files of movies as the service does, before they are put
+    #[command(after_help = VALIDATE)]
+    Validate {
+        /// Print a JSON object for each file, on a line of its own, instead of text
+        #[arg(long)]
+        json: bool,
+        /// Files to check; - is standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Ask a running service for its health, and fail unless it answers 2xx
     Healthcheck {
         /// What to ask [default: /healthz of the service on this machine, by MRU_LISTEN]
@@ -101,10 +115,30 @@ Environment:
   AWS_REGION        region of the bucket (required); further AWS_* variables
                     as the AWS SDK knows them, AWS_ENDPOINT_URL_S3 among them";
 
+const VALIDATE: &str = "\
+A file is a JSON array of movies, one movie, or NDJSON (one movie a line); plain
+or gzip; UTF-8. It goes through the code and the schema that the service works
+with, so that a file that passes here is not rejected there for its content.
+Neither a database nor any environment variable is needed.
+
+For each violation: the record it is in (counted from 0), where that begins in
+the decompressed file, a JSON Pointer into the record, what was expected there
+and what was found; and the line, where the file is not compressed.
+The first 1,000 violations of a file are listed, all are counted.
+
+With --json: {\"file\", \"valid\", \"movies\", \"violation_count\", \"violations\"},
+the violations as in GET /ingests/{id}; or {\"file\", \"error\"}.
+
+Exit status: 0 all files are valid, 1 some are not, 2 some could not be read
+
+Examples:
+  rest-api validate movies.json new/*.ndjson.gz
+  jq '.movies' export.json | rest-api validate -
+  rest-api validate --json movies.json | jq .violations";
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match start(arguments.command).await {
+    match start(Arguments::parse().command).await {
         Ok(status) => status,
         Err(error) => {
             eprintln!("{error}");
@@ -114,31 +148,55 @@ async fn main() -> ExitCode {
 }
 
 async fn start(command: Command) -> Result<ExitCode, String> {
-    let lookup = |name: &str| std::env::var(name).ok();
-    if let Command::Healthcheck { url } = command {
-        return healthcheck::ask(url, lookup("MRU_LISTEN")).await.map(|()| ExitCode::SUCCESS);
-    }
-    let config = Config::from_lookup(lookup).map_err(|error| error.to_string())?;
-    telemetry::init(&config.log_filter, config.log_format)?;
-    let aws = Aws::from_env().await;
     match command {
+        Command::Validate { json, files } => return Ok(check(&files, json).await),
+        Command::Healthcheck { url } => healthcheck::ask(url, lookup("MRU_LISTEN")).await?,
         Command::Migrate => {
+            let (config, aws) = configured().await?;
             let migrated = store::migrate(&config.database, &aws.secrets).await;
             migrated.map_err(|error| telemetry::chain(&error))?;
         }
-        Command::Reconcile(arguments) => return reconcile(arguments, config, aws).await,
-        Command::Serve | Command::Healthcheck { .. } => {
-            let address = config.listen;
-            let listener = TcpListener::bind(address).await;
-            let listener = listener.map_err(|error| format!("MRU_LISTEN {address}: {error}"))?;
-            let served = run(config, aws, listener, shutdown()).await;
-            served.map_err(|error| telemetry::chain(&error))?;
-        }
+        Command::Reconcile(arguments) => return reconcile(arguments).await,
+        Command::Serve => serve().await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn reconcile(arguments: Reconcile, config: Config, aws: Aws) -> Result<ExitCode, String> {
+fn lookup(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// What the environment says, and the log as it says.
+async fn configured() -> Result<(Config, Aws), String> {
+    let config = Config::from_lookup(lookup).map_err(|error| error.to_string())?;
+    telemetry::init(&config.log_filter, config.log_format)?;
+    Ok((config, Aws::from_env().await))
+}
+
+async fn serve() -> Result<(), String> {
+    let (config, aws) = configured().await?;
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| format!("MRU_LISTEN {address}: {error}"))?;
+    run(config, aws, listener, shutdown()).await.map_err(|error| telemetry::chain(&error))
+}
+
+async fn check(files: &[PathBuf], json: bool) -> ExitCode {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match validate::files(files, json, &mut out).await {
+        Ok(totals) => totals.exit_status().into(),
+        Err(error) => {
+            // Whoever closed the pipe has read enough.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                eprintln!("standard output: {error}");
+            }
+            2.into()
+        }
+    }
+}
+
+async fn reconcile(arguments: Reconcile) -> Result<ExitCode, String> {
+    let (config, aws) = configured().await?;
     let Reconcile { bucket, prefix, apply, retry_failed, json } = arguments;
     let bucket = bucket.or(config.bucket);
     let options = Options { bucket, prefix, apply, retry_failed };

@@ -1,6 +1,6 @@
 //! The ledger of files.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::{Answer, json, link_next, params, request::Request};
 use crate::{
@@ -65,9 +65,7 @@ pub(super) async fn one(id: String, request: Request) -> Answer {
 
 /// `POST /ingests/{id}/retry`: queues one anew that has failed.
 pub(super) async fn retry(id: String, request: Request) -> Answer {
-    if request.method != Method::POST {
-        return Err(Problem::method_not_allowed("POST"));
-    }
+    request.post()?;
     request.authorized()?;
     params::parse(&request.query, &[])?;
     let retried = match id.parse() {

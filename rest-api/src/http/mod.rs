@@ -12,12 +12,13 @@ mod pages;
 mod params;
 mod request;
 mod server;
+mod validate;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use warp::{Filter, Rejection, filters::BoxedFilter, path, reply::Response};
 
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     store::Store,
 };
 pub(crate) use server::serve;
+pub(crate) use validate::MAX_VALIDATIONS;
 
 /// How long a handler may take; the longest is a notification that waits for 30 s.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
@@ -41,6 +43,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// True from the moment the service was asked to stop.
     pub(crate) stopping: watch::Receiver<bool>,
+    /// One for each file that is being checked.
+    pub(crate) validations: Semaphore,
 }
 
 type Answer = Result<Response, Problem>;
@@ -74,6 +78,11 @@ pub(crate) fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .or(warp::path!("movies" / String)
             .and(r.clone())
             .then(|id, r| answer("/movies/{id}", movies::one(id, r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("validate")
+            .and(r.clone())
+            .then(|r| answer("/validate", validate::validate(r))))
         .unify()
         .boxed()
         .or(warp::path!("schema" / "movies.json")

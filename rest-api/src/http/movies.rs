@@ -1,7 +1,7 @@
 //! The catalogue.
 
 use futures_util::stream;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use std::convert::Infallible;
 use tracing::warn;
 
@@ -14,7 +14,10 @@ use crate::{
 };
 
 /// The largest body of a `POST /movies`, decompressed too; more goes through the bucket.
-const MAX_BODY: usize = 8 << 20;
+pub(super) const MAX_BODY: usize = 8 << 20;
+
+/// How movies may be sent.
+pub(super) const MEDIA_TYPES: [&str; 2] = ["application/json", "application/x-ndjson"];
 
 /// `/movies`, by method.
 pub(super) async fn list_or_create(request: Request) -> Answer {
@@ -99,20 +102,20 @@ pub(super) async fn one(id: String, request: Request) -> Answer {
 /// `POST /movies`: validated and merged as a file is.
 async fn create(mut request: Request) -> Answer {
     request.authorized()?;
-    request.media_type(&["application/json", "application/x-ndjson"])?;
+    request.media_type(&MEDIA_TYPES)?;
     params::parse(&request.query, &[])?;
+    let encoding = request.content_encoding();
     let whole = request.body(MAX_BODY).await?;
-    let encoding = request.headers.get(header::CONTENT_ENCODING);
-    let encoding = encoding.and_then(|encoding| encoding.to_str().ok());
     let mut staging = request.app.store.staging_for_request().await?;
     let chunks = stream::iter([Ok::<_, Infallible>(whole)]);
-    let violations = match decode(encoding, MAX_BODY as u64, chunks, &mut staging).await {
-        Ok(violations) => violations,
+    let decoding = decode(encoding.as_deref(), MAX_BODY as u64, chunks, Some(&mut staging));
+    let violations = match decoding.await {
+        Ok(decoded) => decoded.violations,
         Err(DecodeError::Store(error)) => return Err(error.into()),
     };
     if violations.count() > 0 {
         staging.discard().await;
-        return Err(Problem::violations(&violations.listed(), violations.count()));
+        return Err(Problem::violations(violations.listed(), violations.count()));
     }
     let merged = staging.merge_now().await?;
     request.app.metrics.merged(&merged);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use schema::Notification;
 use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -27,9 +27,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `POST /notify`: records the ingest, and answers once it is durable.
 pub(super) async fn notify(mut request: Request) -> Answer {
-    if request.method != Method::POST {
-        return Err(Problem::method_not_allowed("POST"));
-    }
+    request.post()?;
     request.authorized()?;
     request.media_type(&["application/json"])?;
     params::parse(&request.query, &[])?;

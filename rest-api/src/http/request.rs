@@ -4,8 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use aws::trace::TraceId;
 use bytes::{Buf, Bytes};
-use futures_util::{Stream, StreamExt, stream::BoxStream};
+use futures_util::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use http::{HeaderMap, Method, header};
+use tokio::time::{Instant, timeout_at};
 use warp::{Filter, filters::BoxedFilter};
 
 use super::App;
@@ -70,6 +74,12 @@ impl Request {
     }
 
     /// # Errors
+    /// If the method is not POST.
+    pub(super) fn post(&self) -> Result<(), Problem> {
+        if self.method == Method::POST { Ok(()) } else { Err(Problem::method_not_allowed("POST")) }
+    }
+
+    /// # Errors
     /// If the request does not carry the API token.
     pub(super) fn authorized(&self) -> Result<(), Problem> {
         let value = self.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -102,34 +112,53 @@ impl Request {
         id.unwrap_or_default().chars().take(MAX_REQUEST_ID).collect()
     }
 
+    /// How the body is encoded, as `Content-Encoding` says.
+    pub(super) fn content_encoding(&self) -> Option<String> {
+        let encoding = self.headers.get(header::CONTENT_ENCODING)?;
+        encoding.to_str().ok().map(str::to_owned)
+    }
+
     /// Reads the whole body, of at most `limit` bytes, announced or not.
     ///
     /// # Errors
     /// If it is larger, or comes too slowly, or breaks off.
     pub(super) async fn body(&mut self, limit: usize) -> Result<Bytes, Problem> {
-        let slow = Problem::new(Code::RequestTimeout, "the body did not arrive in time");
-        tokio::time::timeout(BODY_TIMEOUT, self.read_body(limit)).await.unwrap_or(Err(slow))
+        let announced = self.announced().unwrap_or_default().min(limit);
+        let mut whole = Vec::with_capacity(announced);
+        let mut pieces = self.pieces(limit);
+        while let Some(piece) = pieces.try_next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.into())
     }
 
-    async fn read_body(&mut self, limit: usize) -> Result<Bytes, Problem> {
-        let too_large = || Problem::new(Code::BodyTooLarge, format!("at most {limit} bytes"));
-        let announced = self.headers.get(header::CONTENT_LENGTH);
-        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > limit) {
-            return Err(too_large());
-        }
-        let mut whole = Vec::with_capacity(announced.unwrap_or_default());
-        loop {
-            let piece = tokio::time::timeout(PIECE_TIMEOUT, self.body.next()).await;
-            let slow = || Problem::new(Code::RequestTimeout, "the body did not arrive in time");
-            match piece.map_err(|_| slow())? {
-                None => return Ok(whole.into()),
-                Some(Ok(piece)) if whole.len() + piece.len() > limit => return Err(too_large()),
-                Some(Ok(piece)) => whole.extend_from_slice(&piece),
-                Some(Err(_)) => {
-                    return Err(Problem::new(Code::MalformedJson, "the body broke off"));
-                }
+    /// The body as it comes, of at most `limit` bytes, announced or not. If it is larger, or comes
+    /// too slowly, or breaks off, the stream ends with that.
+    pub(super) fn pieces(
+        &mut self,
+        limit: usize,
+    ) -> impl Stream<Item = Result<Bytes, Problem>> + Send + Unpin {
+        let too_large = move || Problem::new(Code::BodyTooLarge, format!("at most {limit} bytes"));
+        let slow = || Problem::new(Code::RequestTimeout, "the body did not arrive in time");
+        let broken = || Problem::new(Code::MalformedJson, "the body broke off");
+        let end = Instant::now() + BODY_TIMEOUT;
+        let announced = self.announced().unwrap_or_default();
+        let pieces = stream::try_unfold((&mut self.body, 0), move |(body, before)| async move {
+            if announced > limit {
+                return Err(too_large());
             }
-        }
+            let soon = end.min(Instant::now() + PIECE_TIMEOUT);
+            let piece = timeout_at(soon, body.next()).await.map_err(|_| slow())?;
+            let Some(piece) = piece else { return Ok(None) };
+            let piece = piece.map_err(|_| broken())?;
+            let read = before + piece.len();
+            if read > limit { Err(too_large()) } else { Ok(Some((piece, (body, read)))) }
+        });
+        Box::pin(pieces)
+    }
+
+    /// How long the body is, as `Content-Length` says.
+    fn announced(&self) -> Option<usize> {
+        self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 }

@@ -17,8 +17,14 @@ const MAX_GROWTH: u64 = 250;
 /// The stage between the bytes of an object and those of the file.
 pub(super) struct Inflate {
     mode: Mode,
-    /// Bytes taken in and given out.
+    /// How many bytes were taken in.
     taken: u64,
+    outlet: Outlet,
+}
+
+/// Where the file's bytes leave.
+struct Outlet {
+    /// How many there were.
     given: u64,
     /// The file may be this large, in bytes.
     max_file: u64,
@@ -53,7 +59,7 @@ impl Inflate {
             }
         }
         let mode = Mode::Unknown { head: Vec::new(), declared_gzip };
-        Ok(Self { mode, taken: 0, given: 0, max_file })
+        Ok(Self { mode, taken: 0, outlet: Outlet { given: 0, max_file } })
     }
 
     /// Takes the beginning of a piece of the object, and gives the part of the file that it stands
@@ -73,7 +79,7 @@ impl Inflate {
                         Mode::Gzip(decoder) => {
                             decoder.write_all(&head).map_err(|error| not_gzip(&error))?;
                         }
-                        _ => give(&head),
+                        _ => self.outlet.give(&head, give),
                     }
                 }
                 1
@@ -88,28 +94,26 @@ impl Inflate {
     /// Says that the object has ended; gives what is left of the file.
     ///
     /// # Errors
-    /// If compressed data has been cut short.
+    /// If compressed data has been cut short, or the file is too large.
     pub(super) fn finish(&mut self, give: impl FnOnce(&[u8])) -> Result<(), Fault> {
         match &mut self.mode {
-            Mode::Unknown { head, .. } => give(head),
+            Mode::Unknown { head, .. } => self.outlet.give(head, give),
             Mode::Plain => {}
             Mode::Gzip(decoder) => {
                 decoder.try_finish().map_err(|error| not_gzip(&error))?;
-                give(decoder.get_ref());
+                self.outlet.give(decoder.get_ref(), give);
             }
         }
-        Ok(())
+        self.check_growth()
     }
 
     fn pass(&mut self, piece: &[u8], give: impl FnOnce(&[u8])) -> Result<usize, Fault> {
         let Mode::Gzip(decoder) = &mut self.mode else {
-            self.given += piece.len() as u64;
-            give(piece);
+            self.outlet.give(piece, give);
             return Ok(piece.len());
         };
         let written = decoder.write(piece);
-        self.given += decoder.get_ref().len() as u64;
-        give(decoder.get_ref());
+        self.outlet.give(decoder.get_ref(), give);
         decoder.get_mut().clear();
         match written {
             Ok(0) => Err(Fault::at_root("a whole gzip file", "data behind its end")),
@@ -119,15 +123,26 @@ impl Inflate {
     }
 
     fn check_growth(&self) -> Result<(), Fault> {
-        if self.given > self.max_file {
-            let expected = format!("a file of at most {} MiB", self.max_file >> 20);
+        let Outlet { given, max_file } = self.outlet;
+        if given > max_file {
+            let expected = format!("a file of at most {} MiB", max_file >> 20);
             return Err(Fault::at_root(expected, "a larger one"));
         }
-        if self.given > FREE_GROWTH && self.given / self.taken.max(1) > MAX_GROWTH {
+        if given > FREE_GROWTH && given / self.taken.max(1) > MAX_GROWTH {
             let expected = format!("data that decompresses to at most {MAX_GROWTH} times its size");
             return Err(Fault::at_root(expected, "data that was made to fill a disk"));
         }
         Ok(())
+    }
+}
+
+impl Outlet {
+    /// Gives the next bytes of the file, but none beyond its limit, so that what is found in a file
+    /// that is too large does not depend on the pieces in which it came.
+    fn give(&mut self, bytes: &[u8], give: impl FnOnce(&[u8])) {
+        let room = usize::try_from(self.max_file.saturating_sub(self.given)).unwrap_or(usize::MAX);
+        self.given += bytes.len() as u64;
+        give(&bytes[..bytes.len().min(room)]);
     }
 }
 

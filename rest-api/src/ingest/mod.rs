@@ -16,17 +16,21 @@
 //! ```
 //!
 //! A file flows one way: [`source`] opens the object, [`inflate`] decompresses it, [`split`] finds
-//! the records, [`decode`] turns them into rows and violations, the store stages the rows and
-//! merges them at the end. No part holds more than a few megabytes, whatever the file's size.
+//! the records, [`mod@decode`] turns them into rows and violations, [`stream`] has the store stage
+//! the rows, which merges them at the end. No part holds more than a few megabytes, whatever the file's size.
 
 mod decode;
 mod inflate;
+mod limits;
 mod source;
 mod split;
+mod stream;
 mod violation;
 mod worker;
 
-pub use decode::{DecodeError, decode};
+pub use decode::{Decoded, Decoder};
+pub use limits::{Limits, MAX_FILE};
 pub use source::{Listed, ObjectStore, SourceError};
+pub use stream::{DecodeError, decode};
 pub use violation::{Violation, Violations};
 pub use worker::Worker;

@@ -7,11 +7,7 @@
 use memchr::memchr3;
 use schema::Fault;
 
-/// A record may be this large, in bytes.
-pub(super) const MAX_RECORD: usize = 1 << 20;
-
-/// So much white space may stand between two records, in bytes.
-const MAX_GAP: usize = 1 << 20;
+use super::limits::Limits;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
@@ -45,6 +41,7 @@ enum State {
 /// The splitter's state between two chunks.
 #[derive(Debug)]
 pub(super) struct Splitter {
+    limits: Limits,
     state: State,
     in_array: bool,
     /// How many bytes came before the present chunk.
@@ -70,8 +67,9 @@ struct Record {
 }
 
 impl Splitter {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
+            limits,
             state: State::Start { mark: 0 },
             in_array: false,
             base: 0,
@@ -129,10 +127,11 @@ impl Splitter {
 
     /// Looks at one byte outside a record. Returns whether it is done with.
     fn step(&mut self, byte: u8, offset: u64, emit: &mut impl FnMut(Piece<'_>)) -> bool {
-        if byte.is_ascii_whitespace() {
+        let in_mark = matches!(self.state, State::Start { mark: 1 | 2 });
+        if is_space(byte) && !in_mark {
             self.gap += 1;
-            if self.gap > MAX_GAP {
-                let expected = format!("at most {} MiB of white space", MAX_GAP >> 20);
+            if self.gap > self.limits.gap {
+                let expected = format!("at most {} MiB of white space", self.limits.gap >> 20);
                 self.lose(offset, Fault::at_root(expected, "more"), emit);
             }
             return true;
@@ -186,6 +185,11 @@ impl Splitter {
             self.state = State::Start { mark: mark + 1 };
             return true;
         }
+        if (1..BYTE_ORDER_MARK.len()).contains(&mark) {
+            let found = "a byte order mark that breaks off";
+            self.lose(offset, Fault::at_root("UTF-8 text", found), emit);
+            return true;
+        }
         match byte {
             b'[' => {
                 self.in_array = true;
@@ -229,7 +233,7 @@ impl Splitter {
     }
 
     fn end_record(&mut self, tail: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
-        let whole_in_this_chunk = self.record.head.is_empty() && tail.len() <= MAX_RECORD;
+        let whole_in_this_chunk = self.record.head.is_empty() && tail.len() <= self.limits.record;
         if !whole_in_this_chunk {
             self.keep(tail, emit);
         }
@@ -246,10 +250,10 @@ impl Splitter {
         if self.record.oversized {
             return;
         }
-        if self.record.head.len() + part.len() > MAX_RECORD {
+        if self.record.head.len() + part.len() > self.limits.record {
             self.record.oversized = true;
             self.record.head = Vec::new();
-            let expected = format!("a record of at most {} MiB", MAX_RECORD >> 20);
+            let expected = format!("a record of at most {} MiB", self.limits.record >> 20);
             let fault = Fault::at_root(expected, "a larger one");
             emit(Piece::Fault { index: Some(self.index), offset: self.record.offset, fault });
             return;
@@ -307,11 +311,16 @@ impl Record {
             b']' if self.depth == 0 && in_array => return Some(at),
             b'}' | b']' => return Some(at + 1),
             b',' if self.depth == 0 && in_array => return Some(at),
-            _ if self.depth == 0 && byte.is_ascii_whitespace() => return Some(at),
+            _ if self.depth == 0 && is_space(byte) => return Some(at),
             _ => {}
         }
         None
     }
+}
+
+/// White space as JSON has it (RFC 8259, section 2): a form feed is none.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 fn shown(byte: u8) -> String {

@@ -11,8 +11,9 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
-    decode::{DecodeError, decode},
+    limits::MAX_FILE,
     source::{ObjectStore, SourceError},
+    stream::{DecodeError, decode},
     violation::Violations,
 };
 use crate::{
@@ -22,9 +23,6 @@ use crate::{
     store::{Claim, IngestState, Merged, Store, StoreError},
     telemetry::chain,
 };
-
-/// A file may be this large, decompressed.
-const MAX_FILE: u64 = 64 << 30;
 
 /// How often the queue is looked at when nobody says that it has changed.
 const POLL: Duration = Duration::from_secs(1);
@@ -208,10 +206,10 @@ impl Worker {
         let mut staging = self.store.staging(claim, compare).await?;
         let encoding = object.content_encoding.as_deref();
         let body = object.body.inspect_ok(|chunk| self.metrics.read(chunk.len()));
-        let violations = decode(encoding, MAX_FILE, body, &mut staging).await?;
-        if violations.count() > 0 {
+        let decoded = decode(encoding, MAX_FILE, body, Some(&mut staging)).await?;
+        if decoded.violations.count() > 0 {
             staging.discard().await;
-            return Ok(Outcome::Rejected(violations));
+            return Ok(Outcome::Rejected(decoded.violations));
         }
         Ok(Outcome::Merged(staging.merge(&place, claim).await?))
     }

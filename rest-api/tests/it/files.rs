@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::service::{BUCKET, Service, without_id};
 
-fn gzip(data: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
@@ -18,15 +18,16 @@ fn movie(title: &str) -> Value {
     json!({ "title": title, "year": 1999, "cast": ["Ann Actor"], "genres": ["Drama"] })
 }
 
-#[tokio::test]
-async fn every_form_of_a_good_file_is_taken() {
-    let service = Service::start().await;
+/// A good file: its name, its bytes, and how many movies it holds, of "A" and "B".
+type Good = (&'static str, Vec<u8>, i64);
+
+pub(crate) fn good_files() -> Vec<Good> {
     let (a, b) = (movie("A"), movie("B"));
     let pretty = serde_json::to_string_pretty(&json!([a, b])).unwrap();
     let lines = format!("{a}\n{b}\n");
     let single = serde_json::to_string_pretty(&a).unwrap();
     let bom = |text: &str| format!("\u{feff}{text}").into_bytes();
-    let forms: Vec<(&str, Vec<u8>, i64)> = vec![
+    vec![
         ("array", pretty.clone().into(), 2),
         ("lines", lines.clone().into(), 2),
         ("lines-crlf", lines.replace('\n', "\r\n").into(), 2),
@@ -43,8 +44,13 @@ async fn every_form_of_a_good_file_is_taken() {
             [gzip(format!("{a}\n").as_bytes()), gzip(b.to_string().as_bytes())].concat(),
             2,
         ),
-    ];
-    for (key, body, count) in forms {
+    ]
+}
+
+#[tokio::test]
+async fn every_form_of_a_good_file_is_taken() {
+    let service = Service::start().await;
+    for (key, body, count) in good_files() {
         let ingest = service.ingest(key, body).await;
         assert_eq!(ingest["state"], "succeeded", "{key}: {ingest}");
         let total: i64 =
@@ -53,7 +59,7 @@ async fn every_form_of_a_good_file_is_taken() {
         assert_eq!(ingest["violations"], json!([]), "{key}");
     }
     let movies: Vec<Value> = service.movies("").await.iter().map(without_id).collect();
-    assert_eq!(movies, [a, b]);
+    assert_eq!(movies, [movie("A"), movie("B")]);
 }
 
 #[tokio::test]
@@ -122,7 +128,7 @@ async fn one_movie_many_times_over_is_merged_in_linear_time() {
 }
 
 /// A bad file: its name, its bytes, and for each violation that is expected, where it is.
-type Bad = (&'static str, Vec<u8>, Vec<Value>);
+pub(crate) type Bad = (&'static str, Vec<u8>, Vec<Value>);
 
 fn at(record: u64, pointer: &str) -> Value {
     json!([record, pointer])
@@ -132,7 +138,7 @@ fn whole_file() -> Vec<Value> {
     vec![json!([null, ""])]
 }
 
-fn bad_files() -> Vec<Bad> {
+pub(crate) fn bad_files() -> Vec<Bad> {
     let good = movie("Good").to_string();
     let array = |bad: &str| format!("[{good},{bad},{good}]").into_bytes();
     let utf_16: Vec<u8> = "[{}]".encode_utf16().flat_map(u16::to_le_bytes).collect();

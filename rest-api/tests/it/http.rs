@@ -67,6 +67,7 @@ async fn unknown_paths_and_methods_are_told_what_there_is() {
         ("/ingests", "GET, HEAD"),
         ("/ingests/1", "GET, HEAD"),
         ("/notify", "POST"),
+        ("/validate", "POST"),
         ("/schema/movies.json", "GET, HEAD"),
         ("/healthz", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),

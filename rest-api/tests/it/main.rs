@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod config;
+mod corpus;
 mod deployment;
 mod emulator;
 mod faults;
@@ -22,3 +23,4 @@ mod service;
 mod tls;
 mod topic;
 mod traces;
+mod validate;

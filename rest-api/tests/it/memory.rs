@@ -54,7 +54,7 @@ impl Drop for Killed {
     }
 }
 
-fn peak_resident_mb(pid: u32) -> u64 {
+pub(crate) fn peak_resident_mb(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::{MAX_RECORD, Piece, Splitter};
+use super::{Limits, Piece, Splitter};
 
 /// Index and offset; the record, or what was found to be wrong.
 type Found = (Option<u64>, u64, Result<Vec<u8>, String>);
@@ -17,7 +17,7 @@ fn split(file: &[u8], mut size: impl FnMut() -> usize) -> Vec<Found> {
             Piece::Fault { index, offset, fault } => (index, offset, Err(fault.found)),
         });
     };
-    let mut splitter = Splitter::new();
+    let mut splitter = Splitter::new(Limits::of(1 << 30));
     let mut rest = file;
     while !rest.is_empty() {
         let (chunk, behind) = rest.split_at(size().min(rest.len()));
@@ -114,7 +114,7 @@ fn finds_the_same_at_any_chunking_whatever_the_damage() {
 
 #[test]
 fn an_oversized_record_is_told_of_once_and_skipped() {
-    let file = format!("[{{\"a\":\"{}\"}},{{}}]", "x".repeat(MAX_RECORD));
+    let file = format!("[{{\"a\":\"{}\"}},{{}}]", "x".repeat(1 << 20));
     for size in [64 << 10, usize::MAX] {
         let pieces = split(file.as_bytes(), || size);
         assert_eq!(pieces.len(), 2);

@@ -1,0 +1,260 @@
+//! What must hold of any bytes that come as a file.
+//!
+//! [`check`] decodes them as the service does, in pieces of several sizes, and holds what it finds
+//! against serde_json, which reads the file as a whole and shares no code with the splitter:
+//!
+//! - Whatever the pieces, and plain or compressed: the same rows, the same violations.
+//! - A file that serde_json takes, as an array or as objects that follow one another, has the same
+//!   records at the same offsets, and each record the same verdict as by itself.
+//! - A file that serde_json does not take is rejected, and the records before the place where it
+//!   gave up are the same.
+//!
+//! They differ on purpose where [`Reference::compare`] says so, and nowhere else.
+
+use std::{
+    hash::{DefaultHasher, Hasher},
+    io::{Read, Write},
+};
+
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use rest_api::{
+    ingest::{Decoder, Limits, Violation, Violations},
+    store::CatalogueRow,
+};
+use schema::{Definition, Fault, Movie};
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde_json::{Value, value::RawValue};
+
+/// Small, so that small files reach them.
+const LIMITS: Limits = Limits { file: 1500, record: 250, gap: 30 };
+
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+const GZIP: &[u8] = b"\x1f\x8b";
+
+/// What a file came to.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    /// Those before the first violation.
+    rows: Vec<CatalogueRow>,
+    movies: u64,
+    listed: Vec<Violation>,
+    count: u64,
+}
+
+impl Outcome {
+    fn new(rows: Vec<CatalogueRow>, movies: u64, violations: &Violations) -> Self {
+        Self { rows, movies, listed: violations.listed().to_vec(), count: violations.count() }
+    }
+}
+
+/// Decodes a file that comes in pieces of the sizes that `size` gives.
+fn decode(file: &[u8], mut size: impl FnMut() -> usize) -> Outcome {
+    let mut decoder = Decoder::new(None, LIMITS).unwrap();
+    let mut rest = file;
+    while !rest.is_empty() && !decoder.is_lost() {
+        let (mut piece, behind) = rest.split_at(size().min(rest.len()));
+        while !piece.is_empty() && !decoder.is_lost() {
+            piece = &piece[decoder.push(piece)..];
+        }
+        rest = behind;
+    }
+    let (rows, decoded) = decoder.finish();
+    Outcome::new(rows, decoded.movies, &decoded.violations)
+}
+
+/// # Panics
+/// If anything does not hold of this file.
+pub(crate) fn check(file: &[u8]) {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(file);
+    let seed = hasher.finish();
+    let mut random = seed;
+    let mut some = || {
+        random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+        (random >> 33) as usize % (1 << (seed % 8)) + 1
+    };
+    let whole = decode(file, || usize::MAX);
+    let by_byte = decode(file, || 1);
+    let by_some = decode(file, &mut some);
+    if file.starts_with(GZIP) {
+        return check_gzip(file, &[whole, by_byte, by_some]);
+    }
+    assert_eq!(whole, by_byte, "by the byte: {}", file.escape_ascii());
+    assert_eq!(whole, by_some, "by a few bytes: {}", file.escape_ascii());
+    // Compressing takes longer than all else.
+    if seed >> 32 & 7 == 0 {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(file).unwrap();
+        let compressed = encoder.finish().unwrap();
+        assert_eq!(whole, decode(&compressed, &mut some), "as gzip: {}", file.escape_ascii());
+    }
+    check_plain(file, &whole);
+}
+
+fn check_gzip(file: &[u8], outcomes: &[Outcome]) {
+    let mut plain = Vec::new();
+    let read = MultiGzDecoder::new(file).take(LIMITS.file + 1).read_to_end(&mut plain);
+    for outcome in outcomes {
+        // A file within a file is not unpacked. Of one that is damaged, how much is read before the
+        // damage shows depends on the pieces; the verdict does not.
+        if read.is_err() || plain.len() as u64 > LIMITS.file || plain.starts_with(GZIP) {
+            assert!(outcome.count > 0, "taken: {}", file.escape_ascii());
+        } else {
+            let expected = decode(&plain, || usize::MAX);
+            assert_eq!(*outcome, expected, "unpacked: {}", plain.escape_ascii());
+        }
+    }
+}
+
+fn check_plain(file: &[u8], outcome: &Outcome) {
+    for violation in &outcome.listed {
+        let never = "a record that fits the schema";
+        assert_ne!(violation.fault.expected, never, "the type is stricter than the schema");
+    }
+    if file.len() as u64 > LIMITS.file {
+        return assert!(outcome.count > 0, "too large, but taken: {}", file.escape_ascii());
+    }
+    let body = file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file);
+    let reference = Reference::read(body);
+    reference.compare(file, outcome);
+    if outcome.count == 0 {
+        let values = values(body, reference.in_array);
+        assert_eq!(values.len(), outcome.rows.len());
+        for value in values {
+            assert!(Movie::validator().is_valid(&value), "not valid, but taken: {value}");
+        }
+    }
+}
+
+/// The records of a file that must be sound.
+fn values(body: &[u8], in_array: bool) -> Vec<Value> {
+    if in_array {
+        return serde_json::from_slice(body).unwrap();
+    }
+    serde_json::Deserializer::from_slice(body).into_iter().map(|value| value.unwrap()).collect()
+}
+
+/// A file as serde_json reads it.
+struct Reference<'a> {
+    /// The records before the first fault, as they stand in the file.
+    records: Vec<&'a RawValue>,
+    in_array: bool,
+    /// Whether there was no fault.
+    sound: bool,
+}
+
+impl<'a> Reference<'a> {
+    fn read(body: &'a [u8]) -> Self {
+        let first = body.iter().find(|byte| !is_space(**byte));
+        let in_array = first == Some(&b'[');
+        let mut reference = Self { records: Vec::new(), in_array, sound: true };
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        if in_array {
+            let read = Elements(&mut reference.records).deserialize(&mut reader);
+            reference.sound = read.is_ok() && reader.end().is_ok();
+        } else if first == Some(&b'{') {
+            for record in reader.into_iter() {
+                match record {
+                    Ok(record) => reference.records.push(record),
+                    Err(_) => reference.sound = false,
+                }
+            }
+        } else {
+            // A scalar is JSON, but no movie.
+            reference.sound = false;
+        }
+        reference
+    }
+
+    /// Holds `outcome` against this, up to where the two differ on purpose:
+    ///
+    /// - White space or a record beyond its limit is a violation.
+    /// - Among lines, `{` at the start of a line begins a record, even within another one. No movie
+    ///   has an object within it, so that both find violations.
+    /// - Among lines, and in a broken array, a scalar ends elsewhere. It is a violation anyway.
+    fn compare(&self, file: &[u8], outcome: &Outcome) {
+        let mut violations = Violations::default();
+        let (mut rows, mut movies) = (Vec::new(), 0);
+        let mut sound = self.sound;
+        let (mut compared, mut end) = (0, 0);
+        for record in &self.records {
+            let raw = record.get().as_bytes();
+            let offset = raw.as_ptr() as usize - file.as_ptr() as usize;
+            let exact = matches!(raw[0], b'{' | b'[') || self.in_array && self.sound;
+            let cut = !self.in_array && raw.windows(2).any(|pair| pair == b"\n{");
+            if !exact || cut || longest_gap(&file[end..offset]) > LIMITS.gap {
+                assert!(longest_gap(&file[end..offset]) > LIMITS.gap || parse(raw).is_err());
+                sound = false;
+                break;
+            }
+            match parse(raw) {
+                Err(Some(faults)) => violations.add_record(compared, offset as u64, &faults),
+                Err(None) => violations.add(Some(compared), Some(offset as u64), oversized()),
+                Ok(movie) => {
+                    movies += 1;
+                    if violations.count() == 0 {
+                        rows.push(CatalogueRow::new(&movie));
+                    }
+                }
+            }
+            compared += 1;
+            end = offset + raw.len();
+        }
+        let shown = || file.escape_ascii();
+        if sound && longest_gap(&file[end..]) <= LIMITS.gap {
+            return assert_eq!(*outcome, Outcome::new(rows, movies, &violations), "{}", shown());
+        }
+        assert!(outcome.count > 0, "not sound, but taken: {}", shown());
+        let before = |violation: &&Violation| violation.record.is_some_and(|n| n < compared);
+        let listed: Vec<Violation> = outcome.listed.iter().filter(before).cloned().collect();
+        assert_eq!(listed, violations.listed(), "before {compared}: {}", shown());
+        assert_eq!(outcome.rows[..rows.len()], rows, "before {compared}: {}", shown());
+    }
+}
+
+/// One record by itself: the movie or its faults; none if it is too large to be looked at.
+fn parse(raw: &[u8]) -> Result<Movie, Option<schema::Faults>> {
+    if raw.len() > LIMITS.record {
+        return Err(None);
+    }
+    schema::parse(raw).map_err(Some)
+}
+
+fn oversized() -> Fault {
+    let expected = format!("a record of at most {} MiB", LIMITS.record >> 20);
+    Fault::at_root(expected, "a larger one")
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+fn longest_gap(between: &[u8]) -> usize {
+    between.split(|byte| !is_space(*byte)).map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// Collects the elements of an array; those before a fault stay.
+struct Elements<'v, 'a>(&'v mut Vec<&'a RawValue>);
+
+impl<'a> DeserializeSeed<'a> for Elements<'_, 'a> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Elements<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element()? {
+            self.0.push(element);
+        }
+        Ok(())
+    }
+}
