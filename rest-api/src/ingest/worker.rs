@@ -249,3 +249,21 @@ fn report(recorded: Result<(), StoreError>) {
         warn!(error = chain(&error), "could not record it now");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_differ() {
+        let (base_delay, max_delay) = (Duration::from_secs(1), Duration::from_secs(300));
+        let retry = Retry { base_delay, max_delay, ..Retry::default() };
+        for (attempt, longest) in [(1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (i32::MAX, 300)] {
+            let longest = Duration::from_secs(longest);
+            let pauses: Vec<Duration> = (0..100).map(|_| backoff(&retry, attempt)).collect();
+            assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)));
+            let spread = pauses.iter().max().zip(pauses.iter().min()).map(|(max, min)| *max - *min);
+            assert!(spread > Some(longest / 4), "{attempt}: {spread:?}");
+        }
+    }
+}
