@@ -23,12 +23,15 @@ use crate::{
     config::TokenDigest,
     ingest::ObjectStore,
     problem::{Code, Problem},
-    store::Store,
+    store::{Store, StoreError},
 };
 pub(crate) use server::serve;
 
 /// How long a handler may take; the longest is a notification that waits for 30 s.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How long the database may take to answer a query, the wait for a connection included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What handlers work with.
 pub(crate) struct App {
@@ -85,6 +88,12 @@ async fn answer(handler: impl Future<Output = Answer>) -> Response {
     let late = || Problem::unavailable("the answer took too long", Duration::from_secs(5));
     let answered = tokio::time::timeout(HANDLER_TIMEOUT, handler).await;
     answered.unwrap_or_else(|_| Err(late())).unwrap_or_else(Problem::into_response)
+}
+
+/// What the store answers, if it does so soon enough for a client to wait for it.
+async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+    answered.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
 }
 
 /// Whatever no route took.

@@ -6,7 +6,11 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
@@ -137,7 +141,7 @@ impl Worker {
             Ok(Outcome::Rejected(violations)) => self.reject(claim, &violations, ms).await,
             Ok(Outcome::Replaced) => {
                 info!(state = "superseded", ms, "ended: the bucket holds newer content");
-                report(self.store.supersede(claim).await);
+                self.record(|| self.store.supersede(claim)).await;
             }
             Err(Failure::Store(StoreError::LeaseLost)) => {
                 warn!(ms, "the lease was lost; another worker has the ingest");
@@ -155,6 +159,10 @@ impl Worker {
         let object = self.objects.open(bucket, key, version_id.as_deref()).await?;
         if claim.etag.is_some() && claim.etag != object.observed.etag {
             return Ok(Outcome::Replaced);
+        }
+        // The same content, of another length: somebody on the way has cut it, or will.
+        if claim.etag.is_some() && claim.size.is_some() && claim.size != object.observed.size {
+            return Err(SourceError::unlike_s3("the answer is not as long as the object").into());
         }
         let place = self.store.observe(claim, &object.observed).await?;
         debug!(size = object.observed.size, "reading");
@@ -187,7 +195,9 @@ impl Worker {
         let first = first.and_then(|violation| serde_json::to_string(violation).ok());
         info!(state = "rejected", violations = count, first, ms, "ended");
         match serde_json::to_string(violations.listed()) {
-            Ok(listed) => report(self.store.reject(claim, &listed, count).await),
+            Ok(listed) => {
+                self.record(|| self.store.reject(claim, &listed, count)).await;
+            }
             Err(error) => error!(%error, "the violations are no JSON"),
         }
     }
@@ -209,7 +219,7 @@ impl Worker {
                 error = reason,
                 attempt, max_attempts, retry_in_ms, ms, "attempt failed, will try again"
             );
-            return report(self.store.requeue(claim, delay, true).await);
+            return self.record(|| self.store.requeue(claim, delay, true)).await;
         }
         error!(state = "failed", error = reason, attempt, ms, "ended");
         let (code, title) = match failure {
@@ -230,7 +240,30 @@ impl Worker {
         };
         let problem =
             json!({ "type": "about:blank", "title": title, "code": code, "detail": detail });
-        report(self.store.fail(claim, &problem.to_string()).await);
+        let problem = problem.to_string();
+        self.record(|| self.store.fail(claim, &problem)).await;
+    }
+
+    /// Records what became of an ingest; when the database is away, as soon as it is back. Others
+    /// would find the ingest only when the lease has run out, and so it is tried that long.
+    async fn record<F>(&self, record: impl Fn() -> F)
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
+        let recorded = async {
+            loop {
+                match record().await {
+                    Err(error @ StoreError::Unavailable(_)) => {
+                        warn!(error = chain(&error), "cannot record it now, will try again");
+                        sleep(POLL).await;
+                    }
+                    recorded => return report(recorded),
+                }
+            }
+        };
+        if timeout(self.lease, recorded).await.is_err() {
+            warn!("could not record it before the lease ran out");
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub struct Claim {
     pub key: String,
     pub version_id: Option<String>,
     pub etag: Option<String>,
+    pub size: Option<i64>,
     pub attempts: i32,
     pub request_id: Option<String>,
     sequencer: Option<String>,
@@ -40,7 +41,7 @@ impl Store {
             where id = (select id from ingests where state = 'queued' and run_after <= now() \
                 or state = 'running' and lease_expires_at < now() \
                 order by run_after, id limit 1 for update skip locked) \
-            returning id, bucket, key, version_id, etag, sequencer, attempts, request_id";
+            returning id, bucket, key, version_id, etag, size, sequencer, attempts, request_id";
         let lease_token = Uuid::new_v4();
         let connection = self.worker().await?;
         let row = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await?;
@@ -50,6 +51,7 @@ impl Store {
             key: row.get("key"),
             version_id: row.get("version_id"),
             etag: row.get("etag"),
+            size: row.get("size"),
             attempts: row.get("attempts"),
             request_id: row.get("request_id"),
             sequencer: row.get("sequencer"),

@@ -38,8 +38,6 @@ pub(crate) enum Way {
 /// What happens where a pattern begins. All bytes before it have been passed on.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
-    /// Nothing: its passing is recorded.
-    Note,
     /// This way, nothing more passes until [`Rule::release`].
     Hold,
     /// The connection is closed, as by a server that ends.
@@ -281,7 +279,6 @@ impl Shared {
                 rule.passed.send_modify(|passed| passed.push(Instant::now()));
                 let mut pattern: Vec<u8> = pending.drain(..rule.pattern.len()).collect();
                 match &rule.act {
-                    Act::Note => {}
                     Act::Hold => {
                         let _ = rule.released.subscribe().wait_for(|released| *released).await;
                     }
