@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::{AsyncMessage, Client, Connection};
 use tokio::time::{sleep, timeout};
+use tokio_postgres::{AsyncMessage, Client, Connection};
 use tracing::{info, warn};
 
 use super::{Hints, Store, StoreError, connect::TIMEOUT};

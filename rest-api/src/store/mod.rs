@@ -14,11 +14,12 @@ mod queue;
 mod row;
 mod sql;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio::sync::watch;
 use tokio_postgres::config::TargetSessionAttrs;
+use uuid::Uuid;
 
 pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
 pub use error::StoreError;
@@ -49,6 +50,8 @@ pub struct Store {
     connector: Connector,
     write_config: tokio_postgres::Config,
     hints: Arc<Hints>,
+    /// The lease tokens of claims that may have taken an ingest, but whose answer was lost.
+    unanswered: Arc<Mutex<Vec<Uuid>>>,
 }
 
 /// What another part of the system, here or in another process, says has happened. A hint may be
@@ -98,6 +101,7 @@ impl Store {
             connector,
             write_config,
             hints: Arc::default(),
+            unanswered: Arc::default(),
         })
     }
 

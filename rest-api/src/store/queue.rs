@@ -4,9 +4,12 @@
 //! expiry that its holder must keep pushing back. A worker that died or stalled loses the lease,
 //! and another one starts over.
 
-use std::time::Duration;
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -42,9 +45,11 @@ impl Store {
                 or state = 'running' and lease_expires_at < now() \
                 order by run_after, id limit 1 for update skip locked) \
             returning id, bucket, key, version_id, etag, size, sequencer, attempts, request_id";
-        let lease_token = Uuid::new_v4();
         let connection = self.worker().await?;
-        let row = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await?;
+        self.give_back(&connection).await?;
+        let lease_token = Uuid::new_v4();
+        let claimed = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await;
+        let row = claimed.inspect_err(|_| self.unanswered().push(lease_token))?;
         Ok(row.map(|row| Claim {
             id: row.get("id"),
             bucket: row.get("bucket"),
@@ -57,6 +62,25 @@ impl Store {
             sequencer: row.get("sequencer"),
             lease_token,
         }))
+    }
+
+    /// Puts back what claims have taken whose answer was lost with their connection: nobody works
+    /// on it, and without this its lease would have to run out.
+    async fn give_back(&self, connection: &Object) -> Result<(), StoreError> {
+        let tokens = self.unanswered().clone();
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let give_back = "/* ingests::give_back */ update ingests set state = 'queued', \
+            attempts = attempts - 1, lease_token = null, lease_expires_at = null \
+            where state = 'running' and lease_token = any($1)";
+        connection.execute(give_back, &[&tokens]).await?;
+        self.unanswered().retain(|token| !tokens.contains(token));
+        Ok(())
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Vec<Uuid>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pushes the expiry of a lease back.

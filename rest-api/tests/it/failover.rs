@@ -131,7 +131,7 @@ impl Outage {
         match self {
             Self::Frozen | Self::Lost => {
                 proxy.freeze();
-                sleep(Duration::from_secs(7)).await;
+                sleep(Duration::from_secs(6)).await;
                 if let Self::Lost = self {
                     proxy.reset();
                 }
@@ -140,7 +140,7 @@ impl Outage {
             Self::Refused => {
                 proxy.refuse().await;
                 proxy.reset();
-                sleep(Duration::from_secs(4)).await;
+                sleep(Duration::from_secs(3)).await;
                 proxy.accept().await;
             }
             Self::Reset => proxy.reset(),
@@ -150,7 +150,7 @@ impl Outage {
                 give(&signal).unwrap();
                 server.restart().await;
                 proxy.lead_to(server.upstream());
-                sleep(Duration::from_secs(3)).await;
+                sleep(Duration::from_secs(2)).await;
                 let promote = "select pg_promote()";
                 let promoted = server.sql().await.query_one(promote, &[]).await.unwrap();
                 assert!(promoted.get::<_, bool>(0));
@@ -299,11 +299,14 @@ impl Drill {
 
     /// No connection that the outage has spoilt is left.
     async fn all_is_well(&self, outage: Outage) {
-        for number in 0..200 {
-            let answer = self.service.get(QUERIES[number % QUERIES.len()]).await;
-            assert!(ok(&answer), "{outage:?}, query {number}: {}", answer.text);
-        }
-        for _ in 0..20 {
+        join_all(QUERIES.map(async |path| {
+            for number in 0..50 {
+                let answer = self.service.get(path).await;
+                assert!(ok(&answer), "{outage:?}, {path} {number}: {}", answer.text);
+            }
+        }))
+        .await;
+        for _ in 0..10 {
             assert_eq!(self.write(outage).await, StatusCode::CREATED, "{outage:?}");
         }
     }

@@ -319,7 +319,10 @@ impl Shared {
         let rules = self.rules.lock().unwrap();
         let begun = rules.iter().filter(|rule| rule.applies(way)).map(|rule| {
             let lengths = (1..rule.pattern.len()).rev();
-            lengths.into_iter().find(|length| bytes.ends_with(&rule.pattern[..*length])).unwrap_or(0)
+            lengths
+                .into_iter()
+                .find(|length| bytes.ends_with(&rule.pattern[..*length]))
+                .unwrap_or(0)
         });
         begun.max().unwrap_or(0)
     }

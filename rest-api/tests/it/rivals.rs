@@ -117,7 +117,11 @@ async fn two_files_of_the_same_movies_never_deadlock_and_the_newer_wins() {
         let of_back = notification("back", !forth_is_newer);
         let (of_forth, of_back) = join(service.notify(&of_forth), service.notify(&of_back)).await;
         for ingest in [&of_forth, &of_back] {
-            assert_eq!(json!([ingest["state"], ingest["attempts"]]), json!(["succeeded", 1]), "{ingest}");
+            assert_eq!(
+                json!([ingest["state"], ingest["attempts"]]),
+                json!(["succeeded", 1]),
+                "{ingest}"
+            );
         }
         let newer = if forth_is_newer { "forth" } else { "back" };
         let won = service.movies(&format!("genre={newer} {round}&limit=1000")).await;

@@ -146,7 +146,11 @@ async fn a_fault_that_passes_delays_a_file_and_changes_nothing_of_it() {
         for (rule, times) in rules {
             assert_eq!(rule.passings().len(), times, "{key} did not happen");
         }
-        assert_eq!((&ingest["state"], &ingest["attempts"]), (&json!("succeeded"), &json!(attempts)), "{key}: {ingest}");
+        assert_eq!(
+            (&ingest["state"], &ingest["attempts"]),
+            (&json!("succeeded"), &json!(attempts)),
+            "{key}: {ingest}"
+        );
         assert_eq!((&ingest["inserted"], &ingest["error"]), (&json!(50), &Value::Null), "{key}");
         let found = service.movies(&format!("title={key} ")).await;
         let found: Vec<Value> = found.iter().map(without_id).collect();
@@ -161,7 +165,11 @@ async fn a_changed_byte_is_noticed_where_the_object_has_a_checksum() {
     let rule = proxy.on(Way::Down, &middle("changed"), 1, Act::Replace(changed.into()));
     let ingest = service.ingest("changed", lines(&movies("changed"))).await;
     rule.passed(1).await;
-    assert_eq!((&ingest["state"], &ingest["attempts"]), (&json!("succeeded"), &json!(2)), "{ingest}");
+    assert_eq!(
+        (&ingest["state"], &ingest["attempts"]),
+        (&json!("succeeded"), &json!(2)),
+        "{ingest}"
+    );
     assert_eq!(service.movies("genre=opera").await.len(), 0);
 }
 
@@ -190,7 +198,12 @@ async fn a_fault_that_lasts_fails_the_ingest_with_its_reason_and_stores_nothing(
             let notification = event(service, key).await;
             let failed = service.notify(&notification).await;
             assert_eq!(
-                json!([failed["state"], failed["attempts"], failed["error"]["code"], failed["error"]["detail"]]),
+                json!([
+                    failed["state"],
+                    failed["attempts"],
+                    failed["error"]["code"],
+                    failed["error"]["detail"]
+                ]),
                 json!(["failed", attempts, code, detail]),
                 "{key}: {failed}"
             );
@@ -199,7 +212,11 @@ async fn a_fault_that_lasts_fails_the_ingest_with_its_reason_and_stores_nothing(
 
             // And the same notification, once the fault is over, loads it.
             let again = service.notify(&notification).await;
-            assert_eq!(json!([again["id"], again["state"], again["inserted"]]), json!([failed["id"], "succeeded", 50]), "{key}: {again}");
+            assert_eq!(
+                json!([again["id"], again["state"], again["inserted"]]),
+                json!([failed["id"], "succeeded", 50]),
+                "{key}: {again}"
+            );
         },
     ))
     .await;

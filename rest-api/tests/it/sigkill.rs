@@ -99,23 +99,29 @@ fn expected(attempts: i32, committed: bool) -> State {
     State { ingest, attempts, movies, revision: once, assertions: once, asserted: movies }
 }
 
-async fn kill_at(boundary: &Boundary) {
-    let Boundary { name, place: (before, way, pattern), committed } = boundary;
+/// A service that works on nothing, with a file in its queue, and proxies before its database and
+/// its bucket.
+async fn start() -> (Service, Proxy, Proxy) {
     let around = Service::start_with(|config| config.workers = 0).await;
-    let sql = around.sql().await;
+    around.put(KEY, file(&movies(0..50))).await;
+    let notification = json!({ "bucket": BUCKET, "key": KEY }).to_string();
+    let recorded = around.send(around.post("/notify", notification)).await;
+    assert_eq!(recorded.status, StatusCode::ACCEPTED);
     let socket = postgres().await.socket_dir().to_owned();
     let database = Proxy::to(Upstream::Postgres(socket)).await;
     let bucket = Proxy::to(Upstream::Tcp(around.s3_address)).await;
+    (around, database, bucket)
+}
+
+async fn kill_at(boundary: &Boundary) {
+    let Boundary { name, place: (before, way, pattern), committed } = boundary;
+    let (around, database, bucket) = start().await;
+    let sql = around.sql().await;
     let proxy = match before {
         Database => &database,
         Bucket => &bucket,
     };
     let held = proxy.on(*way, pattern, 1, Act::Hold);
-
-    around.put(KEY, file(&movies(0..50))).await;
-    let notification = json!({ "bucket": BUCKET, "key": KEY }).to_string();
-    let recorded = around.send(around.post("/notify", notification)).await;
-    assert_eq!(recorded.status, StatusCode::ACCEPTED);
     let mut process = Process::serve_behind(&around, database.address, bucket.address);
     held.passed(1).await;
     process.kill();
@@ -145,4 +151,18 @@ async fn kill_at(boundary: &Boundary) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_killed_at_any_boundary_leaves_its_ingest_to_the_next_one() {
     join_all(BOUNDARIES.iter().map(kill_at)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_answer_is_lost_is_given_back_by_the_worker_that_made_it() {
+    let (around, database, bucket) = start().await;
+    let sql = around.sql().await;
+    let held = database.on(Way::Down, KEY, 1, Act::Hold);
+    let _process = Process::serve_behind(&around, database.address, bucket.address);
+    held.passed(1).await;
+    assert_eq!(state(&sql).await, expected(1, false));
+    database.reset();
+    // One attempt: had the lease run out, it would be two.
+    eventually(async || state(&sql).await.ingest == "succeeded").await;
+    assert_eq!(state(&sql).await, expected(1, true));
 }
