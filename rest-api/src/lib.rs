@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod problem;
 pub mod reconcile;
 mod results;
+mod retry;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Answer, json, params, request::Request};
+use super::{Answer, in_time, json, params, request::Request};
 use crate::problem::Problem;
 
 /// `GET /healthz`: the process is there.
@@ -22,6 +22,6 @@ pub(super) async fn ready(request: Request) -> Answer {
     if *request.app.stopping.borrow() {
         return Err(Problem::unavailable("the service is stopping", Duration::from_secs(5)));
     }
-    request.app.store.ready().await?;
+    in_time(request.app.store.ready()).await?;
     json(StatusCode::OK, &json!({ "status": "ready" }))
 }

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::{Answer, json, link_next, params, request::Request};
+use super::{Answer, in_time, json, link_next, params, request::Request};
 use crate::{
     problem::{Code, Problem},
     store::{IngestQuery, IngestState},
@@ -15,7 +15,7 @@ const ORDER: &str = "ingests";
 pub(super) async fn list(request: Request) -> Answer {
     request.get()?;
     let query = parse(&request.query)?;
-    let mut ingests = request.app.store.ingests(&query).await?;
+    let mut ingests = in_time(request.app.store.ingests(&query)).await?;
     let limit = usize::try_from(query.limit).unwrap_or_default();
     let more = ingests.len() > limit;
     ingests.truncate(limit);
@@ -56,7 +56,7 @@ pub(super) async fn one(id: String, request: Request) -> Answer {
     request.get()?;
     params::parse(&request.query, &[])?;
     let ingest = match id.parse() {
-        Ok(id) => request.app.store.ingest(id).await?,
+        Ok(id) => in_time(request.app.store.ingest(id)).await?,
         Err(_) => None,
     };
     let missing = || Problem::new(Code::NotFound, "no such ingest; GET /ingests lists them");
@@ -69,7 +69,7 @@ pub(super) async fn retry(id: String, request: Request) -> Answer {
     request.authorized()?;
     params::parse(&request.query, &[])?;
     let retried = match id.parse() {
-        Ok(id) => request.app.store.retry(id).await?,
+        Ok(id) => in_time(request.app.store.retry(id)).await?,
         Err(_) => None,
     };
     match retried {

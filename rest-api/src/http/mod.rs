@@ -26,13 +26,16 @@ use crate::{
     ingest::ObjectStore,
     metrics::Metrics,
     problem::{Code, Problem},
-    store::Store,
+    store::{Store, StoreError},
 };
 pub(crate) use server::serve;
 pub(crate) use validate::MAX_VALIDATIONS;
 
 /// How long a handler may take; the longest is a notification that waits for 30 s.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How long the database may take to answer a query, the wait for a connection included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What handlers work with.
 pub(crate) struct App {
@@ -113,6 +116,12 @@ async fn answer(route: &'static str, handler: impl Future<Output = Answer>) -> R
     let mut response = answer.unwrap_or_else(Problem::into_response);
     response.extensions_mut().insert(Route(route));
     response
+}
+
+/// What the store answers, if it does so soon enough for a client to wait for it.
+async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+    answered.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
 }
 
 /// Whatever no route took.

@@ -5,7 +5,7 @@ use http::{Method, StatusCode};
 use std::convert::Infallible;
 use tracing::warn;
 
-use super::{Answer, body, json, link_next, params, request::Request};
+use super::{Answer, body, in_time, json, link_next, params, request::Request};
 use crate::{
     ingest::{DecodeError, decode},
     problem::{Code, Problem},
@@ -31,7 +31,7 @@ pub(super) async fn list_or_create(request: Request) -> Answer {
 /// `GET /movies`: one page of those that match.
 async fn list(request: Request) -> Answer {
     let query = parse(&request.query)?;
-    let page = request.app.store.movies(&query).await?;
+    let page = in_time(request.app.store.movies(&query)).await?;
     let mut response = body(StatusCode::OK, "application/json", page.json.into());
     if let Some(last) = page.next {
         let cursor = params::cursor(sort_name(query.sort), last);
@@ -92,7 +92,7 @@ pub(super) async fn one(id: String, request: Request) -> Answer {
     request.get()?;
     params::parse(&request.query, &[])?;
     let movie = match id.parse() {
-        Ok(id) => request.app.store.movie(id).await?,
+        Ok(id) => in_time(request.app.store.movie(id)).await?,
         Err(_) => None,
     };
     let missing = || Problem::new(Code::NotFound, "no such movie; GET /movies lists them");

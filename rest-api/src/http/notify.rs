@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info};
 
-use super::{Answer, App, json, params, request::Request};
+use super::{Answer, App, in_time, json, params, request::Request};
 use crate::{
     problem::{Code, Problem},
     store::{Ingest, Observed},
@@ -46,7 +46,7 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     let app = &request.app;
     let observed = look(app, &notification).await;
     let (id, trace_id) = (request.id(), request.trace_id);
-    let recorded = app.store.record(&notification, &observed, &id, trace_id).await?;
+    let recorded = in_time(app.store.record(&notification, &observed, &id, trace_id)).await?;
     info!(ingest = recorded.id, bucket = recorded.bucket, key = recorded.key, "recorded");
     let Some(seconds) = wait else { return accepted(&recorded, None) };
     let ingest = wait_for(app, recorded, Duration::from_secs(seconds)).await?;
@@ -111,7 +111,7 @@ async fn wait_for(app: &App, mut ingest: Ingest, patience: Duration) -> Result<I
     while !ingest.state.ended() && Instant::now() < deadline && !*stopping.borrow() {
         finished.borrow_and_update();
         let id = ingest.id;
-        ingest = app.store.ingest(id).await?.unwrap_or(ingest);
+        ingest = in_time(app.store.ingest(id)).await?.unwrap_or(ingest);
         if ingest.state.ended() {
             break;
         }

@@ -20,6 +20,7 @@
 //! the rows, which merges them at the end. No part holds more than a few megabytes, whatever the file's size.
 
 mod decode;
+mod failure;
 mod inflate;
 mod limits;
 mod source;

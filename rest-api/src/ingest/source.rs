@@ -46,6 +46,11 @@ impl std::fmt::Display for Cause {
 }
 
 impl SourceError {
+    /// What came was not what S3 would say.
+    pub(super) fn unlike_s3(words: &str) -> Self {
+        Self::Temporary(Cause { code: words.to_owned(), text: words.to_owned() })
+    }
+
     /// S3's error code, or a few words: fit for anybody.
     pub fn code(&self) -> &str {
         let (Self::Gone(cause) | Self::Refused(cause) | Self::Temporary(cause)) = self;
@@ -102,6 +107,9 @@ impl ObjectStore {
 
     /// Opens an object for reading: the version named, or the current one.
     ///
+    /// An answer that does not announce its length could break off unnoticed, and is none of S3's;
+    /// nor is one without an entity tag.
+    ///
     /// # Errors
     /// See [`SourceError`].
     pub async fn open(
@@ -113,6 +121,9 @@ impl ObjectStore {
         let request = self.client.get_object().bucket(bucket).key(key);
         let object =
             request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(fault)?;
+        if object.content_length.is_none() || object.e_tag.is_none() {
+            return Err(SourceError::unlike_s3("the answer lacks its length or its entity tag"));
+        }
         Ok(Object {
             observed: observed(
                 object.e_tag,

@@ -7,13 +7,18 @@ use std::{
 
 use futures_util::TryStreamExt;
 use serde_json::json;
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
+    failure::Failure,
     limits::MAX_FILE,
     source::{ObjectStore, SourceError},
-    stream::{DecodeError, decode},
+    stream::decode,
     violation::Violations,
 };
 use crate::{
@@ -48,44 +53,6 @@ enum Outcome {
     Rejected(Violations),
     /// The bucket holds newer content under this key.
     Replaced,
-}
-
-/// Why an ingest got nowhere.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Claimed again and again by workers that never got as far as to say why they failed.
-    #[error("every worker that took the file died or stalled")]
-    Worn,
-}
-
-impl Failure {
-    /// What clients read of it.
-    fn code_and_title(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Source(SourceError::Gone(_)) => ("object_gone", "The object is not there"),
-            Self::Source(SourceError::Refused(_)) => {
-                ("object_refused", "The object store does not give the object out")
-            }
-            Self::Source(SourceError::Temporary(_)) => {
-                ("object_store_unavailable", "The object store was not available")
-            }
-            Self::Store(_) => ("database_unavailable", "The database did not take the movies"),
-            Self::Worn => ("worker_died", "The file could not be worked on"),
-        }
-    }
-}
-
-impl From<DecodeError<SourceError>> for Failure {
-    fn from(error: DecodeError<SourceError>) -> Self {
-        match error {
-            DecodeError::Read(error) => Self::Source(error),
-            DecodeError::Store(error) => Self::Store(error),
-        }
-    }
 }
 
 impl Worker {
@@ -168,7 +135,7 @@ impl Worker {
             Ok(Outcome::Rejected(violations)) => self.reject(claim, &violations, took).await,
             Ok(Outcome::Replaced) => {
                 info!(state = "superseded", ms, "ended: the bucket holds newer content");
-                if self.recorded(self.store.supersede(claim).await) {
+                if self.record(|| self.store.supersede(claim)).await {
                     self.metrics.ended(IngestState::Superseded, took);
                 }
             }
@@ -200,6 +167,10 @@ impl Worker {
         let object = self.objects.open(bucket, key, version_id.as_deref()).await?;
         if claim.etag.is_some() && claim.etag != object.observed.etag {
             return Ok(Outcome::Replaced);
+        }
+        // The same content, of another length: somebody on the way has cut it, or will.
+        if claim.etag.is_some() && claim.size.is_some() && claim.size != object.observed.size {
+            return Err(SourceError::unlike_s3("the answer is not as long as the object").into());
         }
         let place = self.store.observe(claim, &object.observed).await?;
         debug!(size = object.observed.size, "reading");
@@ -234,7 +205,7 @@ impl Worker {
         info!(state = "rejected", violations = count, first, ms = milliseconds(took), "ended");
         match serde_json::to_string(violations.listed()) {
             Ok(listed) => {
-                if self.recorded(self.store.reject(claim, &listed, count).await) {
+                if self.record(|| self.store.reject(claim, &listed, count)).await {
                     self.metrics.ended(IngestState::Rejected, took);
                 }
             }
@@ -260,7 +231,7 @@ impl Worker {
                 error = reason,
                 attempt, max_attempts, retry_in_ms, ms, "attempt failed, will try again"
             );
-            if self.recorded(self.store.requeue(claim, delay, true).await) {
+            if self.record(|| self.store.requeue(claim, delay, true)).await {
                 self.metrics.retried(code);
             }
             return;
@@ -273,9 +244,34 @@ impl Worker {
         };
         let problem =
             json!({ "type": "about:blank", "title": title, "code": code, "detail": detail });
-        if self.recorded(self.store.fail(claim, &problem.to_string()).await) {
+        let problem = problem.to_string();
+        if self.record(|| self.store.fail(claim, &problem)).await {
             self.metrics.ended(IngestState::Failed, took);
         }
+    }
+
+    /// Records what became of an ingest; when the database is away, as soon as it is back. Others
+    /// would find the ingest only when the lease has run out, and so it is tried that long. Returns
+    /// whether the ledger has it.
+    async fn record<F>(&self, record: impl Fn() -> F) -> bool
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
+        let recorded = async {
+            loop {
+                match record().await {
+                    Err(error @ StoreError::Unavailable(_)) => {
+                        warn!(error = chain(&error), "cannot record it now, will try again");
+                        sleep(POLL).await;
+                    }
+                    recorded => return self.recorded(recorded),
+                }
+            }
+        };
+        timeout(self.lease, recorded).await.unwrap_or_else(|_| {
+            warn!("could not record it before the lease ran out");
+            false
+        })
     }
 
     /// Whether the ledger has it. What could not be recorded now will be found by the next worker,

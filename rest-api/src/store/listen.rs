@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, Connection};
 use tracing::{info, warn};
 
-use super::{Hints, Store, StoreError};
+use super::{Hints, Store, StoreError, connect::TIMEOUT};
 use crate::telemetry::chain;
 
 /// The channel that says an ingest was queued.
@@ -19,6 +20,9 @@ pub(super) const FINISHED: &str = "movies_r_us_finished";
 
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
+/// How often the connection is tried while nothing is heard.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
 impl Store {
     /// Turns notifications into hints, for ever; reconnects when the connection breaks.
     pub(crate) async fn listen(&self) {
@@ -26,12 +30,13 @@ impl Store {
             if let Err(error) = self.listen_once().await {
                 warn!(error = chain(&error), "not listening to the database, will try again");
             }
-            tokio::time::sleep(RECONNECT_AFTER).await;
+            sleep(RECONNECT_AFTER).await;
         }
     }
 
     async fn listen_once(&self) -> Result<(), StoreError> {
-        let (client, connection) = self.connector.open(&self.write_config).await?;
+        let opened = timeout(TIMEOUT, self.connector.open(&self.write_config)).await;
+        let (client, connection) = opened.map_err(silent)??;
         forward(client, connection, self.hints()).await
     }
 }
@@ -65,11 +70,19 @@ where
         // Something may have happened while nobody listened.
         hints.queued.send_replace(());
         hints.finished.send_replace(());
-        // The client must outlive this, or the connection closes.
-        std::future::pending::<Result<(), StoreError>>().await
+        // A server that is gone says nothing, just as one that has nothing to say.
+        loop {
+            sleep(KEEPALIVE).await;
+            let keepalive = client.batch_execute("/* listen::keepalive */");
+            timeout(TIMEOUT, keepalive).await.map_err(silent)??;
+        }
     };
     tokio::select! {
         ended = receive => ended,
         failed = subscribed => failed,
     }
+}
+
+fn silent(elapsed: tokio::time::error::Elapsed) -> StoreError {
+    StoreError::Unavailable(elapsed.into())
 }

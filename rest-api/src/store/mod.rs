@@ -19,11 +19,12 @@ mod row;
 mod sql;
 mod staging;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio::sync::watch;
 use tokio_postgres::config::TargetSessionAttrs;
+use uuid::Uuid;
 
 pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
 pub use error::StoreError;
@@ -59,6 +60,8 @@ pub struct Store {
     write_config: tokio_postgres::Config,
     hints: Arc<Hints>,
     publishes_results: bool,
+    /// The lease tokens of claims that may have taken an ingest, but whose answer was lost.
+    unanswered: Arc<Mutex<Vec<Uuid>>>,
 }
 
 /// What another part of the system, here or in another process, says has happened. A hint may be
@@ -87,7 +90,7 @@ impl Store {
         // keeps one query from taking the machine, and from waiting long for a first load.
         let read_options = "-c plan_cache_mode=force_custom_plan -c jit=off \
              -c max_parallel_workers_per_gather=0 -c default_transaction_read_only=on \
-             -c statement_timeout=10s -c lock_timeout=2s";
+             -c statement_timeout=3500ms -c lock_timeout=2s";
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
         let read_config = connect::config(database, read_host, read_options);
         let write_config = connect::config(database, &database.host, WRITE_OPTIONS);
@@ -109,22 +112,23 @@ impl Store {
             write_config,
             hints: Arc::default(),
             publishes_results: false,
+            unanswered: Arc::default(),
         })
     }
 
     /// A connection for a worker.
     async fn worker(&self) -> Result<Object, StoreError> {
-        Ok(self.work.get().await?)
+        checkout(&self.work).await
     }
 
     /// A connection that may write, for a request.
     async fn writer(&self) -> Result<Object, StoreError> {
-        Ok(self.write.get().await?)
+        checkout(&self.write).await
     }
 
     /// A connection for queries, possibly to a reader endpoint.
     async fn reader(&self) -> Result<Object, StoreError> {
-        Ok(self.read.get().await?)
+        checkout(&self.read).await
     }
 
     /// Whether the database answers and has the migrations that this release knows.
@@ -144,6 +148,20 @@ async fn connector(database: &Database, secrets: &SecretsManager) -> Result<Conn
     let credentials = CurrentCredentials::new(&database.login, secrets).await;
     let credentials = credentials.map_err(|error| StoreError::Setup(error.to_string()))?;
     Connector::new(&database.tls, credentials)
+}
+
+/// A connection of `pool` that has just answered, or a new one.
+///
+/// The pool tries its idle connections one after the other, each with a timeout of its own. Where
+/// the first gives no answer, the others lead to the same silent server: they are dropped.
+async fn checkout(pool: &Pool) -> Result<Object, StoreError> {
+    match tokio::time::timeout(connect::TIMEOUT, pool.get()).await {
+        Ok(connection) => Ok(connection?),
+        Err(elapsed) => {
+            pool.retain(|_, _| false);
+            Err(StoreError::Unavailable(elapsed.into()))
+        }
+    }
 }
 
 fn pool(

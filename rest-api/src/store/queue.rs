@@ -4,9 +4,12 @@
 //! expiry that its holder must keep pushing back. A worker that died or stalled loses the lease,
 //! and another one starts over.
 
-use std::time::Duration;
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -21,6 +24,7 @@ pub struct Claim {
     pub key: String,
     pub version_id: Option<String>,
     pub etag: Option<String>,
+    pub size: Option<i64>,
     pub attempts: i32,
     pub request_id: Option<String>,
     pub trace_id: Option<String>,
@@ -47,17 +51,20 @@ impl Store {
                 attempts = attempts + 1, started_at = coalesce(started_at, now()), \
                 lease_token = $1, lease_expires_at = now() + make_interval(secs => $2) \
             from next where ingests.id = next.id \
-            returning ingests.id, bucket, key, version_id, etag, sequencer, attempts, request_id, \
-                trace_id, taken_over";
-        let lease_token = Uuid::new_v4();
+            returning ingests.id, bucket, key, version_id, etag, size, sequencer, attempts, \
+                request_id, trace_id, taken_over";
         let connection = self.worker().await?;
-        let row = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await?;
+        self.give_back(&connection).await?;
+        let lease_token = Uuid::new_v4();
+        let claimed = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await;
+        let row = claimed.inspect_err(|_| self.unanswered().push(lease_token))?;
         Ok(row.map(|row| Claim {
             id: row.get("id"),
             bucket: row.get("bucket"),
             key: row.get("key"),
             version_id: row.get("version_id"),
             etag: row.get("etag"),
+            size: row.get("size"),
             attempts: row.get("attempts"),
             request_id: row.get("request_id"),
             trace_id: row.get("trace_id"),
@@ -66,6 +73,25 @@ impl Store {
             lease_token,
             publishes_result: self.publishes_results,
         }))
+    }
+
+    /// Puts back what claims have taken whose answer was lost with their connection: nobody works
+    /// on it, and without this its lease would have to run out.
+    async fn give_back(&self, connection: &Object) -> Result<(), StoreError> {
+        let tokens = self.unanswered().clone();
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let give_back = "/* ingests::give_back */ update ingests set state = 'queued', \
+            attempts = attempts - 1, lease_token = null, lease_expires_at = null \
+            where state = 'running' and lease_token = any($1)";
+        connection.execute(give_back, &[&tokens]).await?;
+        self.unanswered().retain(|token| !tokens.contains(token));
+        Ok(())
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Vec<Uuid>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pushes the expiry of a lease back.

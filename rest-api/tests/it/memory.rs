@@ -10,16 +10,16 @@
 
 #![cfg(target_os = "linux")]
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::Instant,
-};
+use std::time::Instant;
 
 use fastrand::Rng;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::service::{BUCKET, Service, TOKEN, eventually};
+use crate::{
+    process::Process,
+    service::{BUCKET, Service, eventually},
+};
 
 /// What the service may hold at most, whatever the size of the file; and how much more than at
 /// rest. The default file is larger than that.
@@ -44,16 +44,6 @@ fn generate(megabytes: usize) -> (Vec<u8>, u64) {
     (file, count)
 }
 
-/// A process that does not outlive its test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub(crate) fn peak_resident_mb(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -65,34 +55,15 @@ async fn a_large_file_is_taken_in_bounded_memory() {
     let megabytes = std::env::var("MRU_TEST_FILE_MB").map_or(64, |mb| mb.parse().unwrap());
     let around = Service::start_with(|config| config.workers = 0).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let endpoint = format!("http://{}", around.s3_address);
-    let process = Command::new(env!("CARGO_BIN_EXE_rest-api"))
-        .arg("serve")
-        .env_clear()
-        .envs([
-            ("AWS_REGION", "eu-west-1"),
-            ("AWS_ACCESS_KEY_ID", "local"),
-            ("AWS_SECRET_ACCESS_KEY", "localsecret"),
-            ("AWS_ENDPOINT_URL_S3", &endpoint),
-            ("MRU_DB_HOST", &around.database.host),
-            ("MRU_DB_USER", local_stack::postgres::USER),
-            ("MRU_DB_PASS", "any"),
-            ("MRU_DB_NAME", &around.database.name),
-            ("MRU_DB_TLS", "disable"),
-            ("MRU_API_TOKEN", TOKEN),
-            ("MRU_LISTEN", &format!("127.0.0.1:{port}")),
-            ("MRU_LOG", "warn"),
-        ])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let process = Killed(process);
+    let process = Process::serve(&around, |environment| {
+        environment.insert("MRU_LISTEN", format!("127.0.0.1:{port}"));
+    });
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     eventually(async || {
         reqwest::get(url("/readyz")).await.is_ok_and(|r| r.status() == StatusCode::OK)
     })
     .await;
-    let at_rest = peak_resident_mb(process.0.id());
+    let at_rest = peak_resident_mb(process.id());
 
     let (file, count) = generate(megabytes);
     let size = file.len();
@@ -108,7 +79,7 @@ async fn a_large_file_is_taken_in_bounded_memory() {
         assert!(started.elapsed().as_secs() < 3600, "{ingest}");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     };
-    let (seconds, peak) = (started.elapsed().as_secs_f64(), peak_resident_mb(process.0.id()));
+    let (seconds, peak) = (started.elapsed().as_secs_f64(), peak_resident_mb(process.id()));
     drop(process);
     eprintln!(
         "{} MB, {count} movies: {seconds:.1} s; resident {peak} MB at most, {at_rest} MB at rest",

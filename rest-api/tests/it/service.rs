@@ -101,6 +101,14 @@ impl Service {
         Self::build(adjust, |s3| s3.config().clone(), sns, no_secrets()).await
     }
 
+    /// Both: a configuration of its own, and another client for the bucket.
+    pub(crate) async fn start_with_reading(
+        adjust: impl FnOnce(&mut Config),
+        by: impl FnOnce(&Client) -> aws_sdk_s3::Config,
+    ) -> Self {
+        Self::build(adjust, by, no_secrets()).await
+    }
+
     async fn build(
         adjust: impl FnOnce(&mut Config),
         reading_by: impl FnOnce(&Client) -> aws_sdk_s3::Config,
