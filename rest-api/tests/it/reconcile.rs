@@ -449,6 +449,28 @@ async fn it_says_what_it_needs() {
     assert_eq!(ran.status, 2, "a mistake in usage: {}", ran.stderr);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_and_taken_meanwhile_has_not_vanished() {
+    let service = Service::start().await;
+    service.put("a", MOVIE).await;
+    service.ingest("b", MOVIE).await;
+    let store = Store::new(&service.database, &no_secrets(), 0).await.unwrap();
+    let objects = ObjectStore::new(service.s3.clone());
+    let options = Options { bucket: Some(BUCKET.to_owned()), ..Options::default() };
+    let runtime = tokio::runtime::Handle::current();
+    let mut found = Vec::new();
+    let summary = reconcile(&store, &objects, options, |event| {
+        if let Event::Found(difference) = event {
+            found.push(difference.key.clone());
+            // The bucket has been listed, the end of the ledger not been read yet.
+            tokio::task::block_in_place(|| runtime.block_on(service.ingest("c", MOVIE)));
+        }
+        Ok(())
+    });
+    assert_eq!(summary.await.unwrap().listed, 2);
+    assert_eq!(found, ["a"]);
+}
+
 #[tokio::test]
 async fn an_output_that_is_closed_ends_it() {
     struct Closed;
