@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use aws::Secret;
+use aws::{Secret, trace::TraceParent};
 use futures_util::future::join_all;
 use ingest_lambda::{ApiClient, Notify, Token};
 use local_stack::postgres::{Postgres, Purpose, give};
@@ -180,7 +180,7 @@ async fn upload(service: &Service, lambda: &ApiClient, key: &str) {
     service.put(key, movie(key).to_string()).await;
     let notification = json!({ "bucket": BUCKET, "key": key }).to_string();
     let notification = schema::parse(notification.as_bytes()).unwrap();
-    while lambda.notify(&notification, "drill").await.is_err() {
+    while lambda.notify(&notification, "drill", &TraceParent::random()).await.is_err() {
         sleep(Duration::from_millis(200)).await;
     }
 }

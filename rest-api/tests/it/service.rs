@@ -106,7 +106,7 @@ impl Service {
         adjust: impl FnOnce(&mut Config),
         by: impl FnOnce(&Client) -> aws_sdk_s3::Config,
     ) -> Self {
-        Self::build(adjust, by, no_secrets()).await
+        Self::build(adjust, by, no_sns(), no_secrets()).await
     }
 
     async fn build(
