@@ -4,8 +4,8 @@
 //! its `state`, its `bucket`, and its `prefix`, which is the key up to and including the last `/`
 //! (`/` alone where the key has none: SNS takes no empty value).
 //!
-//! The ledger says what is to be published (see [`crate::store`]), so that nothing is lost while SNS
-//! is away or we are. A message may come twice, and before an older one.
+//! The ledger says what is to be published (see [`crate::store`]), so that nothing is lost while
+//! SNS is away or we are. A message may come twice, and before an older one.
 
 use std::time::Duration;
 
@@ -224,8 +224,11 @@ fn attribute(value: String) -> Result<MessageAttributeValue, BuildError> {
 
 /// The text without the characters that a message must not hold, those that XML 1.0 does not know.
 fn takeable(text: &str) -> String {
-    let known = |c: char| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
-    text.chars().map(|c| if known(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+    let unknown = |c: char| match c {
+        '\t' | '\n' | '\r' => false,
+        _ => matches!(c, '\0'..'\u{20}' | '\u{fffe}' | '\u{ffff}'),
+    };
+    text.replace(unknown, "\u{fffd}")
 }
 
 /// The subject of a mail: the state and the key, as far as they go.

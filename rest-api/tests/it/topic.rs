@@ -1,5 +1,5 @@
-//! A topic of an emulated SNS, queues of an emulated SQS that it delivers to, and a way to it that can
-//! be closed.
+//! A topic of an emulated SNS, queues of an emulated SQS that it delivers to, and a way to it that
+//! can be closed.
 
 use std::{
     net::SocketAddr,
@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aws_sdk_sns::{Client, config::retry::RetryConfig};
@@ -19,6 +19,9 @@ use tokio::{
 };
 
 use crate::emulator;
+
+/// How long a message may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A topic.
 pub(crate) struct Topic {
@@ -35,7 +38,8 @@ impl Topic {
 
     /// A queue that is sent what `filter` lets through, all of it without one.
     pub(crate) async fn queue(&self, name: &str, filter: Option<Value>) -> Queue {
-        let created = sqs("CreateQueue", &json!({ "QueueName": name })).await;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let created = sqs(&http, "CreateQueue", &json!({ "QueueName": name })).await;
         let arn = self.arn.replace(":sns:", ":sqs:");
         let arn = format!("{}:{name}", arn.rsplit_once(':').unwrap().0);
         let subscribe = self.sns.subscribe().topic_arn(&self.arn).protocol("sqs").endpoint(arn);
@@ -44,12 +48,13 @@ impl Topic {
             None => subscribe,
         };
         subscribe.send().await.unwrap();
-        Queue { url: created["QueueUrl"].clone(), received: Vec::new() }
+        Queue { http, url: created["QueueUrl"].clone(), received: Vec::new() }
     }
 }
 
 /// A queue, and what was received from it so far.
 pub(crate) struct Queue {
+    http: reqwest::Client,
     url: Value,
     received: Vec<Message>,
 }
@@ -81,7 +86,7 @@ impl Queue {
         loop {
             let receive = json!({ "QueueUrl": self.url, "MaxNumberOfMessages": 10,
                 "VisibilityTimeout": 600 });
-            let answer = sqs("ReceiveMessage", &receive).await;
+            let answer = sqs(&self.http, "ReceiveMessage", &receive).await;
             let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
             if messages.is_empty() {
                 return &self.received;
@@ -97,10 +102,8 @@ impl Queue {
 
     /// Receives until there are `count`, and then makes sure that there are no more.
     pub(crate) async fn receive_just(&mut self, count: usize) -> &[Message] {
-        for _ in 0..1200 {
-            if self.receive().await.len() >= count {
-                break;
-            }
+        let started = Instant::now();
+        while self.receive().await.len() < count && started.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -111,9 +114,9 @@ impl Queue {
 }
 
 /// Calls the emulator's SQS, which verifies no signature but reads the region from it.
-async fn sqs(action: &str, input: &Value) -> Value {
+async fn sqs(http: &reqwest::Client, action: &str, input: &Value) -> Value {
     let scope = "Credential=local/20260101/eu-west-1/sqs/aws4_request";
-    let call = reqwest::Client::new()
+    let call = http
         .post(format!("http://{}/", emulator::address().await))
         .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=, Signature="))
         .header("content-type", "application/x-amz-json-1.0")
