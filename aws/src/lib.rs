@@ -1,4 +1,6 @@
-//! What the service and the function share of AWS: the SDK's configuration, and secrets.
+//! What the service and the function share: the AWS SDK's configuration, secrets, and traces.
+
+pub mod trace;
 
 use std::{error::Error, fmt, time::Duration};
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aws::{Secret, SecretError, SecretsManager};
+use aws::{
+    Secret, SecretError, SecretsManager,
+    trace::{TRACEPARENT, TraceParent},
+};
 use reqwest::{
     StatusCode, Url,
     header::{self, HeaderValue},
@@ -15,11 +18,13 @@ use crate::{Config, Token};
 
 /// Posts notifications. The handler knows its client only by this.
 pub trait Notify {
-    /// Delivers one notification; `request_id` ties the API's log lines to this invocation's.
+    /// Delivers one notification; `request_id` ties the API's log lines to this invocation's, and
+    /// `trace` all that follows to this notification.
     fn notify(
         &self,
         notification: &Notification,
         request_id: &str,
+        trace: &TraceParent,
     ) -> impl Future<Output = Result<(), NotifyError>> + Send;
 }
 
@@ -105,9 +110,11 @@ impl ApiClient {
         &self,
         notification: &Notification,
         request_id: &str,
+        trace: &TraceParent,
         authorization: &HeaderValue,
     ) -> Result<StatusCode, NotifyError> {
         let request = self.http.post(self.url.clone()).header("x-request-id", request_id);
+        let request = request.header(TRACEPARENT, trace.to_string());
         let request = request.header(header::AUTHORIZATION, authorization);
         let response = request.json(notification).send().await.map_err(NotifyError::Http)?;
         Ok(response.status())
@@ -138,13 +145,14 @@ impl Notify for ApiClient {
         &self,
         notification: &Notification,
         request_id: &str,
+        trace: &TraceParent,
     ) -> Result<(), NotifyError> {
         let authorization = self.authorization.read().await.clone();
-        let mut status = self.post(notification, request_id, &authorization).await?;
+        let mut status = self.post(notification, request_id, trace, &authorization).await?;
         if status == StatusCode::UNAUTHORIZED
             && let Some(rotated) = self.rotated(&authorization).await
         {
-            status = self.post(notification, request_id, &rotated).await?;
+            status = self.post(notification, request_id, trace, &rotated).await?;
         }
         if status.is_success() { Ok(()) } else { Err(NotifyError::Status(status)) }
     }

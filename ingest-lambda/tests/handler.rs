@@ -4,11 +4,12 @@
 #![expect(clippy::disallowed_methods, reason = "warp's shortcuts do between a test and itself")]
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
-use aws::SecretsManager;
+use aws::{SecretsManager, trace::TraceParent};
 use ingest_lambda::{ApiClient, Config, handle};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 use warp::{Filter, http::StatusCode};
 
 /// What the server was sent: the headers that matter, and the body.
-type Received = Arc<Mutex<Vec<(String, String, Value)>>>;
+type Received = Arc<Mutex<Vec<(String, String, Value, String)>>>;
 
 /// An API that answers with `status`, but with 500 for keys that start with "bad".
 async fn api(status: StatusCode) -> (SocketAddr, Received) {
@@ -27,9 +28,10 @@ async fn api(status: StatusCode) -> (SocketAddr, Received) {
         .and(warp::header("authorization"))
         .and(warp::header("x-request-id"))
         .and(warp::body::json())
-        .map(move |authorization: String, request_id: String, body: Value| {
+        .and(warp::header("traceparent"))
+        .map(move |authorization: String, request_id: String, body: Value, trace: String| {
             let bad = body["key"].as_str().unwrap().starts_with("bad");
-            record.lock().unwrap().push((authorization, request_id, body));
+            record.lock().unwrap().push((authorization, request_id, body, trace));
             warp::reply::with_status(
                 "",
                 if bad { StatusCode::INTERNAL_SERVER_ERROR } else { status },
@@ -82,7 +84,7 @@ async fn every_record_becomes_a_notification_with_all_that_the_event_says() {
     ] });
     handle(&client(address).await, event(records)).await.unwrap();
     let received = received.lock().unwrap();
-    let (authorization, request_id, body) = &received[0];
+    let (authorization, request_id, body, _) = &received[0];
     assert_eq!((authorization.as_str(), request_id.as_str()), ("Bearer secret", "request-1"));
     let expected = json!({
         "bucket": "b", "key": "a/with space+plus%ü()&.json", "version_id": "v", "etag": "e",
@@ -90,6 +92,30 @@ async fn every_record_becomes_a_notification_with_all_that_the_event_says() {
     });
     assert_eq!(*body, expected);
     assert_eq!(received[1].2["key"], "plain.json");
+}
+
+#[tokio::test]
+async fn a_notification_carries_the_trace_of_xray_or_one_of_its_own() {
+    let (address, received) = api(StatusCode::ACCEPTED).await;
+    let client = client(address).await;
+    let two =
+        json!({ "Records": [record("ObjectCreated:Put", "a"), record("ObjectCreated:Put", "b")] });
+    for xray in [
+        Some("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0"),
+        Some("Root=of all evil"),
+        None,
+    ] {
+        let mut event = event(two.clone());
+        event.context.xray_trace_id = xray.map(str::to_owned);
+        handle(&client, event).await.unwrap();
+    }
+    let received = received.lock().unwrap();
+    let traces: Vec<TraceParent> =
+        received.iter().map(|(.., trace)| TraceParent::parse(trace).unwrap()).collect();
+    let given = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-00";
+    assert_eq!([&*received[0].3, &*received[1].3], [given; 2]);
+    let ids: HashSet<String> = traces.iter().map(|trace| trace.trace_id.to_string()).collect();
+    assert_eq!((traces.len(), ids.len()), (6, 5), "each of the others has its own: {traces:?}");
 }
 
 #[tokio::test]

@@ -202,10 +202,31 @@ async fn from_put_to_query_with_any_key_and_no_secret_in_the_log() {
     for told in ["object created", "notified the API", "recorded", "claimed", "ended", "answered"] {
         assert!(log.contains(told), "the log tells that an object was {told:?}");
     }
+    follow_the_trace(&log, keys[0]);
     for secret in [TOKEN, "localsecret"] {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "the log shows {secret:?}");
     }
+}
+
+/// The function's line about `key` names a trace; so do those of the service, to the end.
+fn follow_the_trace(log: &str, key: &str) {
+    let lines = |told: &str| -> Vec<&str> {
+        let of_key = |line: &&str| line.contains(told) && line.contains(key);
+        log.lines().filter(of_key).collect()
+    };
+    let notified = lines(" notified the API ");
+    assert_eq!(notified.len(), 1, "{notified:?}");
+    let (_, trace) = notified[0].split_once("trace_id=").unwrap();
+    let trace = &trace[..32];
+    assert!(trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", notified[0]);
+    for told in [" recorded ", " claimed ", " ended "] {
+        let told = lines(told);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(&format!("trace_id={trace}")), "{trace}: {}", told[0]);
+    }
+    let answered = log.lines().filter(|line| line.contains(" answered ") && line.contains(trace));
+    assert_eq!(answered.count(), 1, "the request that told of {key}");
 }
 
 #[tokio::test]

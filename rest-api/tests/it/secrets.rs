@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws::SecretsManager;
+use aws::{SecretsManager, trace::TraceParent};
 use aws_sdk_secretsmanager::Client;
 use ingest_lambda::{ApiClient, Notify, Token};
 use reqwest::StatusCode;
@@ -170,7 +170,7 @@ async fn a_rotated_token_costs_no_event() {
         ApiClient::new(&config, reader.clone()).await.unwrap()
     };
     let old_function = function(&service).await;
-    old_function.notify(&notification, "r").await.unwrap();
+    old_function.notify(&notification, "r", &TraceParent::random()).await.unwrap();
     let with = async |token: &str| {
         let request = service.request(reqwest::Method::POST, "/notify");
         let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
@@ -197,7 +197,10 @@ async fn a_rotated_token_costs_no_event() {
     let strict = Service::start().await;
     strict.put("k", MOVIE).await;
     let stale = function(&strict).await;
-    assert!(stale.notify(&notification, "r").await.is_err(), "the token is another");
+    assert!(
+        stale.notify(&notification, "r", &TraceParent::random()).await.is_err(),
+        "the token is another"
+    );
     put(&writer, name, TOKEN).await;
-    stale.notify(&notification, "r").await.unwrap();
+    stale.notify(&notification, "r", &TraceParent::random()).await.unwrap();
 }

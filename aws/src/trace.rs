@@ -1,0 +1,192 @@
+//! W3C trace context: one id for all that follows from one event.
+//!
+//! Source: <https://www.w3.org/TR/trace-context/>. The function begins a trace or takes over that of
+//! X-Ray, the service keeps it with the ingest, and both write its id into their log lines. Nobody
+//! collects spans here, so that the id is all there is to keep.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+/// The header that carries a trace from one service to the next.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// The id of a trace, never zero. Prints as 32 lowercase hexadecimal digits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TraceId(u128);
+
+/// A trace, and the step in it that makes a request.
+///
+/// Prints as the value of the header [`TRACEPARENT`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TraceParent {
+    /// The trace.
+    pub trace_id: TraceId,
+    parent_id: u64,
+    sampled: bool,
+}
+
+impl TraceParent {
+    /// A trace that begins here.
+    pub fn random() -> Self {
+        // Version 4 has 122 random bits, and some that are never zero, in each half.
+        let trace_id = TraceId(Uuid::new_v4().as_u128());
+        Self { trace_id, parent_id: random_parent(), sampled: true }
+    }
+
+    /// Reads a header of version 00, the only one there is. `None` if it is malformed: the trace
+    /// then has to begin anew.
+    pub fn parse(header: &str) -> Option<Self> {
+        let mut parts = header.split('-');
+        let mut next = |digits| parts.next().and_then(|part| hexadecimal(part, digits));
+        let (version, trace_id, parent_id, flags) = (next(2)?, next(32)?, next(16)?, next(2)?);
+        if parts.next().is_some() || version != 0 || trace_id == 0 || parent_id == 0 {
+            return None;
+        }
+        let parent_id = u64::try_from(parent_id).ok()?;
+        Some(Self { trace_id: TraceId(trace_id), parent_id, sampled: flags & 1 == 1 })
+    }
+
+    /// Reads the tracing header of AWS X-Ray, as Lambda's runtime hands it to a function:
+    /// `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`. The trace's id
+    /// is `Root` without its version and dashes. `None` if that is not there, or malformed.
+    ///
+    /// Source: <https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html>
+    pub fn from_xray(header: &str) -> Option<Self> {
+        let field = |name: &str| {
+            header.split(';').find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='))
+        };
+        let (seconds, unique) = field("Root")?.strip_prefix("1-")?.split_once('-')?;
+        let trace_id = hexadecimal(seconds, 8)? << 96 | hexadecimal(unique, 24)?;
+        if trace_id == 0 {
+            return None;
+        }
+        let parent_id = field("Parent").and_then(|parent| hexadecimal(parent, 16));
+        let parent_id = parent_id.and_then(|id| u64::try_from(id).ok()).filter(|id| *id != 0);
+        Some(Self {
+            trace_id: TraceId(trace_id),
+            parent_id: parent_id.unwrap_or_else(random_parent),
+            sampled: field("Sampled") == Some("1"),
+        })
+    }
+}
+
+fn random_parent() -> u64 {
+    Uuid::new_v4().as_u64_pair().1
+}
+
+/// The value of a text of so many lowercase hexadecimal digits, no more than fit.
+fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
+    let all = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if all && text.len() == digits { u128::from_str_radix(text, 16).ok() } else { None }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for TraceParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trace_id, parent_id, sampled } = self;
+        write!(f, "00-{trace_id}-{parent_id:016x}-{:02x}", u8::from(*sampled))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TraceParent;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    #[test]
+    fn a_header_is_read_strictly() {
+        for (header, printed) in [
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", None),
+            // Flags that are not known are not passed on.
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff",
+                Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+            ),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02",
+                Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
+            ),
+        ] {
+            let parsed = TraceParent::parse(header).unwrap();
+            assert_eq!(parsed.trace_id.to_string(), TRACE);
+            assert_eq!(parsed.to_string(), printed.unwrap_or(header));
+        }
+        for bad in [
+            "",
+            "00",
+            TRACE,
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-011",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00F067AA0BA902B7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e47360-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473g-00f067aa0ba902b7-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
+            " 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00_4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7_01",
+            "00-4bf92f3577b34da6a3ce929d0e0e47\u{e9}-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(TraceParent::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_header_of_xray_becomes_one_of_the_standard() {
+        let read = |header: &str| TraceParent::from_xray(header).map(|trace| trace.to_string());
+        let root = "Root=1-5759e988-bd862e3fe1be46a994272793";
+        for (rest, flags) in [
+            (";Parent=53995c3f42cd8ad8;Sampled=1", "01"),
+            (";Parent=53995c3f42cd8ad8;Sampled=0", "00"),
+            (";Parent=53995c3f42cd8ad8", "00"),
+            (";Parent=53995c3f42cd8ad8;Sampled=1;Lineage=1:a87bd80c:0", "01"),
+            ("; Sampled=1; Parent=53995c3f42cd8ad8", "01"),
+        ] {
+            let expected = format!("00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-{flags}");
+            assert_eq!(read(&format!("{root}{rest}")), Some(expected), "{rest}");
+        }
+        let without_parent = read(root).unwrap();
+        assert!(without_parent.starts_with("00-5759e988bd862e3fe1be46a994272793-"));
+        assert!(TraceParent::parse(&without_parent).is_some(), "{without_parent}");
+        for bad in [
+            "",
+            "Root=",
+            "Root=1-5759e988",
+            "Root=2-5759e988-bd862e3fe1be46a994272793",
+            "Root=1-5759e98-bd862e3fe1be46a994272793",
+            "Root=1-5759e988-bd862e3fe1be46a99427279",
+            "Root=1-5759e988-bd862e3fe1be46a9942727-3",
+            "Root=1-5759E988-bd862e3fe1be46a994272793",
+            "Root=1-00000000-000000000000000000000000",
+            "Self=1-5759e988-bd862e3fe1be46a994272793",
+            "Parent=53995c3f42cd8ad8;Sampled=1",
+        ] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_trace_is_valid_and_like_no_other() {
+        let (one, other) = (TraceParent::random(), TraceParent::random());
+        assert_ne!(one.trace_id, other.trace_id);
+        assert_eq!(TraceParent::parse(&one.to_string()), Some(one));
+        assert!(one.to_string().ends_with("-01"));
+    }
+}
