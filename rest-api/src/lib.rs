@@ -9,8 +9,7 @@
 //! ```
 //!
 //! - [`config`] is what the environment says; [`secrets`] what Secrets Manager says;
-//!   [`telemetry`] how we log; [`problem`] how errors look
-//!   to clients.
+//!   [`telemetry`] how we log; [`metrics`] what we count; [`problem`] how errors look to clients.
 //! - [`store`] holds every SQL statement, and knows neither HTTP nor S3.
 //! - [`ingest`] takes a file from the bucket into the store, in bounded memory.
 //! - `http` is the route table and its handlers, and the accept loop.
@@ -21,6 +20,7 @@
 pub mod config;
 pub mod healthcheck;
 pub mod ingest;
+pub mod metrics;
 pub mod problem;
 pub mod secrets;
 pub mod store;
@@ -36,6 +36,7 @@ use tracing::{info, warn};
 use aws::{SecretError, SecretsManager};
 use config::Config;
 use ingest::{ObjectStore, Worker};
+use metrics::Metrics;
 use store::{Store, StoreError};
 
 /// How long workers may take to put their ingests back when the service stops.
@@ -89,6 +90,7 @@ pub async fn run(
     let store = Store::new(&config.database, &aws.secrets, config.workers).await?;
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
     let objects = ObjectStore::new(aws.s3);
+    let metrics = Arc::new(Metrics::default());
     let (stop, stopping) = watch::channel(false);
 
     let worker = Arc::new(Worker {
@@ -96,6 +98,7 @@ pub async fn run(
         objects: objects.clone(),
         retry: config.retry,
         lease: config.lease,
+        metrics: Arc::clone(&metrics),
     });
     let mut workers = JoinSet::new();
     for _ in 0..config.workers {
@@ -106,10 +109,16 @@ pub async fn run(
         async move { store.listen().await }
     });
 
-    let app = http::App { store, objects, api_tokens, stopping: stopping.clone() };
+    let app = http::App {
+        store,
+        objects,
+        api_tokens,
+        metrics: Arc::clone(&metrics),
+        stopping: stopping.clone(),
+    };
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "serving");
-    let serving = http::serve(listener, http::routes(Arc::new(app)), stopping);
+    let serving = http::serve(listener, http::routes(Arc::new(app)), metrics, stopping);
     let stopper = async {
         shutdown.await;
         stop.send_replace(true);

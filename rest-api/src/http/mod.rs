@@ -5,6 +5,7 @@
 
 mod health;
 mod ingests;
+mod metrics;
 mod movies;
 mod notify;
 mod pages;
@@ -22,6 +23,7 @@ use warp::{Filter, Rejection, filters::BoxedFilter, path, reply::Response};
 use crate::{
     config::TokenDigest,
     ingest::ObjectStore,
+    metrics::Metrics,
     problem::{Code, Problem},
     store::Store,
 };
@@ -36,6 +38,7 @@ pub(crate) struct App {
     pub(crate) objects: ObjectStore,
     /// Any of them will do.
     pub(crate) api_tokens: Vec<TokenDigest>,
+    pub(crate) metrics: Arc<Metrics>,
     /// True from the moment the service was asked to stop.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -45,46 +48,62 @@ type Answer = Result<Response, Problem>;
 /// Every route of the service.
 pub(crate) fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     let r = request::request(app);
-    let routes = path::end().and(r.clone()).then(|r| answer(pages::home(r))).boxed();
+    let routes = path::end().and(r.clone()).then(|r| answer("/", pages::home(r))).boxed();
     let routes = routes
-        .or(warp::path!("notify").and(r.clone()).then(|r| answer(notify::notify(r))))
+        .or(warp::path!("notify").and(r.clone()).then(|r| answer("/notify", notify::notify(r))))
         .unify()
         .boxed()
-        .or(warp::path!("ingests").and(r.clone()).then(|r| answer(ingests::list(r))))
+        .or(warp::path!("ingests").and(r.clone()).then(|r| answer("/ingests", ingests::list(r))))
         .unify()
         .boxed()
         .or(warp::path!("ingests" / String)
             .and(r.clone())
-            .then(|id, r| answer(ingests::one(id, r))))
+            .then(|id, r| answer("/ingests/{id}", ingests::one(id, r))))
         .unify()
         .boxed()
         .or(warp::path!("ingests" / String / "retry")
             .and(r.clone())
-            .then(|id, r| answer(ingests::retry(id, r))))
+            .then(|id, r| answer("/ingests/{id}/retry", ingests::retry(id, r))))
         .unify()
         .boxed()
-        .or(warp::path!("movies").and(r.clone()).then(|r| answer(movies::list_or_create(r))))
+        .or(warp::path!("movies")
+            .and(r.clone())
+            .then(|r| answer("/movies", movies::list_or_create(r))))
         .unify()
         .boxed()
-        .or(warp::path!("movies" / String).and(r.clone()).then(|id, r| answer(movies::one(id, r))))
+        .or(warp::path!("movies" / String)
+            .and(r.clone())
+            .then(|id, r| answer("/movies/{id}", movies::one(id, r))))
         .unify()
         .boxed()
-        .or(warp::path!("schema" / "movies.json").and(r.clone()).then(|r| answer(pages::schema(r))))
+        .or(warp::path!("schema" / "movies.json")
+            .and(r.clone())
+            .then(|r| answer("/schema/movies.json", pages::schema(r))))
         .unify()
         .boxed()
-        .or(warp::path!("healthz").and(r.clone()).then(|r| answer(health::alive(r))))
+        .or(warp::path!("healthz").and(r.clone()).then(|r| answer("/healthz", health::alive(r))))
         .unify()
         .boxed()
-        .or(warp::path!("readyz").and(r).then(|r| answer(health::ready(r))))
+        .or(warp::path!("metrics").and(r.clone()).then(|r| answer("/metrics", metrics::metrics(r))))
+        .unify()
+        .boxed()
+        .or(warp::path!("readyz").and(r).then(|r| answer("/readyz", health::ready(r))))
         .unify()
         .boxed();
     routes.recover(recover).unify().boxed()
 }
 
-async fn answer(handler: impl Future<Output = Answer>) -> Response {
+/// The template of the route that gave an answer, which goes with it, for the metrics.
+#[derive(Clone, Copy)]
+struct Route(&'static str);
+
+async fn answer(route: &'static str, handler: impl Future<Output = Answer>) -> Response {
     let late = || Problem::unavailable("the answer took too long", Duration::from_secs(5));
     let answered = tokio::time::timeout(HANDLER_TIMEOUT, handler).await;
-    answered.unwrap_or_else(|_| Err(late())).unwrap_or_else(Problem::into_response)
+    let answer = answered.unwrap_or_else(|_| Err(late()));
+    let mut response = answer.unwrap_or_else(Problem::into_response);
+    response.extensions_mut().insert(Route(route));
+    response
 }
 
 /// Whatever no route took.

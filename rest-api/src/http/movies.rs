@@ -115,6 +115,7 @@ async fn create(mut request: Request) -> Answer {
         return Err(Problem::violations(&violations.listed(), violations.count()));
     }
     let merged = staging.merge_now().await?;
+    request.app.metrics.merged(&merged);
     // Stored is stored, whatever becomes of this.
     if let Err(error) = request.app.store.tidy(&merged).await {
         warn!(error = chain(&error), "could not tidy the indexes now");

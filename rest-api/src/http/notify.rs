@@ -47,7 +47,8 @@ pub(super) async fn notify(mut request: Request) -> Answer {
 
     let app = &request.app;
     let observed = look(app, &notification).await;
-    let recorded = app.store.record(&notification, &observed, &request.id()).await?;
+    let (id, trace_id) = (request.id(), request.trace_id);
+    let recorded = app.store.record(&notification, &observed, &id, trace_id).await?;
     info!(ingest = recorded.id, bucket = recorded.bucket, key = recorded.key, "recorded");
     let Some(seconds) = wait else { return accepted(&recorded, None) };
     let ingest = wait_for(app, recorded, Duration::from_secs(seconds)).await?;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws::trace::TraceId;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, stream::BoxStream};
 use http::{HeaderMap, Method, header};
@@ -27,6 +28,8 @@ pub(super) struct Request {
     pub(super) headers: HeaderMap,
     /// Without the question mark; empty if there is none.
     pub(super) query: String,
+    /// What the request belongs to; the server gives every request one.
+    pub(super) trace_id: Option<TraceId>,
     body: BoxStream<'static, Result<Bytes, warp::Error>>,
 }
 
@@ -36,12 +39,14 @@ pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
     warp::method()
         .and(warp::header::headers_cloned())
         .and(query)
+        .and(warp::ext::optional())
         .and(warp::body::stream())
-        .map(move |method, headers, query, body| Request {
+        .map(move |method, headers, query, trace_id, body| Request {
             app: Arc::clone(&app),
             method,
             headers,
             query,
+            trace_id,
             body: chunks(body).boxed(),
         })
         .boxed()

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use aws::trace::{TRACEPARENT, TraceId, TraceParent};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::Full;
@@ -33,10 +34,12 @@ use tower_http::{
     ServiceBuilderExt, body::UnsyncBoxBody, catch_panic::CatchPanicLayer,
     request_id::MakeRequestUuid, trace::TraceLayer,
 };
-use tracing::{Span, debug, error, info, info_span, warn};
+use tracing::{Span, debug, error, field::display, info, info_span, warn};
 use warp::filters::BoxedFilter;
 
+use super::metrics::Counted;
 use crate::{
+    metrics::Metrics,
     problem::{Code, Problem},
     stopped,
 };
@@ -64,15 +67,18 @@ const DRAIN: Duration = Duration::from_secs(12);
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: BoxedFilter<(warp::reply::Response,)>,
+    metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
     let service = ServiceBuilder::new()
         .set_x_request_id(MakeRequestUuid)
+        .map_request(traced)
         .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(ended))
         .propagate_x_request_id()
         .layer(CatchPanicLayer::custom(panicked))
         .map_request(head_as_get)
         .service(warp::service(routes));
+    let service = Counted::new(service, metrics);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();
@@ -154,10 +160,23 @@ fn head_as_get(mut request: Request<Incoming>) -> Request<Incoming> {
     request
 }
 
+/// Gives the request the id of its trace: the one that the client says, or one that begins here.
+fn traced(mut request: Request<Incoming>) -> Request<Incoming> {
+    let mut said = request.headers().get_all(TRACEPARENT).iter();
+    let said = match (said.next(), said.next()) {
+        (Some(one), None) => one.to_str().ok().and_then(TraceParent::parse),
+        _ => None,
+    };
+    let trace = said.unwrap_or_else(TraceParent::random);
+    request.extensions_mut().insert(trace.trace_id);
+    request
+}
+
 fn span(request: &Request<Incoming>) -> Span {
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-    let uri = request.uri();
-    info_span!("request", id, method = %request.method(), path = uri.path(), query = uri.query())
+    let trace_id = request.extensions().get::<TraceId>().map(display);
+    let (method, uri) = (request.method(), request.uri());
+    info_span!("request", id, trace_id, %method, path = uri.path(), query = uri.query())
 }
 
 /// What the layers make of warp's body.

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::TryStreamExt;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -16,8 +17,9 @@ use super::{
 };
 use crate::{
     config::Retry,
+    metrics::Metrics,
     stopped,
-    store::{Claim, Merged, Store, StoreError},
+    store::{Claim, IngestState, Merged, Store, StoreError},
     telemetry::chain,
 };
 
@@ -38,6 +40,8 @@ pub struct Worker {
     pub retry: Retry,
     /// How long a claim lasts without word from its holder.
     pub lease: Duration,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What became of a claimed ingest.
@@ -58,6 +62,23 @@ enum Failure {
     /// Claimed again and again by workers that never got as far as to say why they failed.
     #[error("every worker that took the file died or stalled")]
     Worn,
+}
+
+impl Failure {
+    /// What clients read of it.
+    fn code_and_title(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Source(SourceError::Gone(_)) => ("object_gone", "The object is not there"),
+            Self::Source(SourceError::Refused(_)) => {
+                ("object_refused", "The object store does not give the object out")
+            }
+            Self::Source(SourceError::Temporary(_)) => {
+                ("object_store_unavailable", "The object store was not available")
+            }
+            Self::Store(_) => ("database_unavailable", "The database did not take the movies"),
+            Self::Worn => ("worker_died", "The file could not be worked on"),
+        }
+    }
 }
 
 impl From<DecodeError<SourceError>> for Failure {
@@ -86,6 +107,7 @@ impl Worker {
                         "ingest",
                         id = claim.id,
                         request_id = claim.request_id.as_deref(),
+                        trace_id = claim.trace_id.as_deref().map(display),
                         bucket = claim.bucket,
                         key = claim.key,
                     );
@@ -111,7 +133,10 @@ impl Worker {
 
     async fn take(self: Arc<Self>, claim: Claim, mut shutdown: watch::Receiver<bool>) {
         let claim = &claim;
-        info!(attempt = claim.attempts, "claimed");
+        info!(attempt = claim.attempts, taken_over = claim.taken_over, "claimed");
+        if claim.taken_over {
+            self.metrics.took_over();
+        }
         let started = Instant::now();
         // In a task of its own, which ends with this one: decoding must not keep it from its turn.
         let mut lease = JoinSet::new();
@@ -122,27 +147,38 @@ impl Worker {
             () = stopped(&mut shutdown) => {
                 info!("stopping: back to the queue");
                 let requeued = self.store.requeue(claim, Duration::ZERO, false).await;
-                return report(requeued);
+                self.recorded(requeued);
+                return;
             }
         };
         drop(lease);
-        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = started.elapsed();
+        let ms = milliseconds(took);
         match result {
             Ok(Outcome::Merged(merged)) => {
-                let state = if merged.superseded { "superseded" } else { "succeeded" };
+                let state = if merged.superseded {
+                    IngestState::Superseded
+                } else {
+                    IngestState::Succeeded
+                };
                 let Merged { inserted, updated, unchanged, .. } = merged;
-                info!(state, inserted, updated, unchanged, ms, "ended");
-                report(self.store.tidy(&merged).await);
+                info!(state = state.name(), inserted, updated, unchanged, ms, "ended");
+                self.metrics.merged(&merged);
+                self.metrics.ended(state, took);
+                self.recorded(self.store.tidy(&merged).await);
             }
-            Ok(Outcome::Rejected(violations)) => self.reject(claim, &violations, ms).await,
+            Ok(Outcome::Rejected(violations)) => self.reject(claim, &violations, took).await,
             Ok(Outcome::Replaced) => {
                 info!(state = "superseded", ms, "ended: the bucket holds newer content");
-                report(self.store.supersede(claim).await);
+                if self.recorded(self.store.supersede(claim).await) {
+                    self.metrics.ended(IngestState::Superseded, took);
+                }
             }
             Err(Failure::Store(StoreError::LeaseLost)) => {
                 warn!(ms, "the lease was lost; another worker has the ingest");
+                self.metrics.lease_lost();
             }
-            Err(failure) => self.give_up_or_requeue(claim, &failure, ms).await,
+            Err(failure) => self.give_up_or_requeue(claim, &failure, took).await,
         }
     }
 
@@ -160,7 +196,8 @@ impl Worker {
         debug!(size = object.observed.size, "reading");
         let mut staging = self.store.staging().await?;
         let encoding = object.content_encoding.as_deref();
-        let violations = decode(encoding, MAX_FILE, object.body, &mut staging).await?;
+        let body = object.body.inspect_ok(|chunk| self.metrics.read(chunk.len()));
+        let violations = decode(encoding, MAX_FILE, body, &mut staging).await?;
         if violations.count() > 0 {
             staging.discard().await;
             return Ok(Outcome::Rejected(violations));
@@ -181,18 +218,22 @@ impl Worker {
         }
     }
 
-    async fn reject(&self, claim: &Claim, violations: &Violations, ms: u64) {
+    async fn reject(&self, claim: &Claim, violations: &Violations, took: Duration) {
         let count = i64::try_from(violations.count()).unwrap_or(i64::MAX);
         let first = violations.listed().first();
         let first = first.and_then(|violation| serde_json::to_string(violation).ok());
-        info!(state = "rejected", violations = count, first, ms, "ended");
+        info!(state = "rejected", violations = count, first, ms = milliseconds(took), "ended");
         match serde_json::to_string(violations.listed()) {
-            Ok(listed) => report(self.store.reject(claim, &listed, count).await),
+            Ok(listed) => {
+                if self.recorded(self.store.reject(claim, &listed, count).await) {
+                    self.metrics.ended(IngestState::Rejected, took);
+                }
+            }
             Err(error) => error!(%error, "the violations are no JSON"),
         }
     }
 
-    async fn give_up_or_requeue(&self, claim: &Claim, failure: &Failure, ms: u64) {
+    async fn give_up_or_requeue(&self, claim: &Claim, failure: &Failure, took: Duration) {
         let max_attempts = match failure {
             Failure::Source(SourceError::Gone(_)) => 1,
             Failure::Source(SourceError::Refused(_)) | Failure::Store(StoreError::Statement(_)) => {
@@ -201,7 +242,8 @@ impl Worker {
             _ => self.retry.max_attempts,
         };
         let reason = chain(failure);
-        let attempt = claim.attempts;
+        let (attempt, ms) = (claim.attempts, milliseconds(took));
+        let (code, title) = failure.code_and_title();
         if attempt < max_attempts {
             let delay = backoff(&self.retry, attempt);
             let retry_in_ms = delay.as_millis();
@@ -209,20 +251,12 @@ impl Worker {
                 error = reason,
                 attempt, max_attempts, retry_in_ms, ms, "attempt failed, will try again"
             );
-            return report(self.store.requeue(claim, delay, true).await);
+            if self.recorded(self.store.requeue(claim, delay, true).await) {
+                self.metrics.retried(code);
+            }
+            return;
         }
         error!(state = "failed", error = reason, attempt, ms, "ended");
-        let (code, title) = match failure {
-            Failure::Source(SourceError::Gone(_)) => ("object_gone", "The object is not there"),
-            Failure::Source(SourceError::Refused(_)) => {
-                ("object_refused", "The object store does not give the object out")
-            }
-            Failure::Source(SourceError::Temporary(_)) => {
-                ("object_store_unavailable", "The object store was not available")
-            }
-            Failure::Store(_) => ("database_unavailable", "The database did not take the movies"),
-            Failure::Worn => ("worker_died", "The file could not be worked on"),
-        };
         // Anybody may read this: the particulars are for the log.
         let detail = match failure {
             Failure::Source(error) => error.code().to_owned(),
@@ -230,8 +264,26 @@ impl Worker {
         };
         let problem =
             json!({ "type": "about:blank", "title": title, "code": code, "detail": detail });
-        report(self.store.fail(claim, &problem.to_string()).await);
+        if self.recorded(self.store.fail(claim, &problem.to_string()).await) {
+            self.metrics.ended(IngestState::Failed, took);
+        }
     }
+
+    /// Whether the ledger has it. What could not be recorded now will be found by the next worker,
+    /// when the lease has expired.
+    fn recorded(&self, recorded: Result<(), StoreError>) -> bool {
+        if let Err(error) = &recorded {
+            warn!(error = chain(error), "could not record it now");
+            if matches!(error, StoreError::LeaseLost) {
+                self.metrics.lease_lost();
+            }
+        }
+        recorded.is_ok()
+    }
+}
+
+fn milliseconds(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The pause before the next attempt: doubling, with up to half of it left to chance, so that many
@@ -241,11 +293,4 @@ fn backoff(retry: &Retry, attempt: i32) -> Duration {
     let delay = retry.base_delay.saturating_mul(1 << doublings).min(retry.max_delay);
     let chance = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
     delay.mul_f64(1.0 - chance / 2.0)
-}
-
-/// What could not be recorded now will be found by the next worker, when the lease has expired.
-fn report(recorded: Result<(), StoreError>) {
-    if let Err(error) = recorded {
-        warn!(error = chain(&error), "could not record it now");
-    }
 }

@@ -1,5 +1,6 @@
 //! The ledger: one entry for each version of an object that the service was told of.
 
+use aws::trace::TraceId;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Transaction};
 use schema::{Notification, Timestamp};
@@ -36,6 +37,11 @@ impl IngestState {
         ("superseded", Self::Superseded),
         ("failed", Self::Failed),
     ];
+
+    /// Every state.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().map(|(_, state)| state)
+    }
 
     /// The state of this name.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -149,7 +155,8 @@ impl Store {
     /// Records the version that `notification` tells of; the same version again gives the same
     /// ingest. One that had `failed` is queued anew: whoever repeats a notification means it.
     ///
-    /// `observed` fills in what the notification leaves open. `request_id` ties log lines together.
+    /// `observed` fills in what the notification leaves open. `request_id` and `trace_id` tie log
+    /// lines together; a version that was known before keeps those that it came with.
     ///
     /// # Errors
     /// If the database is away; then nothing is recorded.
@@ -158,6 +165,7 @@ impl Store {
         notification: &Notification,
         observed: &Observed,
         request_id: &str,
+        trace_id: Option<TraceId>,
     ) -> Result<Ingest, StoreError> {
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
@@ -167,7 +175,7 @@ impl Store {
         transaction.execute(lock, &[&object]).await?;
         let id = match find_version(&transaction, notification, observed).await? {
             Some(id) => id,
-            None => insert(&transaction, notification, observed, request_id).await?,
+            None => insert(&transaction, notification, observed, request_id, trace_id).await?,
         };
         transaction.execute(REVIVE, &[&id]).await?;
         let notify = "/* ingests::announce */ select pg_notify($1, '')";
@@ -286,6 +294,7 @@ async fn insert(
     notification: &Notification,
     observed: &Observed,
     request_id: &str,
+    trace_id: Option<TraceId>,
 ) -> Result<i64, StoreError> {
     let insert = "/* ingests::insert */ with known as materialized ( \
             select rpad(sequencer, 64, '0') sequencer, ordered_at from ingests \
@@ -299,8 +308,8 @@ async fn insert(
                 where $6::timestamptz is null and ordered_at >= $7 \
                 and ordered_at < $7 + interval '1 second') after_same_second) \
         insert into ingests \
-            (bucket, key, version_id, etag, sequencer, size, request_id, ordered_at) \
-        select $1, $2, $3, $4, $5, $8, $9, least(greatest( \
+            (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, ordered_at) \
+        select $1, $2, $3, $4, $5, $8, $9, $10, least(greatest( \
             coalesce($6, after_same_second, $7), no_sooner), no_later) from bounds \
         returning id";
     let Notification { bucket, key, sequencer, version_id, etag, event_time, size } = notification;
@@ -317,6 +326,7 @@ async fn insert(
                 &observed.last_modified,
                 &size.map(|size| size.get()).or(observed.size),
                 &request_id,
+                &trace_id.map(|id| id.to_string()),
             ],
         )
         .await?;

@@ -6,6 +6,7 @@
 mod catalogue;
 mod connect;
 mod error;
+mod figures;
 mod ingests;
 mod listen;
 mod merge;
@@ -22,6 +23,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
 pub use error::StoreError;
+pub use figures::QueueFigures;
 pub use ingests::{Ingest, IngestQuery, IngestState, Observed};
 pub use merge::{Merged, Place, Staging};
 pub use migrate::migrate;

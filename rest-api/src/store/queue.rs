@@ -23,6 +23,9 @@ pub struct Claim {
     pub etag: Option<String>,
     pub attempts: i32,
     pub request_id: Option<String>,
+    pub trace_id: Option<String>,
+    /// Whether a worker had it before, and let its lease expire.
+    pub taken_over: bool,
     sequencer: Option<String>,
     lease_token: Uuid,
 }
@@ -34,13 +37,16 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn claim(&self, lease: Duration) -> Result<Option<Claim>, StoreError> {
-        let claim = "/* ingests::claim */ update ingests set state = 'running', \
-                attempts = attempts + 1, started_at = coalesce(started_at, now()), \
-                lease_token = $1, lease_expires_at = now() + make_interval(secs => $2) \
-            where id = (select id from ingests where state = 'queued' and run_after <= now() \
+        let claim = "/* ingests::claim */ with next as (select id, state = 'running' taken_over \
+                from ingests where state = 'queued' and run_after <= now() \
                 or state = 'running' and lease_expires_at < now() \
                 order by run_after, id limit 1 for update skip locked) \
-            returning id, bucket, key, version_id, etag, sequencer, attempts, request_id";
+            update ingests set state = 'running', \
+                attempts = attempts + 1, started_at = coalesce(started_at, now()), \
+                lease_token = $1, lease_expires_at = now() + make_interval(secs => $2) \
+            from next where ingests.id = next.id \
+            returning ingests.id, bucket, key, version_id, etag, sequencer, attempts, request_id, \
+                trace_id, taken_over";
         let lease_token = Uuid::new_v4();
         let connection = self.worker().await?;
         let row = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await?;
@@ -52,6 +58,8 @@ impl Store {
             etag: row.get("etag"),
             attempts: row.get("attempts"),
             request_id: row.get("request_id"),
+            trace_id: row.get("trace_id"),
+            taken_over: row.get("taken_over"),
             sequencer: row.get("sequencer"),
             lease_token,
         }))

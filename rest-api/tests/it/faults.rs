@@ -108,7 +108,7 @@ fn row() -> CatalogueRow {
 async fn a_worker_that_has_lost_its_lease_changes_nothing() {
     let service = Service::start_with(|config| config.workers = 0).await;
     let store = Store::new(&service.database, &no_secrets(), 2).await.unwrap();
-    store.record(&notification("k"), &Observed::default(), "").await.unwrap();
+    store.record(&notification("k"), &Observed::default(), "", None).await.unwrap();
     let zombie = store.claim(Duration::from_millis(1)).await.unwrap().unwrap();
     let place = store.observe(&zombie, &Observed::default()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;

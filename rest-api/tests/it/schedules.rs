@@ -126,7 +126,10 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) {
         match random.u8(0..8) {
             0..3 => {
                 if let Some(upload) = deliveries.pop() {
-                    store.record(&upload.notification, &Observed::default(), "").await.unwrap();
+                    store
+                        .record(&upload.notification, &Observed::default(), "", None)
+                        .await
+                        .unwrap();
                 }
             }
             3 => *worker = Worker::Idle,
