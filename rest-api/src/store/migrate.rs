@@ -8,8 +8,9 @@ use super::{StoreError, WRITE_OPTIONS, connect};
 use crate::config::Database;
 
 /// Every migration, in order. One that has been released is never edited.
-const MIGRATIONS: [(i32, &str, &str); 2] = [
+const MIGRATIONS: [(i32, &str, &str); 3] = [
     (1, "catalogue_and_ledger", include_str!("../../migrations/0001_catalogue_and_ledger.sql")),
+    (2, "provenance", include_str!("../../migrations/0002_provenance.sql")),
     (4, "traces", include_str!("../../migrations/0004_traces.sql")),
 ];
 

@@ -13,6 +13,7 @@ mod http;
 mod memory;
 mod metrics;
 mod order;
+mod reload;
 mod schedules;
 mod secrets;
 mod service;
