@@ -30,3 +30,4 @@ mod tls;
 mod topic;
 mod traces;
 mod validate;
+mod versions;

@@ -1,0 +1,70 @@
+//! A bucket that keeps versions, as the one on AWS does; the emulator's, since ours keeps none.
+
+use aws_sdk_s3::{
+    Client,
+    primitives::ByteStream,
+    types::{BucketVersioningStatus, VersioningConfiguration},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    emulator,
+    service::{BUCKET, Service, without_id},
+};
+
+fn movie(title: &str, genre: &str) -> Value {
+    json!({ "title": title, "year": 2000, "cast": [], "genres": [genre] })
+}
+
+/// A client of the emulator, and a bucket there with versioning.
+async fn bucket() -> Client {
+    let config = aws_sdk_s3::config::Builder::from(&emulator::sdk().await);
+    let s3 = Client::from_conf(config.force_path_style(true).build());
+    s3.create_bucket().bucket(BUCKET).send().await.unwrap();
+    let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
+    let enable = s3.put_bucket_versioning().bucket(BUCKET);
+    enable.versioning_configuration(versioning.build()).send().await.unwrap();
+    s3
+}
+
+#[tokio::test]
+async fn every_version_is_read_as_it_was_and_the_newest_wins() {
+    let s3 = bucket().await;
+    let service = Service::start_reading(|_| s3.config().clone()).await;
+    let put = async |second: u32, movies: Value| {
+        let body = ByteStream::from(movies.to_string().into_bytes());
+        let put = s3.put_object().bucket(BUCKET).key("k").body(body).send().await.unwrap();
+        json!({
+            "bucket": BUCKET, "key": "k", "version_id": put.version_id.unwrap(),
+            "etag": put.e_tag.unwrap().trim_matches('"'), "sequencer": format!("{second:04X}"),
+            "event_time": format!("2026-01-01T00:00:{second:02}Z"),
+        })
+    };
+    let first = put(1, json!([movie("A", "x"), movie("B", "x")])).await;
+    let second = put(2, json!([movie("A", "y"), movie("C", "y")])).await;
+    let third = put(3, json!({ "title": "A", "yaer": 2000 })).await;
+    assert_ne!(first["version_id"], second["version_id"]);
+
+    // The last first: what it holds is at fault, which does not unmake the versions before it.
+    let third = service.notify(&third).await;
+    assert_eq!(third["state"], "rejected", "{third}");
+    let newer = service.notify(&second).await;
+    assert_eq!(json!([newer["state"], newer["inserted"]]), json!(["succeeded", 2]));
+    assert_eq!(newer["version_id"], second["version_id"]);
+    let older = service.notify(&first).await;
+    assert_eq!(older["state"], "superseded", "{older}");
+    assert_eq!(json!([older["inserted"], older["updated"]]), json!([1, 0]));
+    let found: Vec<Value> = service.movies("sort=title").await.iter().map(without_id).collect();
+    assert_eq!(found, [movie("A", "y"), movie("B", "x"), movie("C", "y")]);
+
+    // A version that was deleted for good is gone; one behind a delete marker is not.
+    s3.delete_object().bucket(BUCKET).key("k").send().await.unwrap();
+    let fourth = put(4, json!([movie("D", "z")])).await;
+    s3.delete_object().bucket(BUCKET).key("k").send().await.unwrap();
+    assert_eq!(service.notify(&fourth).await["state"], "succeeded");
+    let fifth = put(5, json!([movie("E", "z")])).await;
+    let delete = s3.delete_object().bucket(BUCKET).key("k");
+    delete.version_id(fifth["version_id"].as_str().unwrap()).send().await.unwrap();
+    let gone = service.notify(&fifth).await;
+    assert_eq!(json!([gone["state"], gone["error"]["code"]]), json!(["failed", "object_gone"]));
+}
