@@ -46,8 +46,8 @@ resource "aws_db_subnet_group" "this" {
 
   lifecycle {
     precondition {
-      condition     = var.subnet_ids != null || length(data.aws_subnets.private.ids) >= 2
-      error_message = "The VPC has fewer than two subnets tagged kubernetes.io/role/internal-elb=1: name them in subnet_ids."
+      condition     = length(coalesce(var.subnet_ids, data.aws_subnets.private.ids)) >= (var.reader ? 3 : 2)
+      error_message = "Two private subnets are needed, with a reader three, each in a zone of its own: tag them kubernetes.io/role/internal-elb=1, or name them in subnet_ids."
     }
   }
 }

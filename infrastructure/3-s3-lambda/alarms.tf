@@ -1,7 +1,9 @@
 # What an operator must hear of, and the topic that says it.
 
 locals {
-  # Each is about the function, but for the first. period in s; all compare "greater than".
+  # Each is about the function, but for the first. period in s; all compare "greater than". missing:
+  # these metrics exist only while something happens; and that of the queue stops while events wait
+  # untouched in it, which must not look like the end of the trouble.
   alarms = {
     failures = {
       description = "Events have failed for good and wait in the failure queue: see to the cause, then redrive them."
@@ -12,6 +14,7 @@ locals {
       threshold   = 0
       period      = 60
       evaluations = 1
+      missing     = "ignore"
     }
     lost = {
       description = "A failed event could not be put into the failure queue: find the file in the function's log, and put it again."
@@ -22,6 +25,7 @@ locals {
       threshold   = 0
       period      = 60
       evaluations = 1
+      missing     = "notBreaching"
     }
     errors = {
       description = "Invocations have failed for a quarter of an hour: the API does not take notifications."
@@ -32,6 +36,7 @@ locals {
       threshold   = 0
       period      = 300
       evaluations = 3
+      missing     = "notBreaching"
     }
     event-age = {
       description = "Events wait ten minutes and longer for the function."
@@ -42,6 +47,7 @@ locals {
       threshold   = 600000 # ms
       period      = 300
       evaluations = 1
+      missing     = "notBreaching"
     }
     throttles = {
       description = "More events come than reserved_concurrency lets through; they are late, not lost."
@@ -52,6 +58,7 @@ locals {
       threshold   = 0
       period      = 300
       evaluations = 3
+      missing     = "notBreaching"
     }
   }
 }
@@ -69,8 +76,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   threshold           = each.value.threshold
   period              = each.value.period
   evaluation_periods  = each.value.evaluations
-  # These metrics exist only while something happens.
-  treat_missing_data = "notBreaching"
+  treat_missing_data  = each.value.missing
 
   alarm_actions = [aws_sns_topic.alarms.arn]
   ok_actions    = [aws_sns_topic.alarms.arn]

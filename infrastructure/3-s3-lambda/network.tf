@@ -30,6 +30,9 @@ resource "aws_security_group" "ingest" {
   name        = local.function
   description = "The function that tells the API of new files"
   vpc_id      = data.aws_vpc.this.id
+
+  # Destroyed before the role's rights, with which Lambda gives the network interfaces back.
+  depends_on = [aws_iam_role_policy.ingest]
 }
 
 # The VPC's resolver needs no rule: security groups do not apply to it.

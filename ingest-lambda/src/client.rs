@@ -93,6 +93,8 @@ impl ApiClient {
         let http = reqwest::Client::builder()
             .connect_timeout(Self::CONNECT_TIMEOUT)
             .timeout(Self::TIMEOUT)
+            // Between invocations the process is frozen, and the load balancer hangs up meanwhile.
+            .pool_max_idle_per_host(0)
             // A redirect could carry the token to another host.
             .redirect(reqwest::redirect::Policy::none())
             .build()?;

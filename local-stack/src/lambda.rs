@@ -47,6 +47,16 @@ const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(
 /// The command that makes the program be the function: see [`Function`].
 pub const FUNCTION_COMMAND: &str = "lambda";
 
+/// Is the function, for as long as there are invocations: what a program does whose one argument is
+/// [`FUNCTION_COMMAND`].
+///
+/// # Errors
+/// If its environment is not that of the function.
+pub async fn be_the_function() -> Result<()> {
+    let config = ingest_lambda::Config::from_lookup(|name| std::env::var(name).ok())?;
+    ingest_lambda::run(config).await.map_err(|error| anyhow::anyhow!(error))
+}
+
 /// How to start the function.
 #[derive(Clone, Debug)]
 pub struct Function {

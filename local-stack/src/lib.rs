@@ -10,4 +10,4 @@ pub mod postgres;
 pub mod s3;
 mod stack;
 
-pub use stack::{Options, Stack, client, sdk};
+pub use stack::{DATABASE, Options, Stack, client, sdk};

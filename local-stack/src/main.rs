@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
     let started = match telemetry::init(&filter, LogFormat::Text) {
         Err(error) => Err(anyhow::anyhow!(error)),
         Ok(()) => match arguments.command {
-            Some(Command::Lambda) => be_the_lambda().await,
+            Some(Command::Lambda) => lambda::be_the_function().await,
             None => run(arguments).await,
         },
     };
@@ -76,11 +76,6 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn be_the_lambda() -> Result<()> {
-    let config = ingest_lambda::Config::from_lookup(|name| std::env::var(name).ok())?;
-    ingest_lambda::run(config).await.map_err(|error| anyhow::anyhow!(error))
 }
 
 async fn run(arguments: Arguments) -> Result<()> {

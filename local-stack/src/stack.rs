@@ -35,7 +35,8 @@ use crate::{
 
 const SAMPLE: &[u8] = include_bytes!("../sample/movies.json");
 const SAMPLE_KEY: &str = "sample/movies.json";
-const DATABASE: &str = "movies_r_us";
+/// The database of the stack in its own Postgres.
+pub const DATABASE: &str = "movies_r_us";
 
 /// How long the sample may take on a slow machine.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(120);

@@ -248,6 +248,17 @@ run "refuses_a_reader_without_local_disks" {
   expect_failures = [var.instance_class]
 }
 
+run "refuses_a_reader_in_two_subnets" {
+  command = plan
+
+  variables {
+    reader     = true
+    subnet_ids = ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"]
+  }
+
+  expect_failures = [aws_db_subnet_group.this]
+}
+
 run "refuses_too_little_storage" {
   command = plan
 

@@ -225,7 +225,7 @@ run "alarms" {
   }
 
   assert {
-    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : contains(["Sum", "Maximum"], alarm.statistic) && alarm.comparison_operator == "GreaterThanThreshold" && alarm.treat_missing_data == "notBreaching"])
+    condition     = alltrue([for name, alarm in aws_cloudwatch_metric_alarm.this : contains(["Sum", "Maximum"], alarm.statistic) && alarm.comparison_operator == "GreaterThanThreshold" && alarm.treat_missing_data == (name == "failures" ? "ignore" : "notBreaching")])
     error_message = "Alarms must use a statistic, a comparison and a rule for missing data that CloudWatch knows."
   }
 

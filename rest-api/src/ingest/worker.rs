@@ -146,17 +146,28 @@ impl Worker {
 
     /// Takes the file of `claim` into the catalogue.
     async fn ingest(&self, claim: &Claim) -> Result<Outcome, Failure> {
-        let Claim { bucket, key, version_id, .. } = claim;
         if claim.attempts > self.retry.max_attempts {
             return Err(Failure::Worn);
         }
+        match self.load(claim, true).await {
+            Err(Failure::Store(StoreError::Moved)) => {
+                info!("other files changed the same movies meanwhile: reading it once more");
+                self.load(claim, false).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Reads the object and merges it; whole, or if `compare`, what differs from its last version.
+    async fn load(&self, claim: &Claim, compare: bool) -> Result<Outcome, Failure> {
+        let Claim { bucket, key, version_id, .. } = claim;
         let object = self.objects.open(bucket, key, version_id.as_deref()).await?;
         if claim.etag.is_some() && claim.etag != object.observed.etag {
             return Ok(Outcome::Replaced);
         }
         let place = self.store.observe(claim, &object.observed).await?;
         debug!(size = object.observed.size, "reading");
-        let mut staging = self.store.staging().await?;
+        let mut staging = self.store.staging(claim, compare).await?;
         let encoding = object.content_encoding.as_deref();
         let decoded = decode(encoding, MAX_FILE, object.body, Some(&mut staging)).await?;
         if decoded.violations.count() > 0 {

@@ -103,18 +103,25 @@ impl Store {
         Ok(page)
     }
 
-    /// The movie with this id, as JSON.
+    /// The movie with this id and the provenance of its content, as JSON.
     ///
     /// # Errors
     /// If the database is away.
     pub async fn movie(&self, id: i64) -> Result<Option<String>, StoreError> {
         let connection = self.reader().await?;
-        let one = "/* catalogue::movie */ select id, doc from movies where id = $1";
+        let one = "/* catalogue::movie */ select m.id, m.doc, to_jsonb(provenance)::text \
+            from movies m left join ingests i on i.id = m.ingest_id \
+            cross join lateral (select i.id as ingest, i.bucket, i.key, i.version_id, m.record, \
+                m.changed_at) provenance where m.id = $1";
         let statement = connection.prepare_cached(one).await?;
         let row = connection.query_opt(&statement, &[&id]).await?;
         Ok(row.map(|row| {
             let mut json = String::new();
             push_movie(&mut json, row.get(0), row.get(1));
+            json.truncate(json.len() - 1);
+            json.push_str(",\"provenance\":");
+            json.push_str(row.get(2));
+            json.push('}');
             json
         }))
     }

@@ -12,6 +12,9 @@ pub enum StoreError {
     /// Another worker holds the ingest by now; this one changed nothing.
     #[error("the lease of the ingest was lost")]
     LeaseLost,
+    /// What the file was compared with has changed while it was read: it must be read again.
+    #[error("the catalogue has changed under the file")]
+    Moved,
     /// The database has not the migrations that this release needs.
     #[error(
         "the database is at migration {found}, this release needs {needed}: run rest-api migrate"

@@ -1,20 +1,22 @@
 //! Merging the movies of one file version into the catalogue.
 //!
-//! Rows go to a temporary table first, in pieces, while the file is still being read. The merge
-//! itself is then a handful of statements in one short transaction, together with the ledger
-//! entry and the catalogue's revision. Merges run one after the other (the row of `catalogue` is
-//! their lock), so that two of them can neither deadlock nor overlook each other.
+//! What is new in the file has been staged before. The merge itself is then a handful of statements
+//! in one short transaction, together with the ledger entry and the catalogue's revision. Merges run
+//! one after the other (the row of `catalogue` is their lock), so that two of them can neither
+//! deadlock nor overlook each other.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::{Object, Transaction};
-use futures_util::pin_mut;
+use deadpool_postgres::Transaction;
 use serde::Serialize;
-use tokio_postgres::{
-    binary_copy::BinaryCopyInWriter,
-    types::{ToSql, Type},
-};
+use tokio_postgres::types::ToSql;
 
-use super::{CatalogueRow, Claim, Store, StoreError, listen};
+use super::{Claim, Staging, Store, StoreError, known::Known, listen};
+
+/// So many movies into an empty catalogue are a first load: see [`insert`].
+const FIRST_LOAD: i64 = 10_000;
+
+/// The assertions of a version are stored so many together, so that no value grows without bound.
+const PART: usize = 100_000;
 
 /// A file version's place in the order of all versions: by time, ties by key, bucket and
 /// sequencer. For each movie the version with the greatest place wins.
@@ -44,40 +46,7 @@ pub struct Merged {
     pub superseded: bool,
 }
 
-/// Rows on their way into the catalogue, in a temporary table of one connection.
-#[derive(Debug)]
-pub struct Staging {
-    /// None only once the connection has been given back.
-    connection: Option<Object>,
-    staged: i64,
-}
-
-/// Whoever abandons a staging half way leaves its connection in a state that nobody should meet.
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(Object::take(connection));
-        }
-    }
-}
-
 impl Store {
-    /// An empty staging table for a worker.
-    ///
-    /// # Errors
-    /// If no connection can be had in time.
-    pub async fn staging(&self) -> Result<Staging, StoreError> {
-        Staging::on(self.worker().await?).await
-    }
-
-    /// An empty staging table for a request.
-    ///
-    /// # Errors
-    /// If no connection can be had in time.
-    pub async fn staging_for_request(&self) -> Result<Staging, StoreError> {
-        Staging::on(self.writer().await?).await
-    }
-
     /// Tidies the search indexes after a merge that changed much: new entries wait in a pending
     /// list that every search must otherwise read through.
     ///
@@ -103,64 +72,17 @@ impl Store {
 }
 
 impl Staging {
-    async fn on(connection: Object) -> Result<Self, StoreError> {
-        connection
-            .batch_execute(
-                r#"/* merge::staging */
-                set client_min_messages = warning;
-                create temporary table if not exists staging (
-                    ordinal bigint, identity uuid, title_lc text collate "C", year int,
-                    cast_lc text collate "C", genres_lc text[] collate "C", content_hash bigint,
-                    doc text);
-                truncate staging"#,
-            )
-            .await?;
-        Ok(Staging { connection: Some(connection), staged: 0 })
-    }
-
-    /// Adds `rows`, in the order in which they stand in the file.
-    ///
-    /// # Errors
-    /// If the connection breaks.
-    pub async fn add(&mut self, rows: &[CatalogueRow]) -> Result<(), StoreError> {
-        const COLUMNS: [Type; 8] = [
-            Type::INT8,
-            Type::UUID,
-            Type::TEXT,
-            Type::INT4,
-            Type::TEXT,
-            Type::TEXT_ARRAY,
-            Type::INT8,
-            Type::TEXT,
-        ];
-        let mut ordinal = self.staged;
-        let copy = "/* merge::stage */ copy staging from stdin (format binary)";
-        let sink = self.client()?.copy_in(copy).await?;
-        let writer = BinaryCopyInWriter::new(sink, &COLUMNS);
-        pin_mut!(writer);
-        for row in rows {
-            let CatalogueRow { identity, title_lc, year, cast_lc, genres_lc, content_hash, doc } =
-                row;
-            writer
-                .as_mut()
-                .write(&[&ordinal, identity, title_lc, year, cast_lc, genres_lc, content_hash, doc])
-                .await?;
-            ordinal += 1;
-        }
-        writer.finish().await?;
-        self.staged = ordinal;
-        Ok(())
-    }
-
     /// Merges what was added, and ends the ingest of `claim` in the same transaction.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if another worker holds the ingest by now; nothing has changed then.
+    /// [`StoreError::LeaseLost`] if another worker holds the ingest by now, [`StoreError::Moved`] if
+    /// what the file was compared with has changed meanwhile. Nothing has changed then.
     pub async fn merge(mut self, place: &Place, claim: &Claim) -> Result<Merged, StoreError> {
+        let (known, staged) = (std::mem::take(&mut self.known), self.staged);
         let transaction = self.transaction().await?;
-        deduplicate(&transaction).await?;
-        lock(&transaction).await?;
-        let merged = merge(&transaction, place).await?;
+        prepare(&transaction).await?;
+        known.verify(&transaction, lock(&transaction).await?).await?;
+        let merged = merge(&transaction, &known, staged, place, Some(claim.id)).await?;
         claim.complete(&transaction, &merged).await?;
         announce(&transaction, &merged).await?;
         transaction.commit().await?;
@@ -173,90 +95,123 @@ impl Staging {
     /// # Errors
     /// If the database is away, or other merges take too long; nothing has changed then.
     pub async fn merge_now(mut self) -> Result<Merged, StoreError> {
+        let staged = self.staged;
         let transaction = self.transaction().await?;
         transaction.batch_execute("/* merge::patience */ set local lock_timeout = '20s'").await?;
-        deduplicate(&transaction).await?;
+        prepare(&transaction).await?;
         lock(&transaction).await?;
         // Read after the lock was granted, so that it is later than what was merged before.
         let clock = "/* merge::clock */ select clock_timestamp()";
         let ordered_at = transaction.query_one(clock, &[]).await?.get(0);
         let [key, bucket, sequencer] = [const { String::new() }; 3];
-        let merged = merge(&transaction, &Place { ordered_at, key, bucket, sequencer }).await?;
+        let place = Place { ordered_at, key, bucket, sequencer };
+        let merged = merge(&transaction, &Known::default(), staged, &place, None).await?;
         announce(&transaction, &merged).await?;
         transaction.commit().await?;
         self.give_back().await;
         Ok(merged)
     }
-
-    /// Drops what was added.
-    pub async fn discard(self) {
-        self.give_back().await;
-    }
-
-    async fn give_back(mut self) {
-        let truncate = "/* merge::truncate */ truncate staging";
-        if let Some(connection) = self.connection.take() {
-            // On failure the connection is broken, and the pool will find out.
-            let _ = connection.batch_execute(truncate).await;
-        }
-    }
-
-    fn client(&self) -> Result<&Object, StoreError> {
-        self.connection.as_ref().ok_or(StoreError::Setup("staging was given back".to_owned()))
-    }
-
-    async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
-        let gone = StoreError::Setup("staging was given back".to_owned());
-        Ok(self.connection.as_mut().ok_or(gone)?.transaction().await?)
-    }
 }
 
-/// Waits until no other merge runs, for as long as the transaction lasts.
-async fn lock(transaction: &Transaction<'_>) -> Result<(), StoreError> {
-    let lock = "/* merge::lock */ select revision from catalogue for no key update";
-    transaction.query_one(lock, &[]).await?;
-    Ok(())
-}
-
-/// Merges the staged rows, each movie once, while the caller holds the lock.
-async fn merge(transaction: &Transaction<'_>, place: &Place) -> Result<Merged, StoreError> {
-    let Place { ordered_at, key, bucket, sequencer } = place;
-    let place: [&(dyn ToSql + Sync); 4] = [ordered_at, key, bucket, sequencer];
-
-    let outdated = drop_outdated(transaction, &place).await?;
-    let superseded = "/* merge::superseded */ select exists (select from assertions \
-        where (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4) and key = $2 and bucket = $3)";
-    let superseded = transaction.query_one(superseded, &place).await?.get(0);
-
-    let update = "/* merge::update */ update movies m \
-        set cast_lc = s.cast_lc, genres_lc = s.genres_lc, content_hash = s.content_hash, doc = s.doc \
-        from staging s where m.identity = s.identity and m.content_hash <> s.content_hash";
-    let updated = transaction.execute(update, &[]).await?;
-    let insert = "/* merge::insert */ insert into movies \
-        (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc) \
-        select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc from staging s \
-        where not exists (select from movies m where m.identity = s.identity) order by ordinal";
-    let inserted = transaction.execute(insert, &[]).await?;
-    let staged = assert_movies(transaction, &place).await?;
-
-    let [inserted, updated] = [inserted, updated].map(|rows| rows.cast_signed());
-    Ok(Merged { inserted, updated, unchanged: staged + outdated - inserted - updated, superseded })
-}
-
-/// Within one file the later record wins. Done before the lock is taken: it concerns nobody else.
-async fn deduplicate(transaction: &Transaction<'_>) -> Result<(), StoreError> {
-    let deduplicate = "/* merge::deduplicate */ delete from staging s using (select ctid, \
-            row_number() over (partition by identity order by ordinal desc) as nth from staging) d \
-        where s.ctid = d.ctid and d.nth > 1";
+/// Leaves of each staged movie the last record: within one file the later wins. Done before the
+/// lock is taken: it concerns nobody else.
+async fn prepare(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let memory = "/* merge::memory */ set local work_mem = '64MB'; \
+        set local maintenance_work_mem = '256MB'";
+    transaction.batch_execute(memory).await?;
+    let deduplicate = "/* merge::deduplicate */ delete from staging s using (select identity, \
+            max(record) as last from staging group by identity having count(*) > 1) d \
+        where s.identity = d.identity and s.record < d.last";
     transaction.execute(deduplicate, &[]).await?;
     Ok(())
+}
+
+/// Waits until no other merge runs, for as long as the transaction lasts. Returns the catalogue's
+/// revision.
+async fn lock(transaction: &Transaction<'_>) -> Result<i64, StoreError> {
+    let lock = "/* merge::lock */ select revision from catalogue for no key update";
+    Ok(transaction.query_one(lock, &[]).await?.get(0))
+}
+
+/// Merges the staged rows, each movie once, while the caller holds the lock. There were `staged`
+/// rows; of the rest of the file the catalogue had all that is `known`.
+async fn merge(
+    transaction: &Transaction<'_>,
+    known: &Known,
+    staged: i64,
+    place: &Place,
+    ingest_id: Option<i64>,
+) -> Result<Merged, StoreError> {
+    let Place { ordered_at, key, bucket, sequencer } = place;
+    let place: [&(dyn ToSql + Sync); 4] = [ordered_at, key, bucket, sequencer];
+    let superseded = "/* merge::superseded */ select exists (select from assertions \
+        where key = $2 and bucket = $3 and (ordered_at, sequencer) > ($1, $4))";
+    let superseded = transaction.query_one(superseded, &place).await?.get(0);
+
+    let unsent = known.unchanged();
+    assert_unsent(transaction, &place, &unsent).await?;
+    let mut merged = Merged { superseded, unchanged: unsent.len() as i64, ..Merged::default() };
+    if staged > 0 {
+        let outdated = drop_outdated(transaction, &place).await?;
+        merged.updated = update(transaction, ingest_id).await?;
+        merged.inserted = insert(transaction, ingest_id).await?;
+        let left = assert_staged(transaction, &place).await?;
+        merged.unchanged += left + outdated - merged.inserted - merged.updated;
+    }
+    Ok(merged)
+}
+
+/// Changes the movies of which the staged rows say something else.
+async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result<i64, StoreError> {
+    let update = "/* merge::update */ update movies m \
+        set cast_lc = s.cast_lc, genres_lc = s.genres_lc, content_hash = s.content_hash, \
+            doc = s.doc, ingest_id = $1, record = s.record, changed_at = now() \
+        from staging s where m.identity = s.identity and m.content_hash <> s.content_hash";
+    Ok(transaction.execute(update, &[&ingest_id]).await?.cast_signed())
+}
+
+/// Adds the staged movies that the catalogue lacks.
+///
+/// A first load goes in without indexes, which are built afterwards: that takes a fraction of the
+/// time, and as long as it takes, queries wait (and are told to come back) instead of finding an
+/// empty catalogue.
+async fn insert(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result<i64, StoreError> {
+    let first_load = "/* merge::first_load */ select not exists (select from movies) \
+        and (select count(*) from staging) >= $1";
+    let first_load = transaction.query_one(first_load, &[&FIRST_LOAD]).await?.get(0);
+    let indexes = if first_load { drop_indexes(transaction).await? } else { String::new() };
+    let news = if first_load {
+        ""
+    } else {
+        "where not exists (select from movies m where m.identity = s.identity) order by record"
+    };
+    let insert = format!(
+        "/* merge::insert */ insert into movies (identity, title_lc, year, cast_lc, genres_lc, \
+            content_hash, doc, ingest_id, record, changed_at) \
+        select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, $1, record, now() \
+        from staging s {news}"
+    );
+    let inserted = transaction.execute(&insert, &[&ingest_id]).await?;
+    transaction.batch_execute(&indexes).await?;
+    Ok(inserted.cast_signed())
+}
+
+/// Drops every index of the movies but the primary key; returns the statements that build them.
+async fn drop_indexes(transaction: &Transaction<'_>) -> Result<String, StoreError> {
+    let indexes = "/* merge::indexes */ select \
+            string_agg('drop index ' || indexrelid::regclass, '; '), \
+            string_agg(pg_get_indexdef(indexrelid), '; ') \
+        from pg_index where indrelid = 'movies'::regclass and not indisprimary";
+    let indexes = transaction.query_one(indexes, &[]).await?;
+    transaction.batch_execute(indexes.get(0)).await?;
+    Ok(indexes.get(1))
 }
 
 /// Takes from the staged rows those movies of which a newer version has spoken already. Returns
 /// how many there were.
 async fn drop_outdated(
     transaction: &Transaction<'_>,
-    place: &[&(dyn ToSql + Sync)],
+    place: &[&(dyn ToSql + Sync); 4],
 ) -> Result<i64, StoreError> {
     let late = "/* merge::late */ select exists (select from assertions \
         where (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4))";
@@ -269,21 +224,38 @@ async fn drop_outdated(
     Ok(transaction.execute(outdated, place).await?.cast_signed())
 }
 
-/// Records that this version holds the staged movies. Returns how many there are.
-async fn assert_movies(
+/// Records that this version holds the movies that were not sent; and that there is this version,
+/// whatever it holds.
+async fn assert_unsent(
     transaction: &Transaction<'_>,
-    place: &[&(dyn ToSql + Sync)],
+    place: &[&(dyn ToSql + Sync); 4],
+    unsent: &[i64],
+) -> Result<(), StoreError> {
+    let insert = "/* merge::assert_unsent */ insert into assertions \
+        (ordered_at, key, bucket, sequencer, movie_ids) values ($1, $2, $3, $4, $5)";
+    let [ordered_at, key, bucket, sequencer] = *place;
+    let none: &[i64] = &[];
+    let parts = unsent.chunks(PART).chain(unsent.is_empty().then_some(none));
+    for part in parts {
+        transaction.execute(insert, &[ordered_at, key, bucket, sequencer, &part]).await?;
+    }
+    Ok(())
+}
+
+/// Records that this version holds the staged movies. Returns how many there are.
+async fn assert_staged(
+    transaction: &Transaction<'_>,
+    place: &[&(dyn ToSql + Sync); 4],
 ) -> Result<i64, StoreError> {
-    // In parts, so that no value grows without bound; one part, empty, for a file without movies.
-    let assert = "/* merge::assert */ with ids as (
-            select m.id, row_number() over (order by m.id) / 100000 as part
-            from staging s join movies m using (identity)),
-        parts as (select array_agg(id order by id) as movie_ids from ids group by part
-            union all select '{}' where not exists (select from ids)),
-        recorded as (insert into assertions (ordered_at, key, bucket, sequencer, movie_ids)
-            select $1, $2, $3, $4, movie_ids from parts)
+    let insert = "/* merge::assert_staged */ with ids as ( \
+            select m.id, row_number() over (order by m.id) / $5 as part \
+            from staging s join movies m using (identity)), \
+        recorded as (insert into assertions (ordered_at, key, bucket, sequencer, movie_ids) \
+            select $1, $2, $3, $4, array_agg(id order by id) from ids group by part) \
         select count(*) from ids";
-    Ok(transaction.query_one(assert, place).await?.get(0))
+    let [ordered_at, key, bucket, sequencer] = *place;
+    let params = [ordered_at, key, bucket, sequencer, &(PART as i64)];
+    Ok(transaction.query_one(insert, &params).await?.get(0))
 }
 
 /// Bumps the catalogue's revision if anything changed, and tells who waits for the ingest.

@@ -8,8 +8,10 @@ use super::{StoreError, WRITE_OPTIONS, connect};
 use crate::config::Database;
 
 /// Every migration, in order. One that has been released is never edited.
-const MIGRATIONS: [(i32, &str, &str); 1] =
-    [(1, "catalogue_and_ledger", include_str!("../../migrations/0001_catalogue_and_ledger.sql"))];
+const MIGRATIONS: [(i32, &str, &str); 2] = [
+    (1, "catalogue_and_ledger", include_str!("../../migrations/0001_catalogue_and_ledger.sql")),
+    (2, "provenance", include_str!("../../migrations/0002_provenance.sql")),
+];
 
 /// An arbitrary number, the same in every process: only one migrates at a time.
 const LOCK: i64 = 0x6d72_755f_6d69_6772;

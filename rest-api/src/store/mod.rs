@@ -7,12 +7,14 @@ mod catalogue;
 mod connect;
 mod error;
 mod ingests;
+mod known;
 mod listen;
 mod merge;
 mod migrate;
 mod queue;
 mod row;
 mod sql;
+mod staging;
 
 use std::sync::Arc;
 
@@ -23,10 +25,11 @@ use tokio_postgres::config::TargetSessionAttrs;
 pub use catalogue::{Filters, MoviePage, MovieQuery, Sort};
 pub use error::StoreError;
 pub use ingests::{Ingest, IngestQuery, IngestState, Observed};
-pub use merge::{Merged, Place, Staging};
+pub use merge::{Merged, Place};
 pub use migrate::migrate;
 pub use queue::Claim;
 pub use row::CatalogueRow;
+pub use staging::Staging;
 
 use crate::{config::Database, secrets::CurrentCredentials};
 use aws::SecretsManager;
@@ -74,10 +77,10 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let connector = connector(database, secrets).await?;
         // Planning anew for each query pays: the plan hangs on how rare the words are. The rest
-        // keeps one query from taking the machine.
+        // keeps one query from taking the machine, and from waiting long for a first load.
         let read_options = "-c plan_cache_mode=force_custom_plan -c jit=off \
              -c max_parallel_workers_per_gather=0 -c default_transaction_read_only=on \
-             -c statement_timeout=10s";
+             -c statement_timeout=10s -c lock_timeout=2s";
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
         let read_config = connect::config(database, read_host, read_options);
         let write_config = connect::config(database, &database.host, WRITE_OPTIONS);

@@ -123,12 +123,12 @@ async fn a_worker_that_has_lost_its_lease_changes_nothing() {
     lost(store.fail(&zombie, "{}").await);
     lost(store.supersede(&zombie).await);
     lost(store.observe(&zombie, &Observed::default()).await.map(|_| ()));
-    let mut staging = store.staging().await.unwrap();
+    let mut staging = store.staging(&zombie, true).await.unwrap();
     staging.add(&[row()]).await.unwrap();
     lost(staging.merge(&place, &zombie).await.map(|_| ()));
     assert_eq!(service.movies("").await.len(), 0, "and has merged nothing");
 
-    let mut staging = store.staging().await.unwrap();
+    let mut staging = store.staging(&heir, true).await.unwrap();
     staging.add(&[row()]).await.unwrap();
     staging.merge(&place, &heir).await.unwrap();
     assert_eq!(service.movies("").await.len(), 1);

@@ -13,6 +13,7 @@ mod files;
 mod http;
 mod memory;
 mod order;
+mod reload;
 mod schedules;
 mod secrets;
 mod service;

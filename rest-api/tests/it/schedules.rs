@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
-use rest_api::store::{CatalogueRow, Claim, Observed, Place, Store, StoreError};
+use rest_api::store::{CatalogueRow, Claim, Observed, Place, Staging, Store, StoreError};
 use schema::{Movie, Notification};
 use serde_json::{Value, json};
 
@@ -64,7 +64,9 @@ fn model(uploads: &[Upload]) -> Vec<Value> {
 enum Worker {
     Idle,
     Claimed(Claim),
-    Placed(Claim, Place),
+    /// To be compared with what the catalogue has, or not.
+    Placed(Claim, Place, bool),
+    Staged(Claim, Place, Box<Staging>),
 }
 
 impl Worker {
@@ -82,9 +84,9 @@ impl Worker {
             }
             Self::Claimed(claim) => {
                 let place = store.observe(&claim, &Observed::default()).await?;
-                *self = Self::Placed(claim, place);
+                *self = Self::Placed(claim, place, true);
             }
-            Self::Placed(claim, place) => {
+            Self::Placed(claim, place, compare) => {
                 let version = claim.version_id.as_deref();
                 let mut versions = uploads.iter();
                 let upload = versions.find(|upload| {
@@ -94,16 +96,21 @@ impl Worker {
                 let upload = upload.unwrap();
                 if upload.rejected {
                     store.reject(&claim, "[]", 1).await?;
-                } else {
-                    let rows = upload.movies.iter().map(|movie| {
-                        let movie: Movie = schema::parse(movie.to_string().as_bytes()).unwrap();
-                        CatalogueRow::new(&movie)
-                    });
-                    let mut staging = store.staging().await?;
-                    staging.add(&rows.collect::<Vec<_>>()).await?;
-                    staging.merge(&place, &claim).await?;
+                    return Ok(true);
                 }
+                let rows = upload.movies.iter().map(|movie| {
+                    let movie: Movie = schema::parse(movie.to_string().as_bytes()).unwrap();
+                    CatalogueRow::new(&movie)
+                });
+                let rows: Vec<_> = rows.collect();
+                let mut staging = store.staging(&claim, compare).await?;
+                staging.add(&rows).await?;
+                *self = Self::Staged(claim, place, Box::new(staging));
             }
+            Self::Staged(claim, place, staging) => match staging.merge(&place, &claim).await {
+                Err(StoreError::Moved) => *self = Self::Placed(claim, place, false),
+                merged => drop(merged?),
+            },
         }
         Ok(true)
     }
