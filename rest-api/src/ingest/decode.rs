@@ -50,11 +50,7 @@ impl Decoder {
         let inflated =
             inflate.push(slice, |plain| splitter.push(plain, &mut |piece| pass.take(piece)));
         inflated.unwrap_or_else(|fault| {
-            // What was lost already says nothing more.
-            if !splitter.is_lost() {
-                pass.decoded.violations.add(None, None, fault);
-            }
-            splitter.abandon();
+            pass.lose(splitter, fault);
             slice.len()
         })
     }
@@ -83,7 +79,7 @@ impl Decoder {
             let rest = inflate.finish(|plain| splitter.push(plain, &mut |piece| pass.take(piece)));
             match rest {
                 Ok(()) => self.splitter.finish(&mut |piece| self.pass.take(piece)),
-                Err(fault) => self.pass.decoded.violations.add(None, None, fault),
+                Err(fault) => pass.lose(splitter, fault),
             }
         }
         (self.pass.rows, self.pass.decoded)
@@ -100,6 +96,14 @@ impl Pass {
                 Err(faults) => violations.add_record(index, offset, &faults),
             },
         }
+    }
+
+    /// Nothing that follows counts; nor does this, in a file that was lost before it.
+    fn lose(&mut self, splitter: &mut Splitter, fault: Fault) {
+        if !splitter.is_lost() {
+            self.decoded.violations.add(None, None, fault);
+        }
+        splitter.abandon();
     }
 
     fn add_row(&mut self, movie: &Movie) {

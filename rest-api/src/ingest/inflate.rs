@@ -104,7 +104,7 @@ impl Inflate {
                 self.outlet.give(decoder.get_ref(), give);
             }
         }
-        self.check_growth()
+        self.outlet.check()
     }
 
     fn pass(&mut self, piece: &[u8], give: impl FnOnce(&[u8])) -> Result<usize, Fault> {
@@ -123,11 +123,8 @@ impl Inflate {
     }
 
     fn check_growth(&self) -> Result<(), Fault> {
-        let Outlet { given, max_file } = self.outlet;
-        if given > max_file {
-            let expected = format!("a file of at most {} MiB", max_file >> 20);
-            return Err(Fault::at_root(expected, "a larger one"));
-        }
+        self.outlet.check()?;
+        let given = self.outlet.given;
         if given > FREE_GROWTH && given / self.taken.max(1) > MAX_GROWTH {
             let expected = format!("data that decompresses to at most {MAX_GROWTH} times its size");
             return Err(Fault::at_root(expected, "data that was made to fill a disk"));
@@ -143,6 +140,14 @@ impl Outlet {
         let room = usize::try_from(self.max_file.saturating_sub(self.given)).unwrap_or(usize::MAX);
         self.given += bytes.len() as u64;
         give(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if self.given <= self.max_file {
+            return Ok(());
+        }
+        let expected = format!("a file of at most {} MiB", self.max_file >> 20);
+        Err(Fault::at_root(expected, "a larger one"))
     }
 }
 
