@@ -149,14 +149,22 @@ async fn merge(
     let superseded = transaction.query_one(superseded, &place).await?.get(0);
 
     let unsent = known.unchanged();
-    assert_unsent(transaction, &place, &unsent).await?;
-    let mut merged = Merged { superseded, unchanged: unsent.len() as i64, ..Merged::default() };
+    for part in unsent.chunks(PART) {
+        assert_part(transaction, &place, part).await?;
+    }
+    let mut asserted = unsent.len() as i64;
+    let mut merged = Merged { superseded, unchanged: asserted, ..Merged::default() };
     if staged > 0 {
         let outdated = drop_outdated(transaction, &place).await?;
         merged.updated = update(transaction, ingest_id).await?;
         merged.inserted = insert(transaction, ingest_id).await?;
         let left = assert_staged(transaction, &place).await?;
         merged.unchanged += left + outdated - merged.inserted - merged.updated;
+        asserted += left;
+    }
+    if asserted == 0 {
+        // That there is this version is to be known all the same.
+        assert_part(transaction, &place, &[]).await?;
     }
     Ok(merged)
 }
@@ -224,21 +232,16 @@ async fn drop_outdated(
     Ok(transaction.execute(outdated, place).await?.cast_signed())
 }
 
-/// Records that this version holds the movies that were not sent; and that there is this version,
-/// whatever it holds.
-async fn assert_unsent(
+/// Records that this version holds these movies.
+async fn assert_part(
     transaction: &Transaction<'_>,
     place: &[&(dyn ToSql + Sync); 4],
-    unsent: &[i64],
+    movie_ids: &[i64],
 ) -> Result<(), StoreError> {
-    let insert = "/* merge::assert_unsent */ insert into assertions \
+    let insert = "/* merge::assert_part */ insert into assertions \
         (ordered_at, key, bucket, sequencer, movie_ids) values ($1, $2, $3, $4, $5)";
     let [ordered_at, key, bucket, sequencer] = *place;
-    let none: &[i64] = &[];
-    let parts = unsent.chunks(PART).chain(unsent.is_empty().then_some(none));
-    for part in parts {
-        transaction.execute(insert, &[ordered_at, key, bucket, sequencer, &part]).await?;
-    }
+    transaction.execute(insert, &[ordered_at, key, bucket, sequencer, &movie_ids]).await?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl Store {
         if compare {
             let transaction = staging.transaction().await?;
             let known = Known::read(&transaction, &claim.bucket, &claim.key).await?;
-            transaction.commit().await?;
+            transaction.rollback().await?;
             staging.known = known;
         }
         Ok(staging)
