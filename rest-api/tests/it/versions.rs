@@ -3,7 +3,10 @@
 use aws_sdk_s3::{
     Client,
     primitives::ByteStream,
-    types::{BucketVersioningStatus, VersioningConfiguration},
+    types::{
+        BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration,
+        VersioningConfiguration,
+    },
 };
 use serde_json::{Value, json};
 
@@ -20,7 +23,11 @@ fn movie(title: &str, genre: &str) -> Value {
 async fn bucket() -> Client {
     let config = aws_sdk_s3::config::Builder::from(&emulator::sdk().await);
     let s3 = Client::from_conf(config.force_path_style(true).build());
-    s3.create_bucket().bucket(BUCKET).send().await.unwrap();
+    let here = CreateBucketConfiguration::builder()
+        .location_constraint(BucketLocationConstraint::EuWest1)
+        .build();
+    let create = s3.create_bucket().bucket(BUCKET).create_bucket_configuration(here);
+    create.send().await.unwrap();
     let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
     let enable = s3.put_bucket_versioning().bucket(BUCKET);
     enable.versioning_configuration(versioning.build()).send().await.unwrap();
