@@ -125,8 +125,9 @@ impl Problem {
     /// A body with these violations, of which there are `count` in all.
     pub fn violations(violations: &(impl Serialize + ?Sized), count: u64) -> Self {
         let listed = serde_json::to_value(violations).unwrap_or_default();
+        let plural = if count == 1 { "" } else { "s" };
         let mut problem =
-            Self::new(Code::Violations, format!("{count} violations; nothing was stored"));
+            Self::new(Code::Violations, format!("{count} violation{plural}; nothing was stored"));
         problem.0.violations = Some((listed, count));
         problem
     }

@@ -109,7 +109,7 @@ impl Store {
     /// If the database is away.
     pub async fn movie(&self, id: i64) -> Result<Option<String>, StoreError> {
         let connection = self.reader().await?;
-        let one = "/* catalogue::movie */ select m.id, m.doc, to_jsonb(provenance)::text \
+        let one = "/* catalogue::movie */ select m.id, m.doc, row_to_json(provenance)::text \
             from movies m left join ingests i on i.id = m.ingest_id \
             cross join lateral (select i.id as ingest, i.bucket, i.key, i.version_id, m.record, \
                 m.changed_at) provenance where m.id = $1";

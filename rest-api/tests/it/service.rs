@@ -199,6 +199,11 @@ impl Service {
         request.header("content-type", "application/json").body(body)
     }
 
+    /// Where the endpoint keeps an object.
+    pub(crate) fn object_path(&self, key: &str) -> PathBuf {
+        self.objects.join(BUCKET).join(key)
+    }
+
     /// Puts an object into the bucket.
     pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
         let body = ByteStream::from(body.into());
