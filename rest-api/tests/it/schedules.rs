@@ -3,7 +3,7 @@
 //! Each schedule draws a few uploads (keys that share movies, corrections, rejected files), and
 //! delivers their notifications permuted and repeated to three workers, whose steps interleave at
 //! random, who lose their leases, go on as zombies, or die. In the end the catalogue must be what
-//! the uploads in their order make of it.
+//! the uploads in their order make of it, and each ingest must have ended once.
 //!
 //! `MRU_TEST_SCHEDULES` says how many (300), `MRU_TEST_SEED` where to begin.
 
@@ -70,12 +70,14 @@ enum Worker {
 }
 
 impl Worker {
-    /// Takes one step. Returns whether there was one to take.
+    /// Takes one step. Returns whether there was one to take. An ingest that it ends is added to
+    /// `ended`.
     async fn step(
         &mut self,
         store: &Store,
         uploads: &[Upload],
         lease: Duration,
+        ended: &mut Vec<i64>,
     ) -> Result<bool, StoreError> {
         match std::mem::replace(self, Self::Idle) {
             Self::Idle => {
@@ -96,6 +98,7 @@ impl Worker {
                 let upload = upload.unwrap();
                 if upload.rejected {
                     store.reject(&claim, "[]", 1).await?;
+                    ended.push(claim.id);
                     return Ok(true);
                 }
                 let rows = upload.movies.iter().map(|movie| {
@@ -109,15 +112,19 @@ impl Worker {
             }
             Self::Staged(claim, place, staging) => match staging.merge(&place, &claim).await {
                 Err(StoreError::Moved) => *self = Self::Placed(claim, place, false),
-                merged => drop(merged?),
+                merged => {
+                    merged?;
+                    ended.push(claim.id);
+                }
             },
         }
         Ok(true)
     }
 }
 
-/// Delivers everything, lets the workers work in any order, and then to the end.
-async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) {
+/// Delivers everything, lets the workers work in any order, and then to the end. Returns the ingests
+/// that somebody was allowed to end, each as often as that was so.
+async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) -> Vec<i64> {
     let mut deliveries: Vec<&Upload> = uploads.iter().collect();
     deliveries.extend(uploads.iter().filter(|_| random.bool()));
     random.shuffle(&mut deliveries);
@@ -128,6 +135,7 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) {
         Err(StoreError::LeaseLost) => true,
         Err(error) => panic!("{error:?}"),
     };
+    let mut ended = Vec::new();
     while !deliveries.is_empty() || workers.iter().any(|worker| !matches!(worker, Worker::Idle)) {
         let worker = &mut workers[random.usize(0..3)];
         match random.u8(0..8) {
@@ -143,14 +151,17 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) {
             _ => {
                 // A lease that is over at once lets another worker take over in the middle.
                 let lease = if random.bool() { Duration::ZERO } else { Duration::from_millis(10) };
-                settled(worker.step(store, uploads, lease).await);
+                settled(worker.step(store, uploads, lease, &mut ended).await);
             }
         }
     }
     // What the dead have left is free when its lease is over.
     tokio::time::sleep(Duration::from_millis(12)).await;
     let [mut last, ..] = workers;
-    while settled(last.step(store, uploads, Duration::from_secs(60)).await) {}
+    let lease = Duration::from_secs(60);
+    while settled(last.step(store, uploads, lease, &mut ended).await) {}
+    ended.sort_unstable();
+    ended
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,7 +174,10 @@ async fn whatever_the_schedule_the_newest_version_of_each_file_wins() {
     for seed in first..first + count {
         let mut random = Rng::with_seed(seed);
         let uploads = uploads(&mut random, seed);
-        run(&store, &uploads, &mut random).await;
+        let ended = run(&store, &uploads, &mut random).await;
+        assert_eq!(ended.len(), uploads.len(), "MRU_TEST_SEED={seed}: every ingest ends");
+        let twice = ended.windows(2).any(|pair| pair[0] == pair[1]);
+        assert!(!twice, "MRU_TEST_SEED={seed}: {ended:?}: an ingest ends once");
         let found = service.movies(&format!("title={seed}-&sort=title")).await;
         let found: Vec<Value> = found.iter().map(without_id).collect();
         assert_eq!(found, model(&uploads), "MRU_TEST_SEED={seed}");
