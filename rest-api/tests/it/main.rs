@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's way to fail")]
 
 mod catalogue;
+mod comparison;
 mod config;
 mod corpus;
 mod deployment;

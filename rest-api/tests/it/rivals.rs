@@ -5,7 +5,7 @@ use futures_util::future::join;
 use serde_json::{Value, json};
 
 use crate::{
-    proxy::{Act, Proxy, Rule, Upstream, Way},
+    proxy::{Act, Proxy, Rule, Way},
     service::{BUCKET, Service, without_id},
 };
 
@@ -17,15 +17,6 @@ fn movies(genre: &str, range: std::ops::Range<u32>) -> Vec<Value> {
 
 fn lines(movies: &[Value]) -> String {
     movies.iter().map(|movie| format!("{movie}\n")).collect()
-}
-
-async fn start() -> (Service, Proxy) {
-    let proxy = Proxy::start().await;
-    let endpoint = format!("http://{}", proxy.address);
-    let service =
-        Service::start_reading(|s3| s3.config().to_builder().endpoint_url(endpoint).build()).await;
-    proxy.lead_to(Upstream::Tcp(service.s3_address));
-    (service, proxy)
 }
 
 async fn catalogue(service: &Service) -> Vec<Value> {
@@ -66,7 +57,7 @@ async fn overtake(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_that_changes_before_it_is_read_is_superseded() {
-    let (mut service, proxy) = start().await;
+    let (mut service, proxy) = Service::start_behind_a_proxy().await;
     let rule = proxy.on(Way::Up, "GET /movies/k?", 1, Act::Hold);
     let (older, newer) = (movies("old", 0..60), movies("new", 0..50));
     let (of_older, of_newer) = overtake(&mut service, &rule, &older, &newer).await;
@@ -80,7 +71,7 @@ async fn an_object_that_changes_before_it_is_read_is_superseded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_that_changes_while_it_is_read_is_overtaken() {
-    let (mut service, proxy) = start().await;
+    let (mut service, proxy) = Service::start_behind_a_proxy().await;
     let (older, newer) = (movies("old", 0..60), movies("new", 0..50));
     let rule = proxy.on(Way::Down, &lines(&older[30..31]), 1, Act::Hold);
     let (of_older, of_newer) = overtake(&mut service, &rule, &older, &newer).await;

@@ -28,16 +28,6 @@ fn middle(key: &str) -> String {
     lines(&movies(key)[25..26])
 }
 
-/// A service that reaches its bucket through a proxy.
-async fn start() -> (Service, Proxy) {
-    let proxy = Proxy::start().await;
-    let endpoint = format!("http://{}", proxy.address);
-    let service =
-        Service::start_reading(|s3| s3.config().to_builder().endpoint_url(endpoint).build()).await;
-    proxy.lead_to(Upstream::Tcp(service.s3_address));
-    (service, proxy)
-}
-
 /// Puts the file `key`, as one does who sends no checksum with it.
 async fn put(service: &Service, key: &str) {
     let body = ByteStream::from(lines(&movies(key)).into_bytes());
@@ -115,7 +105,7 @@ fn internal_error() -> Act {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_that_passes_delays_a_file_and_changes_nothing_of_it() {
-    let (service, proxy) = start().await;
+    let (service, proxy) = Service::start_behind_a_proxy().await;
     for (key, way, pattern, times, act, attempts) in passing_faults() {
         let rule = proxy.on(way, &pattern, times, act);
         put(&service, key).await;
@@ -135,7 +125,7 @@ async fn a_fault_that_passes_delays_a_file_and_changes_nothing_of_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_of_unannounced_length_is_not_trusted_to_be_whole() {
-    let (service, proxy) = start().await;
+    let (service, proxy) = Service::start_behind_a_proxy().await;
     put(&service, "k").await;
     let event = event(&service, "k").await;
     let etag = event["etag"].as_str().unwrap();
@@ -153,7 +143,7 @@ async fn a_body_of_unannounced_length_is_not_trusted_to_be_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_byte_is_noticed_where_the_object_has_a_checksum() {
-    let (service, proxy) = start().await;
+    let (service, proxy) = Service::start_behind_a_proxy().await;
     let changed = middle("changed").replace("Drama", "Opera");
     let rule = proxy.on(Way::Down, &middle("changed"), 1, Act::Replace(changed.into()));
     let ingest = service.ingest("changed", lines(&movies("changed"))).await;
@@ -181,7 +171,7 @@ fn lasting_faults() -> Vec<(&'static str, Way, String, Act, i32, &'static str, &
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_that_lasts_fails_the_ingest_with_its_reason_and_stores_nothing() {
-    let (service, proxy) = start().await;
+    let (service, proxy) = Service::start_behind_a_proxy().await;
     let (service, proxy) = (&service, &proxy);
     // All at once: the SDK has its own pauses.
     join_all(lasting_faults().into_iter().map(
@@ -250,7 +240,7 @@ async fn a_throttling_bucket_is_asked_ever_more_seldom_and_not_for_ever() {
 /// With the timeouts of production, which take 20 s to strike.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_falls_silent_is_asked_again() {
-    let (service, proxy) = start().await;
+    let (service, proxy) = Service::start_behind_a_proxy().await;
     let longer = lines(&movies("longer")).len();
     let length = |length: usize| format!("content-length: {length}\r\n");
     let (up, down) = (Way::Up, Way::Down);

@@ -26,6 +26,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use crate::proxy::{Proxy, Upstream};
+
 pub(crate) const TOKEN: &str = "a-token-for-tests";
 pub(crate) const BUCKET: &str = "movies";
 
@@ -93,6 +95,16 @@ impl Service {
     /// A service that reads the bucket by another client than the test does.
     pub(crate) async fn start_reading(by: impl FnOnce(&Client) -> aws_sdk_s3::Config) -> Self {
         Self::build(|_| {}, by, no_sns(), no_secrets()).await
+    }
+
+    /// A service that reaches its bucket through a proxy.
+    pub(crate) async fn start_behind_a_proxy() -> (Self, Proxy) {
+        let proxy = Proxy::start().await;
+        let endpoint = format!("http://{}", proxy.address);
+        let by = |s3: &Client| s3.config().to_builder().endpoint_url(endpoint).build();
+        let service = Self::start_reading(by).await;
+        proxy.lead_to(Upstream::Tcp(service.s3_address));
+        (service, proxy)
     }
 
     /// A service that publishes results to a topic by this client.
@@ -208,6 +220,11 @@ impl Service {
     pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
         let body = ByteStream::from(body.into());
         self.s3.put_object().bucket(BUCKET).key(key).body(body).send().await.unwrap();
+    }
+
+    /// Takes an object out of the bucket.
+    pub(crate) async fn delete(&self, key: &str) {
+        self.s3.delete_object().bucket(BUCKET).key(key).send().await.unwrap();
     }
 
     /// Says that the object was put, and waits until its ingest has ended.
