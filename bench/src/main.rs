@@ -73,7 +73,9 @@ async fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Ingest { data, movies, rounds } => {
             let folder = std::env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
-            let postgres = Postgres::start(&folder, Purpose::Test).await?;
+            // Commits as in production; only the disk is spared.
+            let settings = ["synchronous_commit=on".to_owned()];
+            let postgres = Postgres::start_with(&folder, Purpose::Test, 5432, &settings).await?;
             let outcome = measure_ingest(data, movies, rounds, &postgres).await;
             postgres.stop().await;
             outcome

@@ -8,7 +8,10 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{Store, StoreError, listen, sql::Sql};
+use super::{
+    Store, StoreError, listen,
+    sql::{Sql, execute, query_one, query_opt},
+};
 
 /// Where an ingest is on its way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -193,14 +196,14 @@ impl Store {
         // The ledger of one object is changed by one caller at a time.
         let lock = "/* ingests::lock */ select pg_advisory_xact_lock(hashtextextended($1, 0))";
         let object = format!("{}/{}", &*notification.bucket, &*notification.key);
-        transaction.execute(lock, &[&object]).await?;
+        execute(&transaction, lock, &[&object]).await?;
         let id = match find_version(&transaction, notification, observed).await? {
             Some(id) => id,
             None => insert(&transaction, notification, observed, request_id, trace_id).await?,
         };
-        transaction.execute(REVIVE, &[&id]).await?;
+        execute(&transaction, REVIVE, &[&id]).await?;
         let notify = "/* ingests::announce */ select pg_notify($1, '')";
-        transaction.execute(notify, &[&listen::QUEUED]).await?;
+        execute(&transaction, notify, &[&listen::QUEUED]).await?;
         let ingest = one(&transaction, id).await?;
         transaction.commit().await?;
         self.hints().queued.send_replace(());
@@ -214,10 +217,10 @@ impl Store {
     /// If the database is away.
     pub async fn retry(&self, id: i64) -> Result<Option<(bool, Ingest)>, StoreError> {
         let connection = self.writer().await?;
-        let revived = connection.execute(REVIVE, &[&id]).await? == 1;
+        let revived = execute(&connection, REVIVE, &[&id]).await? == 1;
         if revived {
             let notify = "/* ingests::announce */ select pg_notify($1, '')";
-            connection.execute(notify, &[&listen::QUEUED]).await?;
+            execute(&connection, notify, &[&listen::QUEUED]).await?;
         }
         Ok(one(&connection, id).await?.map(|ingest| (revived, ingest)))
     }
@@ -262,8 +265,7 @@ async fn one(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, Sto
         "/* ingests::one */ select {columns}, coalesce(violations::text, '[]') violations \
          from ingests where id = $1"
     );
-    Ok(client
-        .query_opt(&one, &[&id])
+    Ok(query_opt(client, &one, &[&id])
         .await?
         .map(|row| Ingest { violations: row.get("violations"), ..Ingest::from_row(&row) }))
 }
@@ -297,7 +299,7 @@ async fn find_version(
     let last_modified = &observed.last_modified;
     let params: [&(dyn ToSql + Sync); 6] =
         [&&**bucket, &&**key, &sequencer, &etag, &version_id, last_modified];
-    let row = transaction.query_opt(&find, &params).await?;
+    let row = query_opt(transaction, &find, &params).await?;
     Ok(row.map(|row| row.get(0)))
 }
 
@@ -332,22 +334,17 @@ async fn insert(
             coalesce($6, after_same_second, $7), no_sooner), no_later) from bounds \
         returning id";
     let Notification { bucket, key, sequencer, version_id, etag, event_time, size } = notification;
-    let row = transaction
-        .query_one(
-            insert,
-            &[
-                &&**bucket,
-                &&**key,
-                &version_id.as_deref().or(observed.version_id.as_deref()),
-                &etag.as_deref().or(observed.etag.as_deref()),
-                &sequencer.as_deref(),
-                &event_time.map(Timestamp::get),
-                &observed.last_modified,
-                &size.map(|size| size.get()).or(observed.size),
-                &request_id,
-                &trace_id.map(|id| id.to_string()),
-            ],
-        )
-        .await?;
-    Ok(row.get(0))
+    let params: [&(dyn ToSql + Sync); 10] = [
+        &&**bucket,
+        &&**key,
+        &version_id.as_deref().or(observed.version_id.as_deref()),
+        &etag.as_deref().or(observed.etag.as_deref()),
+        &sequencer.as_deref(),
+        &event_time.map(Timestamp::get),
+        &observed.last_modified,
+        &size.map(|size| size.get()).or(observed.size),
+        &request_id,
+        &trace_id.map(|id| id.to_string()),
+    ];
+    Ok(query_one(transaction, insert, &params).await?.get(0))
 }

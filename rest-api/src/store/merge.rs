@@ -10,7 +10,12 @@ use deadpool_postgres::Transaction;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
 
-use super::{Claim, Staging, Store, StoreError, known::Known, listen};
+use super::{
+    Claim, Staging, Store, StoreError,
+    known::Known,
+    listen,
+    sql::{execute, query_one},
+};
 
 /// So many movies into an empty catalogue are a first load: see [`insert`].
 const FIRST_LOAD: i64 = 10_000;
@@ -60,12 +65,12 @@ impl Store {
         let connection = self.writer().await?;
         let pending = "/* merge::tidy */ select gin_clean_pending_list(index::regclass) from \
             unnest(array['movies_title_search', 'movies_cast_search', 'movies_genres']) index";
-        connection.execute(pending, &[]).await?;
+        execute(&connection, pending, &[]).await?;
         let size = "/* merge::size */ select reltuples::bigint from pg_class \
             where oid = 'movies'::regclass";
-        let known: i64 = connection.query_one(size, &[]).await?.get(0);
+        let known: i64 = query_one(&connection, size, &[]).await?.get(0);
         if changed * 5 > known {
-            connection.batch_execute("/* merge::analyze */ analyze movies").await?;
+            connection.batch_execute("/* merge::analyze */ vacuum (analyze) movies").await?;
         }
         Ok(())
     }
@@ -80,7 +85,7 @@ impl Staging {
     pub async fn merge(mut self, place: &Place, claim: &Claim) -> Result<Merged, StoreError> {
         let (known, staged) = (std::mem::take(&mut self.known), self.staged);
         let transaction = self.transaction().await?;
-        prepare(&transaction).await?;
+        prepare(&transaction, staged).await?;
         known.verify(&transaction, lock(&transaction).await?).await?;
         let merged = merge(&transaction, &known, staged, place, Some(claim.id)).await?;
         claim.complete(&transaction, &merged).await?;
@@ -98,11 +103,11 @@ impl Staging {
         let staged = self.staged;
         let transaction = self.transaction().await?;
         transaction.batch_execute("/* merge::patience */ set local lock_timeout = '20s'").await?;
-        prepare(&transaction).await?;
+        prepare(&transaction, staged).await?;
         lock(&transaction).await?;
         // Read after the lock was granted, so that it is later than what was merged before.
         let clock = "/* merge::clock */ select clock_timestamp()";
-        let ordered_at = transaction.query_one(clock, &[]).await?.get(0);
+        let ordered_at = query_one(&transaction, clock, &[]).await?.get(0);
         let [key, bucket, sequencer] = [const { String::new() }; 3];
         let place = Place { ordered_at, key, bucket, sequencer };
         let merged = merge(&transaction, &Known::default(), staged, &place, None).await?;
@@ -115,14 +120,20 @@ impl Staging {
 
 /// Leaves of each staged movie the last record: within one file the later wins. Done before the
 /// lock is taken: it concerns nobody else.
-async fn prepare(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+async fn prepare(transaction: &Transaction<'_>, staged: i64) -> Result<(), StoreError> {
+    if staged == 0 {
+        return Ok(());
+    }
+    // What a file changes is a small part of the catalogue, and found by its indexes; the planner
+    // would read all of the catalogue much sooner than that pays where it is in memory or on SSD.
     let memory = "/* merge::memory */ set local work_mem = '64MB'; \
-        set local maintenance_work_mem = '256MB'";
+        set local maintenance_work_mem = '256MB'; set local random_page_cost = 1.1";
     transaction.batch_execute(memory).await?;
     let deduplicate = "/* merge::deduplicate */ delete from staging s using (select identity, \
             max(record) as last from staging group by identity having count(*) > 1) d \
         where s.identity = d.identity and s.record < d.last";
-    transaction.execute(deduplicate, &[]).await?;
+    execute(transaction, deduplicate, &[]).await?;
+    transaction.batch_execute("/* merge::statistics */ analyze staging (identity)").await?;
     Ok(())
 }
 
@@ -130,7 +141,7 @@ async fn prepare(transaction: &Transaction<'_>) -> Result<(), StoreError> {
 /// revision.
 async fn lock(transaction: &Transaction<'_>) -> Result<i64, StoreError> {
     let lock = "/* merge::lock */ select revision from catalogue for no key update";
-    Ok(transaction.query_one(lock, &[]).await?.get(0))
+    Ok(query_one(transaction, lock, &[]).await?.get(0))
 }
 
 /// Merges the staged rows, each movie once, while the caller holds the lock. There were `staged`
@@ -146,18 +157,21 @@ async fn merge(
     let place: [&(dyn ToSql + Sync); 4] = [ordered_at, key, bucket, sequencer];
     let superseded = "/* merge::superseded */ select exists (select from assertions \
         where key = $2 and bucket = $3 and (ordered_at, sequencer) > ($1, $4))";
-    let superseded = transaction.query_one(superseded, &place).await?.get(0);
+    let superseded = query_one(transaction, superseded, &place).await?.get(0);
 
     let unsent = known.unchanged();
-    for part in unsent.chunks(PART) {
-        assert_part(transaction, &place, part).await?;
+    let repeated = known.repeated().filter(|_| staged == 0);
+    if !assert_again(transaction, &place, repeated.unwrap_or_default()).await? {
+        for part in unsent.chunks(PART) {
+            assert_part(transaction, &place, part).await?;
+        }
     }
     let mut asserted = unsent.len() as i64;
     let mut merged = Merged { superseded, unchanged: asserted, ..Merged::default() };
     if staged > 0 {
         let outdated = drop_outdated(transaction, &place).await?;
         merged.updated = update(transaction, ingest_id).await?;
-        merged.inserted = insert(transaction, ingest_id).await?;
+        merged.inserted = insert(transaction, staged, ingest_id).await?;
         let left = assert_staged(transaction, &place).await?;
         merged.unchanged += left + outdated - merged.inserted - merged.updated;
         asserted += left;
@@ -175,7 +189,7 @@ async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result
         set cast_lc = s.cast_lc, genres_lc = s.genres_lc, content_hash = s.content_hash, \
             doc = s.doc, ingest_id = $1, record = s.record, changed_at = now() \
         from staging s where m.identity = s.identity and m.content_hash <> s.content_hash";
-    Ok(transaction.execute(update, &[&ingest_id]).await?.cast_signed())
+    Ok(execute(transaction, update, &[&ingest_id]).await?.cast_signed())
 }
 
 /// Adds the staged movies that the catalogue lacks.
@@ -183,10 +197,14 @@ async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result
 /// A first load goes in without indexes, which are built afterwards: that takes a fraction of the
 /// time, and as long as it takes, queries wait (and are told to come back) instead of finding an
 /// empty catalogue.
-async fn insert(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result<i64, StoreError> {
-    let first_load = "/* merge::first_load */ select not exists (select from movies) \
-        and (select count(*) from staging) >= $1";
-    let first_load = transaction.query_one(first_load, &[&FIRST_LOAD]).await?.get(0);
+async fn insert(
+    transaction: &Transaction<'_>,
+    staged: i64,
+    ingest_id: Option<i64>,
+) -> Result<i64, StoreError> {
+    let empty = "/* merge::first_load */ select not exists (select from movies)";
+    let first_load =
+        staged >= FIRST_LOAD && query_one(transaction, empty, &[]).await?.get::<_, bool>(0);
     let indexes = if first_load { drop_indexes(transaction).await? } else { String::new() };
     let news = if first_load {
         ""
@@ -199,7 +217,7 @@ async fn insert(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result
         select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, $1, record, now() \
         from staging s {news}"
     );
-    let inserted = transaction.execute(&insert, &[&ingest_id]).await?;
+    let inserted = execute(transaction, &insert, &[&ingest_id]).await?;
     transaction.batch_execute(&indexes).await?;
     Ok(inserted.cast_signed())
 }
@@ -210,7 +228,7 @@ async fn drop_indexes(transaction: &Transaction<'_>) -> Result<String, StoreErro
             string_agg('drop index ' || indexrelid::regclass, '; '), \
             string_agg(pg_get_indexdef(indexrelid), '; ') \
         from pg_index where indrelid = 'movies'::regclass and not indisprimary";
-    let indexes = transaction.query_one(indexes, &[]).await?;
+    let indexes = query_one(transaction, indexes, &[]).await?;
     transaction.batch_execute(indexes.get(0)).await?;
     Ok(indexes.get(1))
 }
@@ -223,13 +241,31 @@ async fn drop_outdated(
 ) -> Result<i64, StoreError> {
     let late = "/* merge::late */ select exists (select from assertions \
         where (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4))";
-    if !transaction.query_one(late, place).await?.get::<_, bool>(0) {
+    if !query_one(transaction, late, place).await?.get::<_, bool>(0) {
         return Ok(0);
     }
     let outdated = "/* merge::drop_outdated */ delete from staging s using movies m \
         where m.identity = s.identity and m.id in (select unnest(movie_ids) from assertions \
         where (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4))";
-    Ok(transaction.execute(outdated, place).await?.cast_signed())
+    Ok(execute(transaction, outdated, place).await?.cast_signed())
+}
+
+/// Records that this version, a newer one, holds just those movies which another did, whose
+/// assertions these are: that one then has nothing to say that this one does not. Returns whether
+/// that could be.
+async fn assert_again(
+    transaction: &Transaction<'_>,
+    place: &[&(dyn ToSql + Sync); 4],
+    assertions: &[i64],
+) -> Result<bool, StoreError> {
+    if assertions.is_empty() {
+        return Ok(false);
+    }
+    let update = "/* merge::assert_again */ update assertions set ordered_at = $1, sequencer = $4 \
+        where key = $2 and bucket = $3 and (ordered_at, sequencer) < ($1, $4) and id = any($5)";
+    let [ordered_at, key, bucket, sequencer] = *place;
+    let params = [ordered_at, key, bucket, sequencer, &assertions];
+    Ok(execute(transaction, update, &params).await? > 0)
 }
 
 /// Records that this version holds these movies.
@@ -241,7 +277,7 @@ async fn assert_part(
     let insert = "/* merge::assert_part */ insert into assertions \
         (ordered_at, key, bucket, sequencer, movie_ids) values ($1, $2, $3, $4, $5)";
     let [ordered_at, key, bucket, sequencer] = *place;
-    transaction.execute(insert, &[ordered_at, key, bucket, sequencer, &movie_ids]).await?;
+    execute(transaction, insert, &[ordered_at, key, bucket, sequencer, &movie_ids]).await?;
     Ok(())
 }
 
@@ -258,16 +294,16 @@ async fn assert_staged(
         select count(*) from ids";
     let [ordered_at, key, bucket, sequencer] = *place;
     let params = [ordered_at, key, bucket, sequencer, &(PART as i64)];
-    Ok(transaction.query_one(insert, &params).await?.get(0))
+    Ok(query_one(transaction, insert, &params).await?.get(0))
 }
 
 /// Bumps the catalogue's revision if anything changed, and tells who waits for the ingest.
 async fn announce(transaction: &Transaction<'_>, merged: &Merged) -> Result<(), StoreError> {
     if merged.inserted + merged.updated > 0 {
         let bump = "/* merge::bump */ update catalogue set revision = revision + 1";
-        transaction.execute(bump, &[]).await?;
+        execute(transaction, bump, &[]).await?;
     }
     let finished = "/* merge::announce */ select pg_notify($1, '')";
-    transaction.execute(finished, &[&listen::FINISHED]).await?;
+    execute(transaction, finished, &[&listen::FINISHED]).await?;
     Ok(())
 }

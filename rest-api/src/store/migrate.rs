@@ -8,12 +8,13 @@ use super::{StoreError, WRITE_OPTIONS, connect};
 use crate::config::Database;
 
 /// Every migration, in order. One that has been released is never edited.
-const MIGRATIONS: [(i32, &str, &str); 5] = [
+const MIGRATIONS: [(i32, &str, &str); 6] = [
     (1, "catalogue_and_ledger", include_str!("../../migrations/0001_catalogue_and_ledger.sql")),
     (2, "provenance", include_str!("../../migrations/0002_provenance.sql")),
     (3, "results", include_str!("../../migrations/0003_results.sql")),
     (4, "traces", include_str!("../../migrations/0004_traces.sql")),
     (5, "reconcile", include_str!("../../migrations/0005_reconcile.sql")),
+    (6, "compare_faster", include_str!("../../migrations/0006_compare_faster.sql")),
 ];
 
 /// An arbitrary number, the same in every process: only one migrates at a time.

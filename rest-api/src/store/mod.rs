@@ -42,9 +42,10 @@ use crate::{config::Database, secrets::CurrentCredentials};
 use aws::SecretsManager;
 use connect::Connector;
 
-/// A session that its client has left ends soon, in a transaction or in a statement.
+/// A session that its client has left ends soon, in a transaction or in a statement. Statements are
+/// planned for what the staging table holds at the time.
 const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
-     -c client_connection_check_interval=5s";
+     -c client_connection_check_interval=5s -c plan_cache_mode=force_custom_plan";
 
 /// The catalogue and the ledger.
 #[derive(Clone)]

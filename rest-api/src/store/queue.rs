@@ -13,7 +13,10 @@ use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{IngestState, Merged, Observed, Place, Store, StoreError, listen};
+use super::{
+    IngestState, Merged, Observed, Place, Store, StoreError, listen,
+    sql::{execute, query_opt},
+};
 
 /// An ingest that this worker holds.
 #[derive(Clone, Debug)]
@@ -56,7 +59,7 @@ impl Store {
         let connection = self.worker().await?;
         self.give_back(&connection).await?;
         let lease_token = Uuid::new_v4();
-        let claimed = connection.query_opt(claim, &[&lease_token, &lease.as_secs_f64()]).await;
+        let claimed = query_opt(&connection, claim, &[&lease_token, &lease.as_secs_f64()]).await;
         let row = claimed.inspect_err(|_| self.unanswered().push(lease_token))?;
         Ok(row.map(|row| Claim {
             id: row.get("id"),
@@ -85,7 +88,7 @@ impl Store {
         let give_back = "/* ingests::give_back */ update ingests set state = 'queued', \
             attempts = attempts - 1, lease_token = null, lease_expires_at = null \
             where state = 'running' and lease_token = any($1)";
-        connection.execute(give_back, &[&tokens]).await?;
+        execute(connection, give_back, &[&tokens]).await?;
         self.unanswered().retain(|token| !tokens.contains(token));
         Ok(())
     }
@@ -104,7 +107,7 @@ impl Store {
             where id = $1 and lease_token = $2";
         let params: [&(dyn ToSql + Sync); 3] =
             [&claim.id, &claim.lease_token, &lease.as_secs_f64()];
-        held(self.worker().await?.execute(renew, &params).await?)
+        held(execute(&self.worker().await?, renew, &params).await?)
     }
 
     /// Records what the object store says of the claimed version, where the ledger did not know
@@ -119,7 +122,7 @@ impl Store {
         let Observed { etag, last_modified, size, .. } = observed;
         let params: [&(dyn ToSql + Sync); 5] =
             [&claim.id, &claim.lease_token, etag, size, last_modified];
-        let row = self.worker().await?.query_opt(observe, &params).await?;
+        let row = query_opt(&self.worker().await?, observe, &params).await?;
         Ok(Place {
             ordered_at: row.ok_or(StoreError::LeaseLost)?.get(0),
             key: claim.key.clone(),
@@ -178,7 +181,7 @@ impl Store {
         );
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&claim.id, &claim.lease_token];
         params.extend(values);
-        held(self.worker().await?.execute(&end, &params).await?)
+        held(execute(&self.worker().await?, &end, &params).await?)
     }
 
     /// Puts a claimed ingest back into the queue, to be claimed again after `delay`. `attempted`
@@ -198,7 +201,7 @@ impl Store {
         let uncounted = i32::from(!attempted);
         let params: [&(dyn ToSql + Sync); 4] =
             [&claim.id, &claim.lease_token, &delay.as_secs_f64(), &uncounted];
-        held(self.worker().await?.execute(requeue, &params).await?)
+        held(execute(&self.worker().await?, requeue, &params).await?)
     }
 }
 
@@ -221,7 +224,7 @@ impl Claim {
         let Merged { inserted, updated, unchanged, .. } = merged;
         let params: [&(dyn ToSql + Sync); 6] =
             [&self.id, &self.lease_token, &state.name(), inserted, updated, unchanged];
-        held(transaction.execute(&complete, &params).await?)
+        held(execute(transaction, &complete, &params).await?)
     }
 
     /// What `result_due_at` becomes when the ingest ends.

@@ -98,7 +98,8 @@ impl Staging {
         self.staged += news.len() as i64;
         let connection = self.connection.as_ref().ok_or_else(given_back)?;
         let copy = "/* merge::stage */ copy staging from stdin (format binary)";
-        let writer = BinaryCopyInWriter::new(connection.copy_in(copy).await?, &COLUMNS);
+        let copy = connection.prepare_cached(copy).await?;
+        let writer = BinaryCopyInWriter::new(connection.copy_in(&copy).await?, &COLUMNS);
         pin_mut!(writer);
         for (record, row) in news {
             let CatalogueRow { identity, title_lc, year, cast_lc, genres_lc, content_hash, doc } =

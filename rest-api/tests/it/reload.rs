@@ -134,6 +134,77 @@ async fn what_changes_under_a_file_that_is_compared_is_not_overlooked() {
     assert_eq!((merged.inserted, merged.updated, merged.unchanged), (0, 0, 2));
 }
 
+/// How many assertions there are of k, and how many movies they name.
+async fn asserted(service: &Service) -> (i64, i64) {
+    let asserted = "select count(*), coalesce(sum(cardinality(movie_ids)), 0)::bigint \
+        from assertions where key = 'k'";
+    let row = service.sql().await.query_one(asserted, &[]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+#[tokio::test]
+async fn a_file_that_says_the_same_again_is_newer_all_the_same() {
+    let service = Service::start_with(|config| config.workers = 0).await;
+    let store = Store::new(&service.database, &no_secrets(), 4).await.unwrap();
+    let genre = async || service.movies("title=A").await[0]["genres"][0].clone();
+    let file = [movie("A", "x"), movie("B", "x")];
+    let take = async |key: &str, second: u32, movies: &[Value]| {
+        let claim = claim(&store, key, second).await;
+        merge(&store, &claim, movies, true, async {}).await.unwrap()
+    };
+    take("k", 1, &file).await;
+    let again = take("k", 20, &file).await;
+    assert_eq!((again.unchanged, again.superseded), (2, false));
+    assert_eq!(asserted(&service).await, (1, 2), "nothing more than before is kept for it");
+
+    // Between the two, of another object and of the same one: the newer has spoken.
+    assert_eq!(take("other", 10, &[movie("A", "y")]).await.updated, 0);
+    let between = take("k", 11, &[movie("A", "z"), movie("C", "z")]).await;
+    assert_eq!((between.inserted, between.updated, between.superseded), (1, 0, true));
+    assert_eq!(genre().await, "x");
+    assert_eq!(take("other", 30, &[movie("A", "y")]).await.updated, 1);
+    assert_eq!(genre().await, "y");
+}
+
+#[tokio::test]
+async fn of_two_versions_that_say_the_same_the_newer_one_counts_whichever_is_first() {
+    let service = Service::start_with(|config| config.workers = 0).await;
+    let store = Store::new(&service.database, &no_secrets(), 4).await.unwrap();
+    let file = [movie("A", "x"), movie("B", "x")];
+    let first = claim(&store, "k", 1).await;
+    merge(&store, &first, &file, true, async {}).await.unwrap();
+    // Both are compared with the first; the newer one is merged before the older.
+    let (older, newer) = (claim(&store, "k", 10).await, claim(&store, "k", 20).await);
+    let overtake = async {
+        merge(&store, &newer, &file, true, async {}).await.unwrap();
+    };
+    let merged = merge(&store, &older, &file, true, overtake).await.unwrap();
+    assert!(merged.superseded);
+    let late = claim(&store, "other", 15).await;
+    let late = merge(&store, &late, &[movie("A", "y")], true, async {}).await.unwrap();
+    assert_eq!(late.updated, 0, "the newer one still speaks for its movies");
+}
+
+#[tokio::test]
+async fn a_file_in_another_order_and_with_fewer_movies_is_compared_as_well() {
+    let service = Service::start().await;
+    let file = |numbers: &mut dyn Iterator<Item = u32>| -> String {
+        numbers.map(|number| movie(&format!("{number}"), "x").to_string() + "\n").collect()
+    };
+    let first = service.ingest("k", file(&mut (0..500))).await;
+    assert_eq!(counts(&first), json!([500, 0, 0]));
+    let reversed = service.ingest("k", file(&mut (0..500).rev())).await;
+    assert_eq!(counts(&reversed), json!([0, 0, 500]));
+    assert_eq!(asserted(&service).await, (1, 500));
+    // Every third, some twice, and new ones in between.
+    let thinned = (0..500).step_by(3).chain(500..510).chain((0..90).step_by(3));
+    let thinned = service.ingest("k", file(&mut thinned.into_iter())).await;
+    assert_eq!(counts(&thinned), json!([10, 0, 167]));
+    let back = service.ingest("k", file(&mut (0..500)) + "\n").await;
+    assert_eq!(counts(&back), json!([0, 0, 500]));
+    assert_eq!(service.movies("limit=1000").await.len(), 510);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_load_ends_with_every_index_and_every_movie_in_its_order() {
     let service = Service::start().await;

@@ -5,7 +5,7 @@ use futures_util::future::join;
 use serde_json::{Value, json};
 
 use crate::{
-    proxy::{Act, Proxy, Rule, Way},
+    proxy::{Act, Rule, Way},
     service::{BUCKET, Service, without_id},
 };
 
