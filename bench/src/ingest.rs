@@ -77,7 +77,7 @@ async fn take(store: &Store, version: usize, movies: &[String]) -> Result<(Durat
     let claim = store.claim(Duration::from_secs(3600)).await?.context("nothing to claim")?;
     let place = store.observe(&claim, &Observed::default()).await?;
 
-    let before = resident_now();
+    let before = memory::peak_now();
     let mut watch = Stopwatch::default();
     let run = watch.start();
     let mut staging = store.staging(&claim, true).await?;
@@ -93,12 +93,5 @@ async fn take(store: &Store, version: usize, movies: &[String]) -> Result<(Durat
     let merged = staging.merge(&place, &claim).await?;
     store.tidy(&merged).await?;
     watch.stop(run);
-    let grown = memory::peak_mb().zip(before).map(|(peak, before)| peak.saturating_sub(before));
-    Ok((watch.total(), grown))
-}
-
-/// What the process holds now; the peak begins anew from here.
-fn resident_now() -> Option<u64> {
-    memory::reset();
-    memory::peak_mb()
+    Ok((watch.total(), memory::grown_since(before)))
 }

@@ -8,6 +8,7 @@
 //! Absolute times are the machine's; the ratios are ours. A limit is the least that anybody would
 //! have to do for the same end: see [`limit`].
 
+mod decode;
 mod ingest;
 mod limit;
 mod memory;
@@ -94,10 +95,12 @@ async fn measure_ingest(
     let mut report = report::Report::new();
     if let Some(folder) = data {
         let file = movies::read(&folder)?;
+        decode::measure("real", &file, rounds, &mut report).await?;
         ingest::measure("real", &file, rounds, postgres, &mut report).await?;
     }
     if movies > 0 {
         let file = movies::synthetic(movies);
+        decode::measure("synthetic", &file, rounds, &mut report).await?;
         ingest::measure("synthetic", &file, rounds, postgres, &mut report).await?;
     }
     report.print();

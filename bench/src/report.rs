@@ -60,7 +60,7 @@ fn row(line: &Line) -> String {
     let ratio = ours / limit;
     let Line { what, target, .. } = line;
     let missed = if ratio > *target { " (missed)" } else { "" };
-    format!("| {what} | {ours:.2} s | {limit:.2} s | {ratio:.2}{missed} | {target} | {memory} |")
+    format!("| {what} | {ours:.2} s | {limit:.2} s | {ratio:.2}{missed} | {target:.2} | {memory} |")
 }
 
 /// The middle one.

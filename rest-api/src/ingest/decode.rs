@@ -29,6 +29,7 @@ pub struct Decoder {
 /// What has come out of the stages.
 #[derive(Default)]
 struct Pass {
+    judges_only: bool,
     rows: Vec<CatalogueRow>,
     rows_size: usize,
     decoded: Decoded,
@@ -42,6 +43,12 @@ impl Decoder {
     pub fn new(content_encoding: Option<&str>, limits: Limits) -> Result<Self, Fault> {
         let inflate = Inflate::new(content_encoding, limits.file)?;
         Ok(Self { inflate, splitter: Splitter::new(limits), pass: Pass::default() })
+    }
+
+    /// The same for somebody who wants no rows, only to know what is wrong with the object.
+    pub fn judging_only(mut self) -> Self {
+        self.pass.judges_only = true;
+        self
     }
 
     /// Takes the beginning of `slice`, the next bytes of the object; returns how many of them.
@@ -109,7 +116,7 @@ impl Pass {
     fn add_row(&mut self, movie: &Movie) {
         self.decoded.movies += 1;
         // Once anything is wrong, nothing of the file will be stored.
-        if self.decoded.violations.count() > 0 {
+        if self.judges_only || self.decoded.violations.count() > 0 {
             return;
         }
         let row = CatalogueRow::new(movie);

@@ -40,6 +40,7 @@ pub async fn decode<E>(
     mut staging: Option<&mut Staging>,
 ) -> Result<Decoded, DecodeError<E>> {
     let mut decoder = match Decoder::new(content_encoding, Limits::of(max_file)) {
+        Ok(decoder) if staging.is_none() => decoder.judging_only(),
         Ok(decoder) => decoder,
         Err(fault) => return Ok(Decoded { violations: Violations::of_file(fault), movies: 0 }),
     };
@@ -48,13 +49,10 @@ pub async fn decode<E>(
         while !chunk.is_empty() {
             let taken = decoder.push(&chunk[..chunk.len().min(SLICE)]);
             chunk.advance(taken);
-            match &mut staging {
-                Some(staging) if decoder.rows_size() > BATCH => {
-                    staging.add(&decoder.take_rows()).await?;
-                }
-                Some(_) => {}
-                // Nobody wants them.
-                None => drop(decoder.take_rows()),
+            if let Some(staging) = &mut staging
+                && decoder.rows_size() > BATCH
+            {
+                staging.add(&decoder.take_rows()).await?;
             }
             if decoder.is_lost() {
                 break 'file;
