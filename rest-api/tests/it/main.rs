@@ -18,6 +18,7 @@ mod metrics;
 mod order;
 mod process;
 mod proxy;
+mod reader;
 mod reconcile;
 mod reload;
 mod results;

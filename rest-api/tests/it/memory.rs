@@ -45,7 +45,8 @@ fn generate(megabytes: usize, mut file: impl Write) -> u64 {
     let word = |random: &mut Rng, length: usize| -> String {
         (0..length).map(|_| random.lowercase()).collect()
     };
-    let words: Vec<String> = (0..5000).map(|_| word(&mut random, 7)).collect();
+    // Text that compresses about as well as prose.
+    let words: Vec<String> = (0..200).map(|_| word(&mut random, 7)).collect();
     let (mut size, mut count) = (0, 0);
     while size < megabytes << 20 {
         let mut text = String::new();

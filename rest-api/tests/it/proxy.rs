@@ -118,7 +118,12 @@ struct Shared {
 
 impl Proxy {
     pub(crate) async fn start() -> Self {
-        let socket = socket(([127, 0, 0, 1], 0).into());
+        Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// A proxy at this address.
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        let socket = socket(address);
         let address = socket.local_addr().unwrap();
         let shared = Shared {
             upstream: Mutex::default(),
