@@ -21,7 +21,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tracing::{error, info, warn};
+use tracing::{error, info, info_span, warn};
 
 use crate::{
     config::Retry,
@@ -128,21 +128,22 @@ impl Publisher {
         let outcomes = join_all(due.iter().map(|result| self.publish(result))).await;
         let (mut published, mut refused, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (result, outcome) in due.iter().zip(outcomes) {
-            let ingest = result.ingest.id;
+            let (id, trace_id) = (result.ingest.id, result.trace_id.as_deref());
+            let _span = info_span!("result", id, trace_id = trace_id.map(display)).entered();
             match outcome {
                 Ok(message_id) => {
                     let state = result.ingest.state.name();
-                    info!(ingest, state, message_id, "published the result");
+                    info!(state, message_id, "published the result");
                     published.push(result);
                 }
                 Err(error @ PublishError::Refused(_)) => {
                     let retry_in_s = REFUSED_PAUSE.as_secs();
-                    error!(ingest, %error, retry_in_s, "cannot publish the result, will try again");
+                    error!(%error, retry_in_s, "cannot publish the result, will try again");
                     refused.push(result);
                 }
                 Err(error @ PublishError::Temporary(_)) => {
                     let retry_in_ms = delay.as_millis();
-                    warn!(ingest, %error, retry_in_ms, "cannot publish the result, will try again");
+                    warn!(%error, retry_in_ms, "cannot publish the result, will try again");
                     failed.push(result);
                 }
             }

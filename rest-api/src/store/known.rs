@@ -23,7 +23,7 @@ pub(super) struct Known {
     revision: i64,
     /// The assertions of that version.
     assertions: Vec<i64>,
-    /// By id.
+    /// As a rule in the order of their ids.
     movies: Vec<KnownMovie>,
     /// The index of the movie that is expected next.
     next: usize,
@@ -151,7 +151,7 @@ impl Known {
         movies.get_mut(index)
     }
 
-    /// The ids of the movies that were not sent, upwards.
+    /// The ids of the movies that were not sent.
     pub(super) fn unchanged(&self) -> Vec<i64> {
         self.same().map(|movie| movie.id).collect()
     }

@@ -17,6 +17,8 @@ pub struct DueResult {
     pub ingest: Ingest,
     /// These, a JSON array.
     pub violations: String,
+    /// The trace that the ingest belongs to.
+    pub trace_id: Option<String>,
     leased_until: DateTime<Utc>,
 }
 
@@ -45,7 +47,8 @@ impl Store {
              where id = any(array(select id from ingests \
                 where result_due_at <= now() and finished_at is not null \
                 order by result_due_at limit $1 for update skip locked)) \
-             returning {columns}, coalesce(violations::text, '[]') violations, result_due_at"
+             returning {columns}, coalesce(violations::text, '[]') violations, trace_id, \
+                result_due_at"
         );
         let connection = self.worker().await?;
         let rows = connection.query(&claim, &[&limit, &lease.as_secs_f64()]).await?;
@@ -54,6 +57,7 @@ impl Store {
             .map(|row| DueResult {
                 ingest: Ingest::from_row(row),
                 violations: row.get("violations"),
+                trace_id: row.get("trace_id"),
                 leased_until: row.get("result_due_at"),
             })
             .collect())

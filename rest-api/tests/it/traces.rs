@@ -45,6 +45,9 @@ impl Program {
             .env("MRU_LOG_FORMAT", "json")
             .env("AWS_REGION", "eu-west-1")
             .env("AWS_ENDPOINT_URL_S3", format!("http://{}", service.s3_address))
+            // Nobody listens there.
+            .env("AWS_ENDPOINT_URL_SNS", "http://127.0.0.1:1")
+            .env("MRU_RESULTS_TOPIC_ARN", "arn:aws:sns:eu-west-1:000000000000:results")
             .env("AWS_ACCESS_KEY_ID", "local")
             .env("AWS_SECRET_ACCESS_KEY", "localsecret")
             .stderr(Stdio::piped())
@@ -138,6 +141,8 @@ async fn one_trace_runs_from_the_request_through_takeover_and_retry_to_the_end()
         assert_eq!(traces(&log, message, &retried["id"]), [TRACE, TRACE], "{message}");
         assert_eq!(traces(&log, message, &anew["id"]), [anew_trace], "{message}");
     }
+    let publishing = traces(&log, "cannot publish the result, will try again", &anew["id"]);
+    assert!(publishing.contains(&anew_trace), "{log:?}");
 }
 
 #[tokio::test]
