@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use local_stack::postgres::Postgres;
 use rest_api::store::{self, CatalogueRow, Observed, Store};
 use schema::Notification;
@@ -91,7 +91,14 @@ async fn take(store: &Store, version: usize, movies: &[String]) -> Result<(Durat
     }
     let run = watch.start();
     let merged = staging.merge(&place, &claim).await?;
-    store.tidy(&merged).await?;
+    if store.tidy(&merged).await? {
+        store.vacuum().await?;
+    }
     watch.stop(run);
-    Ok((watch.total(), memory::grown_since(before)))
+    let grown = memory::grown_since(before);
+    let changed = (merged.inserted > 0, merged.updated > 0);
+    ensure!(changed == (version == 0, version == 2), "version {version} came to {merged:?}");
+    let most = if version == 2 { movies.len() as i64 / 100 + 1 } else { 0 };
+    ensure!(merged.updated <= most, "version {version} came to {merged:?}");
+    Ok((watch.total(), grown))
 }

@@ -40,7 +40,7 @@ struct Arguments {
 enum Command {
     /// One large file: for the first time, again, and again with changes
     ///
-    /// Prints one table; the target of a ratio is what the design promises.
+    /// Prints one table; "at most" says what is aimed at.
     Ingest {
         /// Folder of movie files (JSON arrays) to measure with, beside the synthetic movies
         #[arg(long, value_name = "FOLDER")]

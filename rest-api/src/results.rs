@@ -21,7 +21,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tracing::{error, info, info_span, warn};
+use tracing::{error, error_span, info, warn};
 
 use crate::{
     config::Retry,
@@ -129,7 +129,7 @@ impl Publisher {
         let (mut published, mut refused, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (result, outcome) in due.iter().zip(outcomes) {
             let (id, trace_id) = (result.ingest.id, result.trace_id.as_deref());
-            let _span = info_span!("result", id, trace_id = trace_id.map(display)).entered();
+            let _span = error_span!("result", id, trace_id = trace_id.map(display)).entered();
             match outcome {
                 Ok(message_id) => {
                     let state = result.ingest.state.name();

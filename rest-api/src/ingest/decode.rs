@@ -29,7 +29,7 @@ pub struct Decoder {
 /// What has come out of the stages.
 #[derive(Default)]
 struct Pass {
-    judges_only: bool,
+    validates_only: bool,
     rows: Vec<CatalogueRow>,
     rows_size: usize,
     decoded: Decoded,
@@ -46,8 +46,8 @@ impl Decoder {
     }
 
     /// The same for somebody who wants no rows, only to know what is wrong with the object.
-    pub fn judging_only(mut self) -> Self {
-        self.pass.judges_only = true;
+    pub fn validate_only(mut self) -> Self {
+        self.pass.validates_only = true;
         self
     }
 
@@ -116,7 +116,7 @@ impl Pass {
     fn add_row(&mut self, movie: &Movie) {
         self.decoded.movies += 1;
         // Once anything is wrong, nothing of the file will be stored.
-        if self.judges_only || self.decoded.violations.count() > 0 {
+        if self.validates_only || self.decoded.violations.count() > 0 {
             return;
         }
         let row = CatalogueRow::new(movie);

@@ -40,7 +40,7 @@ pub async fn decode<E>(
     mut staging: Option<&mut Staging>,
 ) -> Result<Decoded, DecodeError<E>> {
     let mut decoder = match Decoder::new(content_encoding, Limits::of(max_file)) {
-        Ok(decoder) if staging.is_none() => decoder.judging_only(),
+        Ok(decoder) if staging.is_none() => decoder.validate_only(),
         Ok(decoder) => decoder,
         Err(fault) => return Ok(Decoded { violations: Violations::of_file(fault), movies: 0 }),
     };

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, error_span, info, warn};
 
 use super::{
     failure::Failure,
@@ -68,7 +68,7 @@ impl Worker {
             };
             match claimed {
                 Ok(Some(claim)) => {
-                    let span = info_span!(
+                    let span = error_span!(
                         "ingest",
                         id = claim.id,
                         request_id = claim.request_id.as_deref(),
@@ -130,7 +130,7 @@ impl Worker {
                 info!(state = state.name(), inserted, updated, unchanged, ms, "ended");
                 self.metrics.merged(&merged);
                 self.metrics.ended(state, took);
-                self.recorded(self.store.tidy(&merged).await);
+                self.tidy(&merged).await;
             }
             Ok(Outcome::Rejected(violations)) => self.reject(claim, &violations, took).await,
             Ok(Outcome::Replaced) => {
@@ -144,6 +144,18 @@ impl Worker {
                 self.metrics.lease_lost();
             }
             Err(failure) => self.give_up_or_requeue(claim, &failure, took).await,
+        }
+    }
+
+    /// Makes the catalogue fast again after a merge; right it is already.
+    async fn tidy(&self, merged: &Merged) {
+        let tidied = match self.store.tidy(merged).await {
+            Ok(true) => self.store.vacuum().await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = tidied {
+            warn!(error = chain(&error), "could not tidy the catalogue now");
         }
     }
 

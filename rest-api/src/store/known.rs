@@ -92,6 +92,7 @@ impl Known {
             ids.extend(row.get::<_, Vec<i64>>(0));
         }
         ids.sort_unstable();
+        ids.dedup();
         known.assertions = assertions;
         known.movies.reserve_exact(ids.len());
         for ids in ids.chunks(AT_ONCE) {
@@ -175,10 +176,15 @@ impl Known {
         let verify = "/* known::verify */ select exists (select \
             from unnest($1::bigint[], $2::bigint[]) known (id, content_hash) \
             join movies m using (id) where m.content_hash <> known.content_hash)";
-        let (ids, hashes): (Vec<i64>, Vec<i64>) =
-            self.same().map(|movie| (movie.id, movie.content_hash)).unzip();
-        let changed = query_one(transaction, verify, &[&ids, &hashes]).await?.get(0);
-        if changed { Err(StoreError::Moved) } else { Ok(()) }
+        for movies in self.movies.chunks(AT_ONCE) {
+            let same = movies.iter().filter(|movie| movie.said == Said::Same);
+            let (ids, hashes): (Vec<i64>, Vec<i64>) =
+                same.map(|movie| (movie.id, movie.content_hash)).unzip();
+            if query_one(transaction, verify, &[&ids, &hashes]).await?.get(0) {
+                return Err(StoreError::Moved);
+            }
+        }
+        Ok(())
     }
 
     fn same(&self) -> impl Iterator<Item = &KnownMovie> {

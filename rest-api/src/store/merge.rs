@@ -52,15 +52,15 @@ pub struct Merged {
 }
 
 impl Store {
-    /// Tidies the search indexes after a merge that changed much: new entries wait in a pending
-    /// list that every search must otherwise read through.
+    /// Tidies the search indexes after a merge: new entries wait in a pending list that every search
+    /// must otherwise read through. Returns whether much has changed.
     ///
     /// # Errors
     /// If the database is away. The catalogue is right all the same.
-    pub async fn tidy(&self, merged: &Merged) -> Result<(), StoreError> {
+    pub async fn tidy(&self, merged: &Merged) -> Result<bool, StoreError> {
         let changed = merged.inserted + merged.updated;
         if changed == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let connection = self.writer().await?;
         let pending = "/* merge::tidy */ select gin_clean_pending_list(index::regclass) from \
@@ -69,10 +69,22 @@ impl Store {
         let size = "/* merge::size */ select reltuples::bigint from pg_class \
             where oid = 'movies'::regclass";
         let known: i64 = query_one(&connection, size, &[]).await?.get(0);
-        if changed * 5 > known {
-            connection.batch_execute("/* merge::analyze */ vacuum (analyze) movies").await?;
+        let much = changed * 5 > known;
+        if much {
+            connection.batch_execute("/* merge::analyze */ analyze movies").await?;
         }
-        Ok(())
+        Ok(much)
+    }
+
+    /// Marks the pages that everybody may see, so that a file that comes again is compared without
+    /// reading them. Takes as long as reading the catalogue.
+    ///
+    /// # Errors
+    /// If the database is away. The catalogue is right all the same.
+    pub async fn vacuum(&self) -> Result<(), StoreError> {
+        let vacuum = "/* merge::vacuum */ \
+            vacuum (index_cleanup off, process_toast off, truncate off) movies";
+        Ok(self.worker().await?.batch_execute(vacuum).await?)
     }
 }
 
@@ -118,17 +130,17 @@ impl Staging {
     }
 }
 
-/// Leaves of each staged movie the last record: within one file the later wins. Done before the
-/// lock is taken: it concerns nobody else.
+/// Leaves of each staged movie the last record (within one file the later wins), and tells the
+/// planner what there is. Done before the lock is taken: it concerns nobody else.
 async fn prepare(transaction: &Transaction<'_>, staged: i64) -> Result<(), StoreError> {
+    // Mostly a small part of the catalogue changes, and is found by the indexes; the planner would
+    // read all of the catalogue much sooner than that pays where it is in memory or on SSD.
+    let settings = "/* merge::settings */ set local work_mem = '64MB'; \
+        set local maintenance_work_mem = '256MB'; set local random_page_cost = 1.1";
+    transaction.batch_execute(settings).await?;
     if staged == 0 {
         return Ok(());
     }
-    // What a file changes is a small part of the catalogue, and found by its indexes; the planner
-    // would read all of the catalogue much sooner than that pays where it is in memory or on SSD.
-    let memory = "/* merge::memory */ set local work_mem = '64MB'; \
-        set local maintenance_work_mem = '256MB'; set local random_page_cost = 1.1";
-    transaction.batch_execute(memory).await?;
     let deduplicate = "/* merge::deduplicate */ delete from staging s using (select identity, \
             max(record) as last from staging group by identity having count(*) > 1) d \
         where s.identity = d.identity and s.record < d.last";
@@ -250,7 +262,7 @@ async fn drop_outdated(
     Ok(execute(transaction, outdated, place).await?.cast_signed())
 }
 
-/// Records that this version, a newer one, holds just those movies which another did, whose
+/// Records that this version, no older one, holds just those movies which another did, whose
 /// assertions these are: that one then has nothing to say that this one does not. Returns whether
 /// that could be.
 async fn assert_again(
@@ -262,7 +274,7 @@ async fn assert_again(
         return Ok(false);
     }
     let update = "/* merge::assert_again */ update assertions set ordered_at = $1, sequencer = $4 \
-        where key = $2 and bucket = $3 and (ordered_at, sequencer) < ($1, $4) and id = any($5)";
+        where key = $2 and bucket = $3 and (ordered_at, sequencer) <= ($1, $4) and id = any($5)";
     let [ordered_at, key, bucket, sequencer] = *place;
     let params = [ordered_at, key, bucket, sequencer, &assertions];
     Ok(execute(transaction, update, &params).await? > 0)
