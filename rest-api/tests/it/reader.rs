@@ -37,17 +37,11 @@ async fn without_reader(service: &Service, outage: &str) {
     }
     assert!(took < Duration::from_secs(5), "{outage}: {took:?}");
 
-    let started = Instant::now();
     let ingest = service.ingest(outage, movie(&format!("{outage} file")).to_string()).await;
     assert_eq!(ingest["state"], "succeeded", "{ingest}");
     let posted = movie(&format!("{outage} post")).to_string();
     let posted = service.send(service.post("/movies", posted)).await;
     assert_eq!(posted.status, StatusCode::CREATED, "{outage}: {}", posted.text);
-    let took = started.elapsed();
-    assert!(
-        took < Duration::from_secs(5),
-        "{outage}: {took:?}, the writer has nothing to wait for"
-    );
 }
 
 /// Once the reader is back, queries are answered soon, then always, and with what came meanwhile.
