@@ -24,6 +24,7 @@ pub mod config;
 pub mod healthcheck;
 pub mod ingest;
 pub mod metrics;
+pub mod objects;
 pub mod problem;
 pub mod reconcile;
 mod results;
@@ -37,19 +38,16 @@ mod http;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 use aws::{SecretError, SecretsManager};
 use config::Config;
-use ingest::{ObjectStore, Worker};
+use ingest::Worker;
 use metrics::Metrics;
+use objects::ObjectStore;
 use results::Publisher;
-use store::{Store, StoreError};
+use store::{Outbox, Store, StoreError};
 
 /// How long workers may take to put their ingests back when the service stops.
 const WORKERS_STOP: Duration = Duration::from_secs(5);
@@ -107,7 +105,7 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let mut store = Store::new(&config.database, &aws.secrets, config.workers).await?;
     if config.results_topic_arn.is_some() {
-        store = store.publishing_results();
+        store = store.with_outbox(Outbox::Enabled);
     }
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
     let objects = ObjectStore::new(aws.s3);
@@ -135,14 +133,7 @@ pub async fn run(
         async move { store.listen().await }
     });
 
-    let app = http::App {
-        store,
-        objects,
-        api_tokens,
-        metrics: Arc::clone(&metrics),
-        stopping: stopping.clone(),
-        validations: Semaphore::new(http::MAX_VALIDATIONS),
-    };
+    let app = http::App::new(store, objects, api_tokens, Arc::clone(&metrics), stopping.clone());
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "serving");
     let serving = http::serve(listener, http::routes(Arc::new(app)), metrics, stopping);

@@ -11,7 +11,7 @@ use rest_api::{
     Aws,
     config::Config,
     healthcheck,
-    ingest::ObjectStore,
+    objects::ObjectStore,
     reconcile::{self, Options, Printer},
     run,
     store::{self, Store},

@@ -27,7 +27,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::store::{IngestState, Merged, QueueFigures};
+use crate::{
+    problem::Code,
+    store::{IngestState, Merged, QueueDepth},
+};
 
 /// The media type of what [`Metrics::render`] returns.
 ///
@@ -107,8 +110,8 @@ impl Default for Metrics {
         for state in IngestState::all().filter(|state| state.ended()) {
             drop(metrics.ended.get_or_create(&[("state", state.name())]));
         }
-        for code in ["object_refused", "object_store_unavailable", "database_unavailable"] {
-            drop(metrics.retries.get_or_create(&[("code", code)]));
+        for code in Code::RETRIED {
+            drop(metrics.retries.get_or_create(&[("code", code.name())]));
         }
         metrics.merged(&Merged::default());
         metrics.registered()
@@ -183,8 +186,8 @@ impl Metrics {
     }
 
     /// An attempt at an ingest failed with the error of this code, and will be repeated.
-    pub fn retried(&self, code: &'static str) {
-        self.retries.get_or_create(&[("code", code)]).0.inc();
+    pub fn retried(&self, code: Code) {
+        self.retries.get_or_create(&[("code", code.name())]).0.inc();
     }
 
     /// The lease of the ingest that was worked on here had been lost.
@@ -213,10 +216,14 @@ impl Metrics {
         self.read_bytes.0.inc_by(u64::try_from(bytes).unwrap_or_default());
     }
 
-    /// A request has come.
-    pub fn request(self: &Arc<Self>, method: &Method) -> Underway {
+    /// Counts a request as in flight.
+    pub fn start_request(self: &Arc<Self>, method: &Method) -> InFlightRequest {
         self.in_flight.inc();
-        Underway { metrics: Arc::clone(self), method: known(method), since: Instant::now() }
+        InFlightRequest {
+            metrics: Arc::clone(self),
+            method: method_label(method),
+            since: Instant::now(),
+        }
     }
 
     /// All of it as text, with the figures of the moment. Without `queue`, which only the database
@@ -226,7 +233,7 @@ impl Metrics {
     /// None in practice: it is written to memory.
     pub fn render(
         &self,
-        queue: Option<QueueFigures>,
+        queue: Option<QueueDepth>,
         pools: &[(&'static str, Status)],
     ) -> Result<String, fmt::Error> {
         let mut text = String::new();
@@ -236,18 +243,18 @@ impl Metrics {
     }
 }
 
-/// A request that has not been answered yet. One that is dropped unanswered, its client being gone,
-/// is not counted as answered.
+/// A request without a response so far. If it is dropped, because its client has gone, no response is
+/// counted.
 #[derive(Debug)]
-pub struct Underway {
+pub struct InFlightRequest {
     metrics: Arc<Metrics>,
     method: &'static str,
     since: Instant,
 }
 
-impl Underway {
-    /// The request was answered, by the route of this template.
-    pub fn answered(self, route: &'static str, status: StatusCode) {
+impl InFlightRequest {
+    /// Counts the response of this route.
+    pub fn respond(self, route: &'static str, status: StatusCode) {
         let method = ("method", self.method);
         let (seconds, metrics) = (self.since.elapsed().as_secs_f64(), &self.metrics);
         let labels = [("route", route), method, ("status", class(status))];
@@ -256,14 +263,14 @@ impl Underway {
     }
 }
 
-impl Drop for Underway {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
     }
 }
 
-/// Methods are for clients to invent.
-fn known(method: &Method) -> &'static str {
+/// Returns the label of a method. Clients can invent methods, so the others share one.
+fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",
@@ -289,11 +296,11 @@ fn class(status: StatusCode) -> &'static str {
 type PoolFigure = fn(&Status) -> usize;
 
 /// What is asked for at the moment of the scrape, rather than counted before it.
-fn figures(queue: Option<QueueFigures>, pools: &[(&'static str, Status)]) -> Registry {
+fn figures(queue: Option<QueueDepth>, pools: &[(&'static str, Status)]) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let up = ConstGauge::new(i64::from(queue.is_some()));
     registry.register("database_up", "Whether the database answered this scrape", up);
-    if let Some(QueueFigures { queued, running, oldest_age }) = queue {
+    if let Some(QueueDepth { queued, running, oldest_age }) = queue {
         let ingests = Family::<Labels<1>, Gauge>::default();
         ingests.get_or_create(&[("state", "queued")]).set(queued);
         ingests.get_or_create(&[("state", "running")]).set(running);

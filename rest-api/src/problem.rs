@@ -1,18 +1,21 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457) with a stable `code`.
+//!
+//! [`Code`] is the one table of codes, statuses and titles: of error responses, and of the `error`
+//! of a failed ingest. What a client reads and what the log holds are kept apart: a [`Problem`]
+//! carries the internal cause for the log, and never shows it.
 
 use std::{borrow::Cow, time::Duration};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
-use tracing::error;
-use warp::reply::Response;
 
 use crate::{store::StoreError, telemetry::chain};
 
-/// What kind of problem it is. The one table of codes, statuses and titles is [`Code::row`].
+/// The kind of a problem.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "the titles say it")]
+#[expect(missing_docs, reason = "the titles in `Code::row` describe them")]
 pub enum Code {
+    // Of error responses.
     InvalidParameter,
     MalformedJson,
     Unauthorized,
@@ -25,60 +28,71 @@ pub enum Code {
     Violations,
     Internal,
     Unavailable,
+    // Of failed ingests.
+    ObjectGone,
+    ObjectRefused,
+    ObjectStoreUnavailable,
+    DatabaseUnavailable,
+    WorkerDied,
 }
 
 impl Code {
-    /// Status, code and title.
-    fn row(self) -> (StatusCode, &'static str, &'static str) {
+    /// The codes of failures after which an ingest is attempted again.
+    pub const RETRIED: [Self; 3] =
+        [Self::ObjectRefused, Self::ObjectStoreUnavailable, Self::DatabaseUnavailable];
+
+    /// Returns status, code and title. A code of failed ingests alone has no status.
+    #[rustfmt::skip] // one row a line
+    fn row(self) -> (Option<StatusCode>, &'static str, &'static str) {
         use StatusCode as S;
         match self {
-            Self::InvalidParameter => {
-                (S::BAD_REQUEST, "invalid_parameter", "A query parameter is not right")
-            }
-            Self::MalformedJson => (S::BAD_REQUEST, "malformed_json", "The body is not JSON"),
-            Self::Unauthorized => (S::UNAUTHORIZED, "unauthorized", "This needs the API token"),
-            Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
-            Self::MethodNotAllowed => {
-                (S::METHOD_NOT_ALLOWED, "method_not_allowed", "Not with this method")
-            }
-            Self::RequestTimeout => {
-                (S::REQUEST_TIMEOUT, "request_timeout", "The request took too long to arrive")
-            }
-            Self::NotFailed => (S::CONFLICT, "not_failed", "This ingest has not failed"),
-            Self::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
-            Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body has the wrong type")
-            }
-            Self::Violations => {
-                (S::UNPROCESSABLE_ENTITY, "violations", "The body does not fit the schema")
-            }
-            Self::Internal => {
-                (S::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side")
-            }
-            Self::Unavailable => {
-                (S::SERVICE_UNAVAILABLE, "unavailable", "Not now; please try again")
-            }
+            Self::InvalidParameter => (Some(S::BAD_REQUEST), "invalid_parameter", "A query parameter is not right"),
+            Self::MalformedJson => (Some(S::BAD_REQUEST), "malformed_json", "The body is not JSON"),
+            Self::Unauthorized => (Some(S::UNAUTHORIZED), "unauthorized", "This needs the API token"),
+            Self::NotFound => (Some(S::NOT_FOUND), "not_found", "There is nothing here"),
+            Self::MethodNotAllowed => (Some(S::METHOD_NOT_ALLOWED), "method_not_allowed", "Not with this method"),
+            Self::RequestTimeout => (Some(S::REQUEST_TIMEOUT), "request_timeout", "The request took too long to arrive"),
+            Self::NotFailed => (Some(S::CONFLICT), "not_failed", "This ingest has not failed"),
+            Self::BodyTooLarge => (Some(S::PAYLOAD_TOO_LARGE), "body_too_large", "The body is too large"),
+            Self::UnsupportedMediaType => (Some(S::UNSUPPORTED_MEDIA_TYPE), "unsupported_media_type", "The body has the wrong type"),
+            Self::Violations => (Some(S::UNPROCESSABLE_ENTITY), "violations", "The body does not fit the schema"),
+            Self::Internal => (Some(S::INTERNAL_SERVER_ERROR), "internal", "Something went wrong on our side"),
+            Self::Unavailable => (Some(S::SERVICE_UNAVAILABLE), "unavailable", "Not now; please try again"),
+            Self::ObjectGone => (None, "object_gone", "The object is not there"),
+            Self::ObjectRefused => (None, "object_refused", "The object store refuses access to the object"),
+            Self::ObjectStoreUnavailable => (None, "object_store_unavailable", "The object store was not available"),
+            Self::DatabaseUnavailable => (None, "database_unavailable", "The database did not store the movies"),
+            Self::WorkerDied => (None, "worker_died", "Every worker that claimed the file died or stalled"),
         }
+    }
+
+    /// Returns the stable code that clients and metrics use.
+    pub fn name(self) -> &'static str {
+        self.row().1
     }
 }
 
-/// A problem on its way to a client.
+/// A problem, to be sent to a client or stored with a failed ingest.
 #[derive(Debug)]
-pub struct Problem(Box<Particulars>);
+pub struct Problem(Box<Content>);
 
 #[derive(Debug)]
-struct Particulars {
+struct Content {
     code: Code,
     detail: Cow<'static, str>,
     violations: Option<(serde_json::Value, u64)>,
-    header: Option<(header::HeaderName, HeaderValue)>,
+    header: Option<(HeaderName, HeaderValue)>,
+    /// The internal error, for the log alone.
+    cause: Option<String>,
 }
 
+/// The problem object of RFC 9457, with our extension members.
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: &'static str,
     title: &'static str,
-    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
     code: &'static str,
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,41 +102,60 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// A problem with a sentence for the client: what is wrong, and what would be right.
+    /// Returns a problem. `detail` is a sentence for the client: what is wrong, and what would be
+    /// right.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        Self(Box::new(Particulars { code, detail, violations: None, header: None }))
+        Self(Box::new(Content { code, detail, violations: None, header: None, cause: None }))
     }
 
-    fn with_header(mut self, name: header::HeaderName, value: impl Into<HeaderValue>) -> Self {
+    fn with_header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
         self.0.header = Some((name, value.into()));
         self
     }
 
-    /// A query parameter that is not right.
+    fn with_cause(mut self, cause: String) -> Self {
+        self.0.cause = Some(cause);
+        self
+    }
+
+    /// An error of the service itself. Only the log shows its `cause`.
+    pub fn internal(cause: &dyn std::error::Error) -> Self {
+        let detail = "see the service's log, by the header x-request-id";
+        Self::new(Code::Internal, detail).with_cause(chain(cause))
+    }
+
+    /// The query as a whole is malformed.
+    pub fn query(problem: &str) -> Self {
+        Self::new(Code::InvalidParameter, format!("the query: {problem}"))
+    }
+
+    /// A query parameter is unknown or malformed.
     pub fn parameter(name: &str, problem: &str) -> Self {
         Self::new(Code::InvalidParameter, format!("query parameter \"{name}\": {problem}"))
     }
 
-    /// Another method would do: one of `allow`.
-    pub fn method_not_allowed(allow: &'static str) -> Self {
-        Self::new(Code::MethodNotAllowed, format!("use {allow}"))
-            .with_header(header::ALLOW, HeaderValue::from_static(allow))
+    /// The path has no such method. `allow` lists the methods that it has.
+    pub fn method_not_allowed(allow: HeaderValue) -> Self {
+        let methods = allow.to_str().unwrap_or_default();
+        Self::new(Code::MethodNotAllowed, format!("use {methods}"))
+            .with_header(header::ALLOW, allow)
     }
 
-    /// No token, or the wrong one.
+    /// The request has no token, or a wrong one.
     pub fn unauthorized() -> Self {
         let detail = "send the header \"Authorization: Bearer\" and the service's API token";
         Self::new(Code::Unauthorized, detail)
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    /// Overload, or a database that is away: worth another try after `retry_after`.
+    /// The service is overloaded, or its database is away. The client may retry after
+    /// `retry_after`.
     pub fn unavailable(detail: &'static str, retry_after: Duration) -> Self {
         Self::new(Code::Unavailable, detail).with_header(header::RETRY_AFTER, retry_after.as_secs())
     }
 
-    /// A body with these violations, of which there are `count` in all.
+    /// The body has these violations, and `count` in all.
     pub fn violations(violations: &(impl Serialize + ?Sized), count: u64) -> Self {
         let listed = serde_json::to_value(violations).unwrap_or_default();
         let plural = if count == 1 { "" } else { "s" };
@@ -132,44 +165,46 @@ impl Problem {
         problem
     }
 
-    /// The answer.
-    pub fn into_response(self) -> Response {
-        let (parts, json) = self.into_parts();
-        Response::from_parts(parts, json.into())
+    /// Returns the internal error, for the log alone.
+    pub fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
     }
 
-    /// The answer's head and body, for those who build their own.
-    pub(crate) fn into_parts(self) -> (http::response::Parts, Vec<u8>) {
-        let Particulars { code, detail, violations, header } = *self.0;
+    /// Returns the status of a response with this problem.
+    pub fn status(&self) -> StatusCode {
+        self.0.code.row().0.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Returns the problem object as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        let Content { code, detail, violations, .. } = &*self.0;
         let (status, code, title) = code.row();
         let body = Body {
             r#type: "about:blank",
             title,
-            status: status.as_u16(),
+            status: status.map(|status| status.as_u16()),
             code,
-            detail: &detail,
+            detail,
             violation_count: violations.as_ref().map(|(_, count)| *count),
             violations: violations.as_ref().map(|(listed, _)| listed),
         };
-        let json = serde_json::to_vec(&body).unwrap_or_default();
-        let (mut parts, ()) = http::Response::new(()).into_parts();
-        parts.status = status;
-        let problem_json = HeaderValue::from_static("application/problem+json");
-        parts.headers.insert(header::CONTENT_TYPE, problem_json);
-        parts.headers.extend(header);
-        (parts, json)
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// Returns the header that goes with a response with this problem.
+    pub fn header(&self) -> Option<(&HeaderName, &HeaderValue)> {
+        self.0.header.as_ref().map(|(name, value)| (name, value))
     }
 }
 
-/// Logs the fault, and keeps its particulars from the client.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        error!(error = chain(&error), "the store failed");
-        match error {
+        match &error {
             StoreError::Unavailable(_) | StoreError::Migrations { .. } => {
                 Self::unavailable("the database is not available", Duration::from_secs(5))
+                    .with_cause(chain(&error))
             }
-            _ => Self::new(Code::Internal, "the log knows more, by the header x-request-id"),
+            _ => Self::internal(&error),
         }
     }
 }

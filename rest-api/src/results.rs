@@ -43,10 +43,10 @@ const LEASE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_secs(1);
 
 /// The longest pause while SNS is away.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// When a message is tried again that SNS refused: somebody must change something first.
-const REFUSED_PAUSE: Duration = Duration::from_secs(300);
+const REFUSED_DELAY: Duration = Duration::from_secs(300);
 
 /// What SNS takes is 256 KiB, and so do most that subscribe, the envelope included in which SNS
 /// quotes the body as a JSON string. The rest is for the envelope and the attributes.
@@ -91,7 +91,7 @@ impl Publisher {
         let mut failures = 0;
         while !*shutdown.borrow() {
             finished.borrow_and_update();
-            let delay = self.retry.delay(failures + 1).min(MAX_PAUSE);
+            let delay = self.retry.delay(failures + 1).min(MAX_DELAY);
             let pause = match self.round(delay).await {
                 Ok(Round { published: 0, failed: 1.., .. }) => {
                     failures += 1;
@@ -137,7 +137,7 @@ impl Publisher {
                     published.push(result);
                 }
                 Err(error @ PublishError::Refused(_)) => {
-                    let retry_in_s = REFUSED_PAUSE.as_secs();
+                    let retry_in_s = REFUSED_DELAY.as_secs();
                     error!(%error, retry_in_s, "cannot publish the result, will try again");
                     refused.push(result);
                 }
@@ -148,21 +148,34 @@ impl Publisher {
                 }
             }
         }
-        self.settle(&published, None).await;
-        self.settle(&refused, Some(REFUSED_PAUSE)).await;
-        self.settle(&failed, Some(delay)).await;
+        self.acknowledge(&published).await;
+        self.reschedule(&refused, REFUSED_DELAY).await;
+        self.reschedule(&failed, delay).await;
         let failed = refused.len() + failed.len();
         Ok(Round { published: published.len(), failed, full: due.len() == BATCH })
     }
 
-    async fn settle(&self, results: &[&DueResult], again_in: Option<Duration>) {
+    async fn acknowledge(&self, results: &[&DueResult]) {
         if results.is_empty() {
             return;
         }
-        if let Err(error) = self.store.settle_results(results, again_in).await {
-            // They are due again when their lease is over.
+        if let Err(error) = self.store.acknowledge_results(results).await {
+            // They are due again when their leases have expired.
             let (error, results) = (chain(&error), results.len());
-            warn!(error, results, "could not record what was published, may publish it twice");
+            warn!(error, results, "acknowledging results failed, they may be published twice");
+        }
+    }
+
+    async fn reschedule(&self, results: &[&DueResult], delay: Duration) {
+        if results.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.reschedule_results(results, delay).await {
+            let (error, results) = (chain(&error), results.len());
+            warn!(
+                error,
+                results, "rescheduling results failed, they are due when the lease expires"
+            );
         }
     }
 

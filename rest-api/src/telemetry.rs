@@ -1,6 +1,6 @@
-//! Logging: what a person reads on a terminal, or JSON lines in production.
+//! Logging: plain lines for a terminal, or JSON lines for production.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -9,7 +9,7 @@ use crate::config::LogFormat;
 /// Starts logging to standard error. Does nothing if logging was started before.
 ///
 /// # Errors
-/// If `filter` is no tracing filter (`info`, `rest_api=debug,warn`, ...).
+/// If `filter` is not a tracing filter (`info`, `rest_api=debug,warn`, ...).
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("MRU_LOG: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
@@ -17,15 +17,14 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let _already_started = match format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
         LogFormat::Text => {
-            // Colours are for people, not for files.
-            let colours = std::io::stderr().is_terminal();
-            registry.with(layer.with_target(false).with_ansi(colours)).try_init()
+            let is_terminal = std::io::stderr().is_terminal();
+            registry.with(layer.with_target(false).with_ansi(is_terminal)).try_init()
         }
     };
     Ok(())
 }
 
-/// An error with its whole chain of sources, on one line.
+/// Returns an error with its whole chain of sources, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -38,4 +37,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     line
+}
+
+/// Returns a duration in whole milliseconds, for fields that end in `_ms`.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

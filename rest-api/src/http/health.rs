@@ -1,24 +1,26 @@
-//! Whether the process lives, and whether it can serve.
+//! `GET /healthz` and `GET /readyz`.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Answer, in_time, json, params, request::Request};
+use super::{
+    in_time, params,
+    request::Request,
+    response::{Answer, json},
+};
 use crate::problem::Problem;
 
-/// `GET /healthz`: the process is there.
+/// `GET /healthz`: the process is alive.
 pub(super) async fn alive(request: Request) -> Answer {
-    request.get()?;
-    params::parse(&request.query, &[])?;
+    params::none(&request.query)?;
     json(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database answers and is migrated, and the service is not stopping.
+/// `GET /readyz`: the database is available and migrated, and the service is not stopping.
 pub(super) async fn ready(request: Request) -> Answer {
-    request.get()?;
-    params::parse(&request.query, &[])?;
+    params::none(&request.query)?;
     if *request.app.stopping.borrow() {
         return Err(Problem::unavailable("the service is stopping", Duration::from_secs(5)));
     }

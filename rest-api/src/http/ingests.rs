@@ -1,19 +1,22 @@
-//! The ledger of files.
+//! `/ingests`: the ledger.
 
 use http::StatusCode;
 
-use super::{Answer, in_time, json, link_next, params, request::Request};
+use super::{
+    in_time, params,
+    request::Request,
+    response::{Answer, json, link_next},
+};
 use crate::{
     problem::{Code, Problem},
     store::{IngestQuery, IngestState},
 };
 
-/// What a cursor of this list belongs to.
+/// The order of the list, in its cursors.
 const ORDER: &str = "ingests";
 
-/// `GET /ingests`: newest first.
+/// `GET /ingests`: a page of ingests, newest first.
 pub(super) async fn list(request: Request) -> Answer {
-    request.get()?;
     let query = parse(&request.query)?;
     let mut ingests = in_time(request.app.store.ingests(&query)).await?;
     let limit = usize::try_from(query.limit).unwrap_or_default();
@@ -30,8 +33,8 @@ fn parse(query: &str) -> Result<IngestQuery, Problem> {
     let mut parsed = IngestQuery { limit: params::DEFAULT_LIMIT, ..IngestQuery::default() };
     for (name, value) in params::parse(query, &["bucket", "key", "state", "limit", "after"])? {
         match name {
-            "bucket" => parsed.bucket = Some(storable(name, value)?),
-            "key" => parsed.key = Some(storable(name, value)?),
+            "bucket" => parsed.bucket = Some(without_nul(name, value)?),
+            "key" => parsed.key = Some(without_nul(name, value)?),
             "state" => {
                 let states = "queued, running, succeeded, rejected, superseded or failed";
                 let state = IngestState::from_name(&value);
@@ -44,41 +47,40 @@ fn parse(query: &str) -> Result<IngestQuery, Problem> {
     Ok(parsed)
 }
 
-fn storable(name: &str, value: String) -> Result<String, Problem> {
+/// Postgres refuses U+0000 in text.
+fn without_nul(name: &str, value: String) -> Result<String, Problem> {
     if value.contains('\0') {
         return Err(Problem::parameter(name, "may not contain U+0000"));
     }
     Ok(value)
 }
 
-/// `GET /ingests/{id}`: with all that was wrong.
-pub(super) async fn one(id: String, request: Request) -> Answer {
-    request.get()?;
-    params::parse(&request.query, &[])?;
-    let ingest = match id.parse() {
-        Ok(id) => in_time(request.app.store.ingest(id)).await?,
-        Err(_) => None,
+/// `GET /ingests/{id}`: one ingest with its violations.
+pub(super) async fn read(request: Request) -> Answer {
+    params::none(&request.query)?;
+    let ingest = match request.id() {
+        Some(id) => in_time(request.app.store.ingest(id)).await?,
+        None => None,
     };
-    let missing = || Problem::new(Code::NotFound, "no such ingest; GET /ingests lists them");
-    json(StatusCode::OK, &ingest.ok_or_else(missing)?)
+    json(StatusCode::OK, &ingest.ok_or_else(not_found)?)
 }
 
-/// `POST /ingests/{id}/retry`: queues one anew that has failed.
-pub(super) async fn retry(id: String, request: Request) -> Answer {
-    request.post()?;
-    request.authorized()?;
-    params::parse(&request.query, &[])?;
-    let retried = match id.parse() {
-        Ok(id) => in_time(request.app.store.retry(id)).await?,
-        Err(_) => None,
+/// `POST /ingests/{id}/retry`: queues a failed ingest again.
+pub(super) async fn retry(request: Request) -> Answer {
+    params::none(&request.query)?;
+    let retried = match request.id() {
+        Some(id) => in_time(request.app.store.retry(id)).await?,
+        None => None,
     };
-    match retried {
-        Some((true, ingest)) => json(StatusCode::ACCEPTED, &ingest),
-        Some((false, ingest)) => {
-            let state = ingest.state.name();
-            let detail = format!("the ingest is {state}; only one that has failed can be retried");
-            Err(Problem::new(Code::NotFailed, detail))
-        }
-        None => Err(Problem::new(Code::NotFound, "no such ingest; GET /ingests lists them")),
+    let (retried, ingest) = retried.ok_or_else(not_found)?;
+    if !retried {
+        let state = ingest.state.name();
+        let detail = format!("the ingest is {state}; only a failed one can be retried");
+        return Err(Problem::new(Code::NotFailed, detail));
     }
+    json(StatusCode::ACCEPTED, &ingest)
+}
+
+fn not_found() -> Problem {
+    Problem::new(Code::NotFound, "no such ingest; GET /ingests lists them")
 }

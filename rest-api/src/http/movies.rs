@@ -1,46 +1,31 @@
-//! The catalogue.
+//! `/movies`: the catalogue.
+
+use std::convert::Infallible;
 
 use futures_util::stream;
-use http::{Method, StatusCode};
-use std::convert::Infallible;
+use http::StatusCode;
+use movie_file::{Limits, Reader};
 use tracing::warn;
 
-use super::{Answer, body, in_time, json, link_next, params, request::Request};
+use super::{
+    in_time, params,
+    request::Request,
+    response::{Answer, body, json, link_next},
+};
 use crate::{
-    ingest::{DecodeError, decode},
     problem::{Code, Problem},
-    store::{MovieQuery, Sort},
+    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, Staging},
     telemetry::chain,
 };
 
-/// The largest body of a `POST /movies`, decompressed too; more goes through the bucket.
+/// The largest body of `POST /movies`, in bytes, also after decompression. A larger file goes
+/// through the bucket.
 pub(super) const MAX_BODY: usize = 8 << 20;
 
-/// How movies may be sent.
+/// The media types of movies in a request.
 pub(super) const MEDIA_TYPES: [&str; 2] = ["application/json", "application/x-ndjson"];
 
-/// `/movies`, by method.
-pub(super) async fn list_or_create(request: Request) -> Answer {
-    match request.method {
-        Method::GET => list(request).await,
-        Method::POST => create(request).await,
-        _ => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-    }
-}
-
-/// `GET /movies`: one page of those that match.
-async fn list(request: Request) -> Answer {
-    let query = parse(&request.query)?;
-    let page = in_time(request.app.store.movies(&query)).await?;
-    let mut response = body(StatusCode::OK, "application/json", page.json.into());
-    if let Some(last) = page.next {
-        let cursor = params::cursor(sort_name(query.sort), last);
-        link_next(&mut response, "/movies", &request.query, &cursor)?;
-    }
-    Ok(response)
-}
-
-/// The orders, and how clients name them.
+/// The orders of movies, and their names in queries.
 const SORTS: [(&str, Sort); 5] = [
     ("id", Sort::Id),
     ("title", Sort::Title),
@@ -48,6 +33,19 @@ const SORTS: [(&str, Sort); 5] = [
     ("year", Sort::Year),
     ("-year", Sort::YearDown),
 ];
+
+/// `GET /movies`: a page of the movies that match.
+pub(super) async fn list(request: Request) -> Answer {
+    let query = parse(&request.query)?;
+    let page = in_time(request.app.store.movies(&query)).await?;
+    let json = movies_json(&page.movies);
+    let mut response = body(StatusCode::OK, "application/json", json.into());
+    if let Some(last) = page.movies.last().filter(|_| page.has_more) {
+        let cursor = params::cursor(sort_name(query.sort), last.id);
+        link_next(&mut response, "/movies", &request.query, &cursor)?;
+    }
+    Ok(response)
+}
 
 fn sort_name(sort: Sort) -> &'static str {
     SORTS.iter().find(|(_, known)| *known == sort).map_or("", |(name, _)| name)
@@ -87,41 +85,83 @@ fn parse(query: &str) -> Result<MovieQuery, Problem> {
     Ok(parsed)
 }
 
-/// `GET /movies/{id}`.
-pub(super) async fn one(id: String, request: Request) -> Answer {
-    request.get()?;
-    params::parse(&request.query, &[])?;
-    let movie = match id.parse() {
-        Ok(id) => in_time(request.app.store.movie(id)).await?,
-        Err(_) => None,
-    };
-    let missing = || Problem::new(Code::NotFound, "no such movie; GET /movies lists them");
-    Ok(body(StatusCode::OK, "application/json", movie.ok_or_else(missing)?.into()))
+/// Returns movies as a JSON array. The stored documents are copied as they are, which is faster than
+/// parsing them.
+fn movies_json(movies: &[MovieDocument]) -> String {
+    let size: usize = movies.iter().map(|movie| movie.json.len() + 24).sum();
+    let mut json = String::with_capacity(size + 2);
+    json.push('[');
+    for (number, movie) in movies.iter().enumerate() {
+        if number > 0 {
+            json.push(',');
+        }
+        push_movie(&mut json, movie);
+    }
+    json.push(']');
+    json
 }
 
-/// `POST /movies`: validated and merged as a file is.
-async fn create(mut request: Request) -> Answer {
-    request.authorized()?;
-    request.media_type(&MEDIA_TYPES)?;
-    params::parse(&request.query, &[])?;
-    let encoding = request.content_encoding();
-    let whole = request.body(MAX_BODY).await?;
-    let mut staging = request.app.store.staging_for_request().await?;
-    let chunks = stream::iter([Ok::<_, Infallible>(whole)]);
-    let decoding = decode(encoding.as_deref(), MAX_BODY as u64, chunks, Some(&mut staging));
-    let violations = match decoding.await {
-        Ok(decoded) => decoded.violations,
-        Err(DecodeError::Store(error)) => return Err(error.into()),
+/// Appends a movie with its id as the first property: `{"title": ...}` becomes
+/// `{"id": 1, "title": ...}`.
+fn push_movie(json: &mut String, movie: &MovieDocument) {
+    json.push_str("{\"id\":");
+    json.push_str(&movie.id.to_string());
+    json.push(',');
+    json.push_str(movie.json.strip_prefix('{').unwrap_or(&movie.json));
+}
+
+/// `GET /movies/{id}`: one movie with the provenance of its content.
+pub(super) async fn read(request: Request) -> Answer {
+    params::none(&request.query)?;
+    let movie = match request.id() {
+        Some(id) => in_time(request.app.store.movie(id)).await?,
+        None => None,
     };
-    if violations.count() > 0 {
+    let missing = || Problem::new(Code::NotFound, "no such movie; GET /movies lists them");
+    let MovieWithProvenance { movie, provenance } = movie.ok_or_else(missing)?;
+    let provenance =
+        serde_json::to_string(&provenance).map_err(|error| Problem::internal(&error))?;
+    let mut json = String::new();
+    push_movie(&mut json, &movie);
+    // The last property, in front of the closing brace.
+    json.pop();
+    json.push_str(&format!(",\"provenance\":{provenance}}}"));
+    Ok(body(StatusCode::OK, "application/json", json.into()))
+}
+
+/// `POST /movies`: validates and merges the movies of the body as those of a file.
+pub(super) async fn create(mut request: Request) -> Answer {
+    request.require_media_type(&MEDIA_TYPES)?;
+    params::none(&request.query)?;
+    let encoding = request.content_encoding();
+    let whole = request.body().await?;
+    let staging = request.app.store.staging_for_request().await?;
+    let staging = stage(staging, encoding.as_deref(), whole).await?;
+    let merged = staging.merge_request().await?;
+    request.app.metrics.merged(&merged);
+    if let Err(error) = request.app.store.clean_indexes(&merged).await {
+        warn!(error = chain(&error), "maintenance of the catalogue failed");
+    }
+    json(StatusCode::CREATED, &merged)
+}
+
+/// Stages the movies of a body, if it has no violations.
+async fn stage(
+    mut staging: Staging,
+    encoding: Option<&str>,
+    body: bytes::Bytes,
+) -> Result<Staging, Problem> {
+    let chunks = stream::iter([Ok::<_, Infallible>(body)]);
+    let mut reader = Reader::new(encoding, Limits::with_max_file(MAX_BODY as u64), chunks);
+    while let Some(movies) = reader.next_batch().await.unwrap_or_else(|never| match never {}) {
+        let rows: Vec<_> = movies.iter().map(CatalogueRow::new).collect();
+        staging.add(&rows).await?;
+    }
+    let (file, _) = reader.finish().await.unwrap_or_else(|never| match never {});
+    let violations = file.violations;
+    if !violations.is_empty() {
         staging.discard().await;
         return Err(Problem::violations(violations.listed(), violations.count()));
     }
-    let merged = staging.merge_now().await?;
-    request.app.metrics.merged(&merged);
-    // Stored is stored, whatever becomes of this.
-    if let Err(error) = request.app.store.tidy(&merged).await {
-        warn!(error = chain(&error), "could not tidy the indexes now");
-    }
-    json(StatusCode::CREATED, &merged)
+    Ok(staging)
 }

@@ -1,111 +1,117 @@
-//! Notifications: a file has been put into the bucket.
+//! `POST /notify`: a file was put into the bucket.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use schema::Notification;
 use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info};
 
-use super::{Answer, App, in_time, json, params, request::Request};
+use super::{
+    App, in_time, params,
+    request::Request,
+    response::{Answer, json},
+};
 use crate::{
     problem::{Code, Problem},
-    store::{Ingest, Observed},
+    store::{Ingest, ObservedVersion},
 };
 
-const MAX_BODY: usize = 64 << 10;
+/// The largest body, in bytes.
+pub(super) const MAX_BODY: usize = 64 << 10;
 
-/// The longest that an answer is held for `Prefer: wait`.
+/// The longest time that a response is held for `Prefer: wait`, in seconds.
 const MAX_WAIT: u64 = 30;
 
-/// How often a waiting request looks at the ledger when nobody says that it has changed.
+/// How often a waiting request reads the ledger, beside the hints it receives.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long the object store may take to describe an object that a notification leaves open.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long S3 may take to describe an object.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `POST /notify`: records the ingest, and answers once it is durable.
+/// `POST /notify`: records the ingest, and responds when it is durable.
 pub(super) async fn notify(mut request: Request) -> Answer {
-    request.post()?;
-    request.authorized()?;
-    request.media_type(&["application/json"])?;
-    params::parse(&request.query, &[])?;
-    let wait = wait(&request.headers);
-    let raw = request.body(MAX_BODY).await?;
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&raw) {
-        return Err(Problem::new(Code::MalformedJson, error.to_string()));
-    }
-    let mut notification: Notification =
-        schema::parse(&raw).map_err(|faults| Problem::violations(&*faults, faults.count()))?;
-
-    // Events have it without quotes, answers of S3 with them.
-    let etag = notification.etag.take().map(|etag| etag.trim_matches('"').to_owned());
-    notification.etag = etag.and_then(|etag| etag.try_into().ok());
-
+    request.require_media_type(&["application/json"])?;
+    params::none(&request.query)?;
+    let wait = wait_preference(&request.headers);
+    let notification = parse(&request.body().await?)?;
     let app = &request.app;
-    let observed = look(app, &notification).await;
-    let (id, trace_id) = (request.id(), request.trace_id);
-    let recorded = in_time(app.store.record(&notification, &observed, &id, trace_id)).await?;
-    info!(ingest = recorded.id, bucket = recorded.bucket, key = recorded.key, "recorded");
-    let Some(seconds) = wait else { return accepted(&recorded, None) };
-    let ingest = wait_for(app, recorded, Duration::from_secs(seconds)).await?;
+    let observed = observe(app, &notification).await;
+    let (id, trace_id) = (request.request_id(), request.trace_id);
+    let ingest = in_time(app.store.record(&notification, &observed, &id, trace_id)).await?;
+    info!(ingest = ingest.id, bucket = ingest.bucket, key = ingest.key, "ingest recorded");
+    let Some(seconds) = wait else { return accepted(&ingest, None) };
+    let ingest = wait_for(app, ingest, Duration::from_secs(seconds)).await?;
     accepted(&ingest, Some(seconds))
 }
 
-/// The answer: 200 for an ingest that was waited for and has ended, else 202.
+fn parse(body: &[u8]) -> Result<Notification, Problem> {
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(body) {
+        return Err(Problem::new(Code::MalformedJson, error.to_string()));
+    }
+    let mut notification: Notification =
+        schema::parse(body).map_err(|faults| Problem::violations(&*faults, faults.count()))?;
+    // S3's events have the etag without quotes, its responses with quotes.
+    let etag = notification.etag.take().map(|etag| etag.trim_matches('"').to_owned());
+    notification.etag = etag.and_then(|etag| etag.try_into().ok());
+    Ok(notification)
+}
+
+/// Returns the response: 200 for an ingest that was waited for and has ended, else 202.
 fn accepted(ingest: &Ingest, waited: Option<u64>) -> Answer {
     let ended = waited.is_some() && ingest.state.ended();
     let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = json(status, ingest)?;
     let headers = response.headers_mut();
-    let header = |text: String| HeaderValue::try_from(text).ok();
-    headers.extend(header(format!("/ingests/{}", ingest.id)).map(|to| (header::LOCATION, to)));
+    let value = |text: String| HeaderValue::try_from(text).ok();
+    let location = value(format!("/ingests/{}", ingest.id));
+    headers.extend(location.map(|location| (header::LOCATION, location)));
     if let Some(seconds) = waited {
-        let applied = header::HeaderName::from_static("preference-applied");
-        headers.extend(header(format!("wait={seconds}")).map(|wait| (applied, wait)));
+        let preference_applied = HeaderName::from_static("preference-applied");
+        let wait = value(format!("wait={seconds}"));
+        headers.extend(wait.map(|wait| (preference_applied, wait)));
     }
     Ok(response)
 }
 
-/// What the object store says of the version that the notification means, where the notification
-/// does not say enough itself. Nothing if the store says nothing: the worker will find out.
-async fn look(app: &App, notification: &Notification) -> Observed {
+/// Asks S3 about the version that the notification means, unless the notification has enough itself.
+/// Returns nothing known if S3 does not respond, or has another version: the worker will find out.
+async fn observe(app: &App, notification: &Notification) -> ObservedVersion {
     let Notification { bucket, key, version_id, etag, sequencer, event_time, .. } = notification;
     if event_time.is_some() && (sequencer.is_some() || etag.is_some()) {
-        return Observed::default();
+        return ObservedVersion::default();
     }
-    let look = app.objects.look(bucket, key, version_id.as_deref());
-    match timeout(LOOK_TIMEOUT, look).await {
-        // Another version by now: what is said of it is not true of the one meant.
+    let head = app.objects.head(bucket, key, version_id.as_deref());
+    match timeout(HEAD_TIMEOUT, head).await {
         Ok(Ok(observed)) if etag.is_some() && etag.as_deref() != observed.etag.as_deref() => {
-            Observed::default()
+            ObservedVersion::default()
         }
         Ok(Ok(observed)) => observed,
         Ok(Err(error)) => {
-            debug!(%error, "cannot look at the object yet");
-            Observed::default()
+            debug!(%error, "the object cannot be described yet");
+            ObservedVersion::default()
         }
-        Err(_) => Observed::default(),
+        Err(_) => ObservedVersion::default(),
     }
 }
 
-/// The seconds of `Prefer: wait=N` (RFC 7240, 4.3), at most [`MAX_WAIT`].
-fn wait(headers: &HeaderMap) -> Option<u64> {
+/// Returns the seconds of `Prefer: wait=N` (RFC 7240, 4.3), at most [`MAX_WAIT`].
+fn wait_preference(headers: &HeaderMap) -> Option<u64> {
     let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     for preference in values.flat_map(|value| value.split([',', ';'])) {
         let Some((name, value)) = preference.split_once('=') else { continue };
         if name.trim().eq_ignore_ascii_case("wait") {
-            // A preference that is not understood is ignored (RFC 7240, 2).
+            // A malformed preference is ignored (RFC 7240, 2).
             return value.trim().trim_matches('"').parse().ok().map(|n: u64| n.min(MAX_WAIT));
         }
     }
     None
 }
 
-/// The ingest once it has ended, or as it is after `patience`.
-async fn wait_for(app: &App, mut ingest: Ingest, patience: Duration) -> Result<Ingest, Problem> {
-    let deadline = Instant::now() + patience;
+/// Waits until the ingest has ended, at most for `wait`. Returns the ingest as it is then.
+async fn wait_for(app: &App, mut ingest: Ingest, wait: Duration) -> Result<Ingest, Problem> {
+    let deadline = Instant::now() + wait;
     let mut finished = app.store.hints().finished.subscribe();
     let mut stopping = app.stopping.clone();
     while !ingest.state.ended() && Instant::now() < deadline && !*stopping.borrow() {
@@ -121,7 +127,7 @@ async fn wait_for(app: &App, mut ingest: Ingest, patience: Duration) -> Result<I
                 _ = stopping.changed() => {}
             }
         };
-        // Whichever comes first: a hint, the time to look for oneself, or the end of patience.
+        // Whichever comes first: a hint, the next poll, or the deadline.
         let _ = timeout_at(deadline.min(Instant::now() + POLL), hint).await;
     }
     Ok(ingest)

@@ -1,13 +1,16 @@
-//! What there is to read: the homepage and the schema.
+//! `GET /` and `GET /schema/movies.json`: documents for people and tools.
 
 use http::{HeaderValue, StatusCode, header};
 
-use super::{Answer, body, params, request::Request};
+use super::{
+    params,
+    request::Request,
+    response::{Answer, body},
+};
 
-/// `GET /`: what this is, and what it serves.
+/// `GET /`: the homepage.
 pub(super) async fn home(request: Request) -> Answer {
-    request.get()?;
-    params::parse(&request.query, &[])?;
+    params::none(&request.query)?;
     let page = include_str!("home.html");
     let mut response = body(StatusCode::OK, "text/html; charset=utf-8", page.into());
     let policy =
@@ -17,9 +20,8 @@ pub(super) async fn home(request: Request) -> Answer {
     Ok(response)
 }
 
-/// `GET /schema/movies.json`: the schema that files are held against.
+/// `GET /schema/movies.json`: the JSON schema of movies and notifications.
 pub(super) async fn schema(request: Request) -> Answer {
-    request.get()?;
-    params::parse(&request.query, &[])?;
+    params::none(&request.query)?;
     Ok(body(StatusCode::OK, "application/schema+json", schema::SCHEMA.into()))
 }

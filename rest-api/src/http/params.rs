@@ -1,31 +1,30 @@
 //! Query parameters.
 //!
-//! They are parsed here, not by warp: warp's own rejection would not say which one is wrong.
+//! warp does not parse them, because its rejection would not name the wrong one.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use percent_encoding::percent_decode_str;
 
-use crate::problem::{Code, Problem};
+use crate::problem::Problem;
 
-/// How many parameters one query may have.
+/// The largest number of parameters in one query.
 const MAX_PARAMETERS: usize = 32;
 
-/// How many results one page has, unless the client says otherwise; and the most it may ask for.
+/// The number of results of a page: the default, and the largest.
 pub(super) const DEFAULT_LIMIT: i64 = 100;
 const MAX_LIMIT: i64 = 1000;
 
-/// The parameters of a query, decoded, in order. Those without a value are left out.
+/// Returns the parameters of a query, decoded, in order. It leaves out those without a value.
 ///
 /// # Errors
-/// If one is not in `known`, or is not valid percent-encoded UTF-8.
+/// If a parameter is not in `known`, or is not percent-encoded UTF-8.
 pub(super) fn parse<'a>(
     query: &'a str,
     known: &[&'static str],
 ) -> Result<Vec<(&'static str, String)>, Problem> {
     let pairs: Vec<&'a str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
     if pairs.len() > MAX_PARAMETERS {
-        let detail = format!("at most {MAX_PARAMETERS} query parameters");
-        return Err(Problem::new(Code::InvalidParameter, detail));
+        return Err(Problem::query(&format!("at most {MAX_PARAMETERS} parameters")));
     }
     let mut parameters = Vec::with_capacity(pairs.len());
     for pair in pairs {
@@ -46,33 +45,42 @@ pub(super) fn parse<'a>(
     Ok(parameters)
 }
 
-/// As HTML forms encode: a plus is a space.
+/// Decodes a name or value as an HTML form encodes it: a plus is a space.
 fn decode(encoded: &str) -> Option<String> {
     let spaced = encoded.replace('+', " ");
     percent_decode_str(&spaced).decode_utf8().ok().map(|decoded| decoded.into_owned())
 }
 
+/// Checks that a query is empty.
+///
 /// # Errors
-/// If it is no number from 1 to 1000.
+/// If it has a parameter.
+pub(super) fn none(query: &str) -> Result<(), Problem> {
+    parse(query, &[]).map(|_| ())
+}
+
+/// Parses the parameter `limit`.
+///
+/// # Errors
+/// If it is not a number from 1 to 1000.
 pub(super) fn limit(value: &str) -> Result<i64, Problem> {
     let problem = || Problem::parameter("limit", &format!("a number from 1 to {MAX_LIMIT}"));
     value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(problem)
 }
 
-/// A cursor: what it belongs to, and the id of the last result. Clients know no more of it than
-/// that they got it from us.
-pub(super) fn cursor(of: &str, id: i64) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{of}:{id}"))
+/// Returns the cursor after the result `id` of a list in this `order`. It is opaque to clients.
+pub(super) fn cursor(order: &str, id: i64) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{order}:{id}"))
 }
 
-/// The id in a cursor of [`cursor`] for the same `of`.
+/// Returns the id in a cursor of [`cursor`].
 ///
 /// # Errors
-/// If it is not one of ours, or belongs to another order.
-pub(super) fn parse_cursor(value: &str, of: &str) -> Result<i64, Problem> {
+/// If it is malformed, or belongs to another order.
+pub(super) fn parse_cursor(value: &str, order: &str) -> Result<i64, Problem> {
     let id = || {
         let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
-        decoded.strip_prefix(of)?.strip_prefix(':')?.parse().ok()
+        decoded.strip_prefix(order)?.strip_prefix(':')?.parse().ok()
     };
     id().ok_or_else(|| {
         Problem::parameter("after", "take it from the Link header, and keep the same sort")

@@ -1,4 +1,4 @@
-//! A request as handlers see it: its method, headers, query and body, each with its checks.
+//! A request as handlers see it: path values, headers, query and body, each with its checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,11 +18,11 @@ use crate::{
     problem::{Code, Problem},
 };
 
-/// How long the next piece of a body may take to arrive, and the whole of it.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the next chunk of a body may take to arrive, and the whole body.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// The longest request id that is taken over from a client.
+/// The longest request id that is accepted from a client, in characters.
 const MAX_REQUEST_ID: usize = 128;
 
 /// A request.
@@ -32,12 +32,16 @@ pub(super) struct Request {
     pub(super) headers: HeaderMap,
     /// Without the question mark; empty if there is none.
     pub(super) query: String,
-    /// What the request belongs to; the server gives every request one.
+    /// The trace that the request belongs to. The server gives each request one.
     pub(super) trace_id: Option<TraceId>,
+    /// The values of the path's segments in braces.
+    path_values: Vec<String>,
+    /// The largest body that is read, in bytes.
+    max_body: usize,
     body: BoxStream<'static, Result<Bytes, warp::Error>>,
 }
 
-/// The filter that every route ends in.
+/// Returns the filter that extracts a request.
 pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
@@ -51,37 +55,35 @@ pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
             headers,
             query,
             trace_id,
-            body: chunks(body).boxed(),
+            path_values: Vec::new(),
+            max_body: 0,
+            body: into_chunks(body).boxed(),
         })
         .boxed()
 }
 
-fn chunks<B: Buf>(
+fn into_chunks<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + 'static {
     body.map(|chunk| chunk.map(|mut buffer| buffer.copy_to_bytes(buffer.remaining())))
 }
 
 impl Request {
-    /// # Errors
-    /// If the method is not GET (nor HEAD, which arrives here as GET).
-    pub(super) fn get(&self) -> Result<(), Problem> {
-        if self.method == Method::GET {
-            Ok(())
-        } else {
-            Err(Problem::method_not_allowed("GET, HEAD"))
-        }
+    /// Returns the same request with what its route says about it.
+    pub(super) fn with_route(self, path_values: Vec<String>, max_body: usize) -> Self {
+        Self { path_values, max_body, ..self }
     }
 
-    /// # Errors
-    /// If the method is not POST.
-    pub(super) fn post(&self) -> Result<(), Problem> {
-        if self.method == Method::POST { Ok(()) } else { Err(Problem::method_not_allowed("POST")) }
+    /// Returns the id in the path. None if it is not a number: there is no resource with such an id.
+    pub(super) fn id(&self) -> Option<i64> {
+        self.path_values.first()?.parse().ok()
     }
 
+    /// Checks that the request carries the API token.
+    ///
     /// # Errors
-    /// If the request does not carry the API token.
-    pub(super) fn authorized(&self) -> Result<(), Problem> {
+    /// If it does not.
+    pub(super) fn require_api_token(&self) -> Result<(), Problem> {
         let value = self.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = value.and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
@@ -93,9 +95,11 @@ impl Request {
         }
     }
 
+    /// Checks that the body has one of the media types `allowed`, or that none is declared.
+    ///
     /// # Errors
-    /// If the body is of another media type than one of `allowed`. None at all is taken for one.
-    pub(super) fn media_type(&self, allowed: &[&str]) -> Result<(), Problem> {
+    /// If it has another one.
+    pub(super) fn require_media_type(&self, allowed: &[&str]) -> Result<(), Problem> {
         let Some(value) = self.headers.get(header::CONTENT_TYPE) else { return Ok(()) };
         let essence =
             value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -106,59 +110,57 @@ impl Request {
         Err(Problem::new(Code::UnsupportedMediaType, detail))
     }
 
-    /// The id that ties the log lines of this request together.
-    pub(super) fn id(&self) -> String {
+    /// Returns the request id, which connects the log lines of this request.
+    pub(super) fn request_id(&self) -> String {
         let id = self.headers.get("x-request-id").and_then(|id| id.to_str().ok());
         id.unwrap_or_default().chars().take(MAX_REQUEST_ID).collect()
     }
 
-    /// How the body is encoded, as `Content-Encoding` says.
+    /// Returns the `Content-Encoding` of the body.
     pub(super) fn content_encoding(&self) -> Option<String> {
         let encoding = self.headers.get(header::CONTENT_ENCODING)?;
         encoding.to_str().ok().map(str::to_owned)
     }
 
-    /// Reads the whole body, of at most `limit` bytes, announced or not.
+    /// Reads the whole body.
     ///
     /// # Errors
-    /// If it is larger, or comes too slowly, or breaks off.
-    pub(super) async fn body(&mut self, limit: usize) -> Result<Bytes, Problem> {
-        let announced = self.announced().unwrap_or_default().min(limit);
-        let mut whole = Vec::with_capacity(announced);
-        let mut pieces = self.pieces(limit);
-        while let Some(piece) = pieces.try_next().await? {
-            whole.extend_from_slice(&piece);
+    /// If it is larger than the route allows, arrives too slowly, or breaks.
+    pub(super) async fn body(&mut self) -> Result<Bytes, Problem> {
+        let declared = self.content_length().unwrap_or_default().min(self.max_body);
+        let mut whole = Vec::with_capacity(declared);
+        let mut chunks = self.chunks();
+        while let Some(chunk) = chunks.try_next().await? {
+            whole.extend_from_slice(&chunk);
         }
         Ok(whole.into())
     }
 
-    /// The body as it comes, of at most `limit` bytes, announced or not. If it is larger, or comes
-    /// too slowly, or breaks off, the stream ends with that.
-    pub(super) fn pieces(
-        &mut self,
-        limit: usize,
-    ) -> impl Stream<Item = Result<Bytes, Problem>> + Send + Unpin {
+    /// Returns the chunks of the body as they arrive. The stream ends with an error if the body is
+    /// larger than the route allows, arrives too slowly, or breaks.
+    pub(super) fn chunks(&mut self) -> impl Stream<Item = Result<Bytes, Problem>> + Send + Unpin {
+        let limit = self.max_body;
         let too_large = move || Problem::new(Code::BodyTooLarge, format!("at most {limit} bytes"));
         let slow = || Problem::new(Code::RequestTimeout, "the body did not arrive in time");
-        let broken = || Problem::new(Code::MalformedJson, "the body broke off");
+        let broken = || Problem::new(Code::MalformedJson, "the body was cut short");
         let end = Instant::now() + BODY_TIMEOUT;
-        let announced = self.announced().unwrap_or_default();
-        let pieces = stream::try_unfold((&mut self.body, 0), move |(body, before)| async move {
-            if announced > limit {
+        let declared = self.content_length().unwrap_or_default();
+        let chunks = stream::try_unfold((&mut self.body, 0), move |(body, before)| async move {
+            if declared > limit {
                 return Err(too_large());
             }
-            let soon = end.min(Instant::now() + PIECE_TIMEOUT);
-            let piece = timeout_at(soon, body.next()).await.map_err(|_| slow())?;
-            let Some(piece) = piece else { return Ok(None) };
-            let piece = piece.map_err(|_| broken())?;
-            let read = before + piece.len();
-            if read > limit { Err(too_large()) } else { Ok(Some((piece, (body, read)))) }
+            let deadline = end.min(Instant::now() + CHUNK_TIMEOUT);
+            let chunk = timeout_at(deadline, body.next()).await.map_err(|_| slow())?;
+            let Some(chunk) = chunk else { return Ok(None) };
+            let chunk = chunk.map_err(|_| broken())?;
+            let read = before + chunk.len();
+            if read > limit { Err(too_large()) } else { Ok(Some((chunk, (body, read)))) }
         });
-        Box::pin(pieces)
+        Box::pin(chunks)
     }
 
-    /// How long the body is, as `Content-Length` says.
-    fn announced(&self) -> Option<usize> {
+    /// Returns the length of the body that `Content-Length` declares, in bytes.
+    fn content_length(&self) -> Option<usize> {
         self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 }

@@ -1,7 +1,7 @@
-//! The accept loop around warp's routes.
+//! The accept loop around warp's routes, and the layers that each request passes.
 //!
 //! warp's own server sets no timeouts: a client that sends half a header would hold its connection,
-//! and a graceful stop, for ever. Here every wait has an end.
+//! and a graceful stop, for ever. Here every wait has a timeout (docs/adr/0005-libraries.md).
 
 use std::{
     any::Any,
@@ -23,8 +23,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -37,33 +37,34 @@ use tower_http::{
 use tracing::{Span, debug, error, field::display, info, info_span, warn};
 use warp::filters::BoxedFilter;
 
-use super::metrics::Counted;
+use super::metrics::CountRequests;
 use crate::{
     metrics::Metrics,
     problem::{Code, Problem},
     stopped,
+    telemetry::milliseconds,
 };
 
 /// How long a client may take to send the head of its first request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection may wait for its next request, and that one's head may take. A load
-/// balancer keeps its connections for 60 s, and answers 502 when it finds one closed under it.
+/// How long a connection may be idle, the head of its next request included. A load balancer keeps
+/// its connections for 60 s, and responds 502 if the service closes one before.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The head of a request may be this large, in bytes.
+/// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
-/// How long a client may leave an answer unread, so that no more of it can be sent.
+/// How long a client may read nothing of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// So many connections are served at once; further ones wait to be accepted.
+/// The largest number of connections that are served at once. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// How long requests under way may take to end when the service stops.
-const DRAIN: Duration = Duration::from_secs(12);
+/// How long requests in flight may take to end when the service stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Serves `routes` until `stop` turns true, then lets requests under way end for a while.
+/// Serves `routes` until `stop` turns true. Then requests in flight may end, for a while.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: BoxedFilter<(warp::reply::Response,)>,
@@ -72,31 +73,36 @@ pub(crate) async fn serve(
 ) {
     let service = ServiceBuilder::new()
         .set_x_request_id(MakeRequestUuid)
-        .map_request(traced)
-        .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(ended))
+        .map_request(with_trace_id)
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_request(())
+                .on_response(log_response),
+        )
         .propagate_x_request_id()
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(CatchPanicLayer::custom(panic_response))
         .map_request(head_as_get)
         .service(warp::service(routes));
-    let service = Counted::new(service, metrics);
+    let service = CountRequests::new(service, metrics);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = stopped(&mut stop) => break,
-            accepted = accept(&listener, &places) => accepted,
-            // Keeps the set from growing with connections that have ended.
+            accepted = accept(&listener, &permits) => accepted,
+            // Removes connections that have ended from the set.
             Some(_) = connections.join_next() => continue,
         };
-        let Some((stream, place)) = accepted else { continue };
-        let asked = Arc::new(AtomicBool::new(false));
+        let Some((stream, permit)) = accepted else { continue };
+        let has_requested = Arc::new(AtomicBool::new(false));
         let service = service.clone().map_request({
-            let asked = Arc::clone(&asked);
+            let has_requested = Arc::clone(&has_requested);
             move |request| {
-                asked.store(true, Ordering::Relaxed);
+                has_requested.store(true, Ordering::Relaxed);
                 request
             }
         });
@@ -108,51 +114,51 @@ pub(crate) async fn serve(
         connections.spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
-                    debug!(%error, "a connection broke");
+                    debug!(%error, "connection broke");
                 },
-                () = never_asked(&asked) => debug!("a connection without a request"),
+                () = first_head_timeout(&has_requested) => debug!("connection closed: no request in time"),
             }
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
-    info!("stopping: waiting for requests under way");
-    if timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    info!("stopping: waiting for requests in flight");
+    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
         warn!("stopping: closing connections that did not end in time");
     }
     connections.shutdown().await;
 }
 
-/// Ends if the first request has not come in time.
-async fn never_asked(asked: &AtomicBool) {
-    tokio::time::sleep(HEAD_TIMEOUT).await;
-    if asked.load(Ordering::Relaxed) {
+/// Ends if the head of the first request has not arrived in time.
+async fn first_head_timeout(has_requested: &AtomicBool) {
+    tokio::time::sleep(FIRST_HEAD_TIMEOUT).await;
+    if has_requested.load(Ordering::Relaxed) {
         std::future::pending().await
     }
 }
 
-/// The next connection, once there is a place for it.
+/// Waits for a permit, and accepts the next connection.
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
-            // Small answers should not wait for more to send.
+            // A small response must not wait for more data.
             let _ = stream.set_nodelay(true);
-            Some((stream, place))
+            Some((stream, permit))
         }
         Err(error) => {
-            // Out of file descriptors, most likely: wait for some to come free.
-            warn!(%error, "cannot accept a connection");
+            // Most likely there are no file descriptors left. Wait for some.
+            warn!(%error, "accepting a connection failed, will retry");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
     }
 }
 
-/// HEAD is answered as GET is, its body then left out by hyper (RFC 9110, 9.3.2).
+/// Serves HEAD by the route of GET. hyper leaves out the body of the response (RFC 9110, 9.3.2).
 fn head_as_get(mut request: Request<Incoming>) -> Request<Incoming> {
     if request.method() == Method::HEAD {
         *request.method_mut() = Method::GET;
@@ -160,14 +166,14 @@ fn head_as_get(mut request: Request<Incoming>) -> Request<Incoming> {
     request
 }
 
-/// Gives the request the id of its trace: the one that the client says, or one that begins here.
-fn traced(mut request: Request<Incoming>) -> Request<Incoming> {
-    let mut said = request.headers().get_all(TRACEPARENT).iter();
-    let said = match (said.next(), said.next()) {
+/// Adds the id of the request's trace: the one that the client sent, or a new one.
+fn with_trace_id(mut request: Request<Incoming>) -> Request<Incoming> {
+    let mut headers = request.headers().get_all(TRACEPARENT).iter();
+    let sent = match (headers.next(), headers.next()) {
         (Some(one), None) => one.to_str().ok().and_then(TraceParent::parse),
         _ => None,
     };
-    let trace = said.unwrap_or_else(TraceParent::random);
+    let trace = sent.unwrap_or_else(TraceParent::random);
     request.extensions_mut().insert(trace.trace_id);
     request
 }
@@ -179,21 +185,23 @@ fn span(request: &Request<Incoming>) -> Span {
     info_span!("request", id, trace_id, %method, path = uri.path(), query = uri.query())
 }
 
-/// What the layers make of warp's body.
+/// The body of a response after the layers.
 type LayeredBody = UnsyncBoxBody<Bytes, BoxError>;
 
-fn ended(response: &Response<LayeredBody>, latency: Duration, _span: &Span) {
-    let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
-    info!(status = response.status().as_u16(), ms, "answered");
+fn log_response(response: &Response<LayeredBody>, latency: Duration, _span: &Span) {
+    let duration_ms = milliseconds(latency);
+    info!(status = response.status().as_u16(), duration_ms, "request served");
 }
 
-fn panicked(panic: Box<dyn Any + Send>) -> Response<Full<Bytes>> {
+fn panic_response(panic: Box<dyn Any + Send>) -> Response<Full<Bytes>> {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
     error!(panic = text, "a handler panicked");
-    let problem = Problem::new(Code::Internal, "the log knows more, by the header x-request-id");
-    let (parts, json) = problem.into_parts();
-    let mut response = Response::from_parts(parts, Full::from(json));
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let problem = Problem::new(Code::Internal, "see the service's log, by the header x-request-id");
+    let mut response = Response::new(Full::from(problem.to_json()));
+    *response.status_mut() = problem.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

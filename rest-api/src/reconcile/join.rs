@@ -9,8 +9,8 @@ use schema::Notification;
 
 use super::{Difference, Kind, Options, ReconcileError, Summary};
 use crate::{
-    ingest::Listed,
-    store::{IngestState, Known, Observed, Store, StoreError, Taken},
+    objects::ListedObject,
+    store::{IngestState, IngestedObject, LedgerVersion, ObservedVersion, Store, StoreError},
 };
 
 /// How many ingests are recorded at once.
@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
     }
 
     /// Without order nobody could tell what is not in the bucket.
-    pub(super) fn check_order(&mut self, page: &[Listed]) -> Result<(), ReconcileError> {
+    pub(super) fn check_order(&mut self, page: &[ListedObject]) -> Result<(), ReconcileError> {
         for listed in page {
             if listed.key <= self.last_listed {
                 let key = listed.key.clone();
@@ -79,18 +79,18 @@ impl<'a> Run<'a> {
     /// the ledger.
     pub(super) async fn page(
         &mut self,
-        page: Vec<Listed>,
+        page: Vec<ListedObject>,
     ) -> Result<Vec<Difference>, ReconcileError> {
         self.summary.listed += page.len() as u64;
         let mut differences = Vec::new();
         let mut usable = Vec::with_capacity(page.len());
         for listed in page {
             match notification(&self.summary.bucket, &listed.key) {
-                Some(notification) => usable.push((notification, listed.observed)),
+                Some(notification) => usable.push((notification, listed.version)),
                 None => differences.push((self.found(Kind::Unusable, listed, None), None)),
             }
         }
-        let objects: Vec<(&str, &Observed)> =
+        let objects: Vec<(&str, &ObservedVersion)> =
             usable.iter().map(|(notification, seen)| (&*notification.key, seen)).collect();
         let known = self.store.newest_versions(&self.summary.bucket, &objects).await?;
         for ((notification, observed), known) in usable.into_iter().zip(known) {
@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
                 Verdict::Rejected => self.summary.rejected += 1,
                 Verdict::Differs(kind) => {
                     let key = notification.key.to_string();
-                    let listed = Listed { key, observed: observed.clone() };
+                    let listed = ListedObject { key, version: observed.clone() };
                     let difference = self.found(kind, listed, known.map(|known| known.id));
                     let queue = self.is_to_be_queued(kind);
                     differences.push((difference, queue.then_some((notification, observed))));
@@ -112,10 +112,10 @@ impl<'a> Run<'a> {
 
     /// The rule is that of [`Store::record`]: what it would take for the newest version that it
     /// knows is no difference.
-    fn judge(&self, known: Option<&Known>, observed: &Observed) -> Verdict {
+    fn judge(&self, known: Option<&LedgerVersion>, observed: &ObservedVersion) -> Verdict {
         let Some(known) = known else { return Verdict::Differs(Kind::Missing) };
         let in_flight = matches!(known.state, IngestState::Queued | IngestState::Running);
-        if known.held || in_flight && !known.has_etag {
+        if known.is_current || in_flight && !known.has_etag {
             return match known.state {
                 IngestState::Queued | IngestState::Running => Verdict::InFlight,
                 IngestState::Rejected => Verdict::Rejected,
@@ -146,7 +146,7 @@ impl<'a> Run<'a> {
     /// Records what comes with a notification, as if that had come by HTTP.
     async fn queue(
         &mut self,
-        differences: Vec<(Difference, Option<(Notification, Observed)>)>,
+        differences: Vec<(Difference, Option<(Notification, ObservedVersion)>)>,
     ) -> Result<Vec<Difference>, ReconcileError> {
         let (store, request_id) = (self.store, &self.request_id);
         let recorded = stream::iter(differences).map(async |(mut difference, queue)| {
@@ -172,17 +172,17 @@ impl<'a> Run<'a> {
         let Self { store, summary, started, ledger, .. } = self;
         while let Some(taken) = ledger.next_until(store, summary, *started, listed).await? {
             if listed != Some(&taken.key) {
-                let observed = Observed::default();
-                let listed = Listed { key: taken.key, observed };
-                return Ok(Some(self.found(Kind::Vanished, listed, Some(taken.id))));
+                let version = ObservedVersion::default();
+                let listed = ListedObject { key: taken.key, version };
+                return Ok(Some(self.found(Kind::Vanished, listed, Some(taken.ingest_id))));
             }
         }
         Ok(None)
     }
 
-    fn found(&mut self, kind: Kind, listed: Listed, ingest: Option<i64>) -> Difference {
+    fn found(&mut self, kind: Kind, listed: ListedObject, ingest: Option<i64>) -> Difference {
         self.summary.count(kind);
-        let Listed { key, observed: Observed { last_modified, size, .. } } = listed;
+        let ListedObject { key, version: ObservedVersion { last_modified, size, .. } } = listed;
         Difference { kind, key, size, last_modified, ingest, queued: None }
     }
 }
@@ -203,7 +203,7 @@ fn notification(bucket: &str, key: &str) -> Option<Notification> {
 /// What the ledger has taken, in the order of keys.
 #[derive(Default)]
 struct Ledger {
-    page: VecDeque<Taken>,
+    page: VecDeque<IngestedObject>,
     /// The last key that was read.
     last: Option<String>,
     ended: bool,
@@ -217,16 +217,16 @@ impl Ledger {
         Summary { bucket, prefix, .. }: &Summary,
         before: DateTime<Utc>,
         until: Option<&str>,
-    ) -> Result<Option<Taken>, StoreError> {
+    ) -> Result<Option<IngestedObject>, StoreError> {
         if self.page.is_empty() && !self.ended {
             let after = self.last.as_deref();
-            self.page = store.taken(bucket, prefix, after, before, PAGE).await?.into();
+            self.page = store.ingested_objects(bucket, prefix, after, before, PAGE).await?.into();
             self.ended = self.page.is_empty();
             self.last = self.page.back().map(|taken| taken.key.clone());
         }
-        let reached = |taken: &mut Taken| until.is_none_or(|until| *taken.key <= *until);
+        let reached = |taken: &mut IngestedObject| until.is_none_or(|until| *taken.key <= *until);
         // Keys with the prefix come first: the order is that of bytes.
-        let within = |taken: &mut Taken| taken.key.starts_with(prefix.as_str());
+        let within = |taken: &mut IngestedObject| taken.key.starts_with(prefix.as_str());
         Ok(self.page.pop_front_if(|taken| within(taken) && reached(taken)))
     }
 }

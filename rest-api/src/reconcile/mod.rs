@@ -20,7 +20,7 @@ use serde::Serialize;
 pub use print::Printer;
 
 use crate::{
-    ingest::{ObjectStore, SourceError},
+    objects::{ObjectError, ObjectStore},
     store::{Store, StoreError},
 };
 use join::Run;
@@ -145,7 +145,7 @@ pub enum ReconcileError {
         bucket: String,
         /// Why.
         #[source]
-        error: SourceError,
+        error: ObjectError,
     },
     /// The keys come in no order, so that nobody can tell what is not among them.
     #[error("the bucket lists {0:?} after {1:?}, not in the order of their bytes")]

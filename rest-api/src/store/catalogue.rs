@@ -1,26 +1,27 @@
-//! Queries on the catalogue: one statement, composed from the filters present.
+//! Queries on the catalogue: one statement, composed from the filters that are present.
 
+use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, pin_mut};
+use serde::Serialize;
 
 use super::{
     Store, StoreError,
-    row::{NAME_SEPARATOR, fold, fold_genre},
-    sql::Sql,
+    catalogue_row::{NAME_SEPARATOR, fold, fold_genre},
+    sql::{ListQuery, query_opt},
 };
 
-/// A page ends early, with a link to the next one, when its movies take this many bytes: those of a
-/// film's worth of text each are few, but nothing forbids them.
+/// A page ends early, with a link to the next one, when its movies have more than this many bytes.
 const MAX_PAGE: usize = 16 << 20;
 
-/// So many prepared statements are kept for a connection.
+/// The largest number of prepared statements that are kept for a connection.
 const MAX_STATEMENTS: usize = 200;
 
-/// What a movie must match; every filter must. Text is as the client gave it.
+/// The filters of a query. A movie must match all of them. Text is as the client sent it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filters {
-    /// Parts of the title.
+    /// Substrings of the title.
     pub titles: Vec<String>,
-    /// Parts of the name of one cast member each.
+    /// Substrings of the name of any one cast member each.
     pub actors: Vec<String>,
     /// Whole genres.
     pub genres: Vec<String>,
@@ -28,7 +29,7 @@ pub struct Filters {
     pub years: Vec<i64>,
 }
 
-/// The order of the answer; ties go by id, upwards.
+/// The order of the movies. Ties go by id, ascending.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Sort {
     /// The order of arrival.
@@ -36,48 +37,78 @@ pub enum Sort {
     Id,
     /// By lowered title, by code point.
     Title,
-    /// The same downwards.
+    /// By title, descending.
     TitleDown,
     /// By year.
     Year,
-    /// The same downwards.
+    /// By year, descending.
     YearDown,
 }
 
-/// One page of the catalogue.
+/// Selects one page of the catalogue.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MovieQuery {
-    /// What movies to give.
+    /// Which movies.
     pub filters: Filters,
     /// In which order.
     pub sort: Sort,
-    /// How many at most.
+    /// The largest number of movies.
     pub limit: i64,
-    /// The id of the last movie of the page before. A movie's title and year are part of its
-    /// identity and never change, so that its id tells its place in every order.
+    /// The id of the last movie of the previous page. The title and year of a movie never change, so
+    /// its id determines its position in every order.
     pub after: Option<i64>,
+}
+
+/// A movie as the catalogue stores it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MovieDocument {
+    /// The movie's id.
+    pub id: i64,
+    /// Its other properties: a JSON object, which is never empty.
+    pub json: String,
 }
 
 /// The movies of one page.
 #[derive(Debug)]
 pub struct MoviePage {
-    /// A JSON array.
-    pub json: String,
-    /// The id of the last one, if there are more behind it.
-    pub next: Option<i64>,
+    /// In the order of the query.
+    pub movies: Vec<MovieDocument>,
+    /// Whether more movies follow the last one.
+    pub has_more: bool,
+}
+
+/// A movie, and where its content comes from.
+#[derive(Debug)]
+pub struct MovieWithProvenance {
+    /// The movie.
+    pub movie: MovieDocument,
+    /// Where its content comes from.
+    pub provenance: Provenance,
+}
+
+/// Where the present content of a movie comes from. All null if it is older than the record of it;
+/// no ingest if a client posted it.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are the API's, described there")]
+pub struct Provenance {
+    pub ingest: Option<i64>,
+    pub bucket: Option<String>,
+    pub key: Option<String>,
+    pub version_id: Option<String>,
+    pub record: Option<i64>,
+    pub changed_at: Option<DateTime<Utc>>,
 }
 
 impl Store {
-    /// The movies that match `query`.
+    /// Returns the movies that match `query`.
     ///
     /// # Errors
-    /// If the database is away, or the query takes too long.
+    /// If the database is unavailable, or the query takes too long.
     pub async fn movies(&self, query: &MovieQuery) -> Result<MoviePage, StoreError> {
-        let Some(sql) = page_statement(query) else {
-            return Ok(MoviePage { json: "[]".to_owned(), next: None });
-        };
+        let mut page = MoviePage { movies: Vec::new(), has_more: false };
+        let Some(sql) = page_query(query) else { return Ok(page) };
         let connection = self.reader().await?;
-        // Clients compose the statements, and could compose any number of them.
+        // Clients compose the statements, in any number of variants.
         if connection.statement_cache.size() > MAX_STATEMENTS {
             connection.statement_cache.clear();
         }
@@ -85,59 +116,52 @@ impl Store {
         let rows = connection.query_raw(&statement, sql.params()).await?;
         pin_mut!(rows);
 
-        let mut page = MoviePage { json: "[".to_owned(), next: None };
-        let (mut count, mut last) = (0, None);
+        let limit = usize::try_from(query.limit).unwrap_or(0);
+        let mut size = 0;
         while let Some(row) = rows.try_next().await? {
-            if count == query.limit || page.json.len() > MAX_PAGE {
-                page.next = last;
+            if page.movies.len() == limit || size > MAX_PAGE {
+                page.has_more = true;
                 break;
             }
-            if count > 0 {
-                page.json.push(',');
-            }
-            last = Some(row.get(0));
-            push_movie(&mut page.json, row.get(0), row.get(1));
-            count += 1;
+            let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };
+            size += movie.json.len();
+            page.movies.push(movie);
         }
-        page.json.push(']');
         Ok(page)
     }
 
-    /// The movie with this id and the provenance of its content, as JSON.
+    /// Returns the movie with this id, and the provenance of its content.
     ///
     /// # Errors
-    /// If the database is away.
-    pub async fn movie(&self, id: i64) -> Result<Option<String>, StoreError> {
-        let connection = self.reader().await?;
-        let one = "/* catalogue::movie */ select m.id, m.doc, row_to_json(provenance)::text \
-            from movies m left join ingests i on i.id = m.ingest_id \
-            cross join lateral (select i.id as ingest, i.bucket, i.key, i.version_id, m.record, \
-                m.changed_at) provenance where m.id = $1";
-        let statement = connection.prepare_cached(one).await?;
-        let row = connection.query_opt(&statement, &[&id]).await?;
-        Ok(row.map(|row| {
-            let mut json = String::new();
-            push_movie(&mut json, row.get(0), row.get(1));
-            json.truncate(json.len() - 1);
-            json.push_str(",\"provenance\":");
-            json.push_str(row.get(2));
-            json.push('}');
-            json
+    /// If the database is unavailable.
+    pub async fn movie(&self, id: i64) -> Result<Option<MovieWithProvenance>, StoreError> {
+        let movie = "
+            /* catalogue::movie */
+            select m.id, m.doc, i.id as ingest, i.bucket, i.key, i.version_id, m.record, m.changed_at
+            from movies m left join ingests i on i.id = m.ingest_id
+            where m.id = $1";
+        let row = query_opt(&self.reader().await?, movie, &[&id]).await?;
+        Ok(row.map(|row| MovieWithProvenance {
+            movie: MovieDocument { id: row.get("id"), json: row.get("doc") },
+            provenance: Provenance {
+                ingest: row.get("ingest"),
+                bucket: row.get("bucket"),
+                key: row.get("key"),
+                version_id: row.get("version_id"),
+                record: row.get("record"),
+                changed_at: row.get("changed_at"),
+            },
         }))
     }
 }
 
-/// Writes a stored document with its id in front: `{"title":...}` as `{"id":1,"title":...}`.
-fn push_movie(json: &mut String, id: i64, doc: &str) {
-    json.push_str("{\"id\":");
-    json.push_str(&id.to_string());
-    json.push(',');
-    json.push_str(doc.strip_prefix('{').unwrap_or(doc));
-}
-
-/// None if no movie can match.
-fn page_statement(query: &MovieQuery) -> Option<Sql> {
-    let mut sql = Sql::new("/* catalogue::movies */ select id, doc from movies where true");
+/// Composes the query of a page. None if no movie can match.
+fn page_query(query: &MovieQuery) -> Option<ListQuery> {
+    let mut sql = ListQuery::new(
+        "
+        /* catalogue::page_query */
+        select id, doc from movies where true",
+    );
     for title in &query.filters.titles {
         push_contains(&mut sql, "title_lc", title)?;
     }
@@ -161,22 +185,24 @@ fn page_statement(query: &MovieQuery) -> Option<Sql> {
     Some(sql)
 }
 
-/// Text that the database takes: it refuses U+0000, which no stored text holds.
+/// Returns text that the database accepts. It refuses U+0000, which no stored text contains.
 fn searchable(text: String) -> Option<String> {
     if text.contains('\0') { None } else { Some(text) }
 }
 
-fn push_contains(sql: &mut Sql, column: &str, part: &str) -> Option<()> {
+/// Adds the filter that `column` contains `part`. None if nothing can.
+fn push_contains(sql: &mut ListQuery, column: &str, part: &str) -> Option<()> {
     let folded = searchable(fold(part))?;
     let escaped = folded.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
     let pattern = sql.bind(format!("%{escaped}%"));
-    // Without three letters in a row there is no trigram to look up, and the index would be read
-    // from end to end: hide the column from it.
+    // Without three letters in a row there is no trigram to look up, and Postgres would read the
+    // whole index. An expression hides the column from it.
     let hidden = if has_trigram(&folded) { "" } else { " || ''" };
     sql.push(&format!(" and {column}{hidden} like {pattern}"));
     Some(())
 }
 
+/// Whether `text` has three letters or digits in a row.
 fn has_trigram(text: &str) -> bool {
     let mut run = 0;
     text.chars().any(|c| {
@@ -185,14 +211,14 @@ fn has_trigram(text: &str) -> bool {
     })
 }
 
-/// Where the page begins and how it is ordered. Ties go upwards in both directions, which no row
-/// comparison says: downwards, the first condition is for the index, the second is exact.
-fn push_order(sql: &mut Sql, query: &MovieQuery) {
+/// Adds the start of the page and its order. Ties ascend in both directions, which a comparison of
+/// rows cannot express. So a descending start has two conditions: one for the index, and an exact one.
+fn push_order(sql: &mut ListQuery, query: &MovieQuery) {
     let after = query.after.map(|id| sql.bind(id));
     let after = after.as_deref();
     let last =
         |expression: &str, id: &str| format!("(select {expression} from movies where id = {id})");
-    // The whole title behind its indexed prefix, so that the order is exact.
+    // The index has a prefix of the title. The whole title after it makes the order exact.
     let prefix = "left(title_lc, 256)";
     let (start, order) = match query.sort {
         Sort::Id => (after.map(|id| format!("id > {id}")), "id".to_owned()),
@@ -229,4 +255,45 @@ fn push_order(sql: &mut Sql, query: &MovieQuery) {
         sql.push(&format!(" and {start}"));
     }
     sql.push(&format!(" order by {order}"));
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Returns the text of the page query for each order, with each filter, without and with a start.
+    pub(in crate::store) fn composed_queries() -> Vec<String> {
+        let text = |text: &str| vec![text.to_owned(); 2];
+        let filters = [
+            Filters::default(),
+            Filters { titles: text("night"), ..Filters::default() },
+            Filters { titles: text("a"), ..Filters::default() },
+            Filters { actors: text("ann"), ..Filters::default() },
+            Filters { genres: text("drama"), ..Filters::default() },
+            Filters { years: vec![1999, 2000], ..Filters::default() },
+        ];
+        let sorts = [Sort::Id, Sort::Title, Sort::TitleDown, Sort::Year, Sort::YearDown];
+        let mut queries = Vec::new();
+        for filters in filters {
+            for sort in sorts {
+                for after in [None, Some(1)] {
+                    let query = MovieQuery { filters: filters.clone(), sort, limit: 10, after };
+                    queries.push(page_query(&query).unwrap().text);
+                }
+            }
+        }
+        queries
+    }
+
+    #[test]
+    fn text_that_no_movie_can_contain_needs_no_query() {
+        for filters in [
+            Filters { titles: vec!["a\0b".to_owned()], ..Filters::default() },
+            Filters { actors: vec![format!("a{NAME_SEPARATOR}b")], ..Filters::default() },
+            Filters { years: vec![i64::MAX], ..Filters::default() },
+        ] {
+            let query = MovieQuery { filters, sort: Sort::Id, limit: 10, after: None };
+            assert!(page_query(&query).is_none(), "{query:?}");
+        }
+    }
 }

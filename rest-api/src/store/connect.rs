@@ -1,4 +1,4 @@
-//! Making connections: TLS, and credentials that may change.
+//! Opens connections: TLS, and credentials that may change.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     secrets::{Credentials, CurrentCredentials},
 };
 
-/// How long a caller waits for a connection before it hears that the database is away.
+/// How long a caller waits for a connection before the database counts as unavailable.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Makes connections with the credentials of the moment.
+/// Opens connections with the present credentials.
 #[derive(Clone)]
 pub(super) struct Connector {
     credentials: Arc<CurrentCredentials>,
@@ -32,6 +32,8 @@ pub(super) struct Connector {
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 impl Connector {
+    /// Returns a connector.
+    ///
     /// # Errors
     /// If the certificate authorities that `tls` names cannot be read.
     pub(super) fn new(tls: &Tls, credentials: CurrentCredentials) -> Result<Self, StoreError> {
@@ -41,8 +43,8 @@ impl Connector {
         })
     }
 
-    /// A connection to the database of `config`. If the credentials are refused and have changed
-    /// since they were read, it is made with the new ones.
+    /// Opens a connection to the database of `config`. If the database refuses the credentials, and
+    /// they have changed since they were read, it tries the new ones.
     pub(super) async fn open(
         &self,
         config: &Config,
@@ -53,7 +55,8 @@ impl Connector {
             let mut config = config.clone();
             config.user(user).password(password.expose());
             match config.connect(self.tls.clone()).await {
-                Err(error) if refused(&error) && self.credentials.refresh(&credentials).await => {}
+                Err(error)
+                    if is_refused(&error) && self.credentials.refresh(&credentials).await => {}
                 result => return result,
             }
         }
@@ -68,7 +71,7 @@ impl Connect for Connector {
         let config = config.clone();
         Box::pin(async move {
             let (client, connection) = self.open(&config).await?;
-            // Whoever uses the client hears of the connection's end.
+            // The client reports an error of the connection to its user.
             let task = tokio::spawn(async {
                 let _ = connection.await;
             });
@@ -77,12 +80,13 @@ impl Connect for Connector {
     }
 }
 
-fn refused(error: &Error) -> bool {
+/// Whether the database refused the credentials.
+fn is_refused(error: &Error) -> bool {
     let refusals = [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION];
     error.code().is_some_and(|code| refusals.contains(code))
 }
 
-/// The settings that all connections to `database` have in common.
+/// Returns the settings that all connections to `database` have in common.
 pub(super) fn config(database: &Database, host: &str, options: &str) -> Config {
     let mut config = Config::new();
     config
@@ -95,7 +99,7 @@ pub(super) fn config(database: &Database, host: &str, options: &str) -> Config {
             Tls::Disable => SslMode::Disable,
             Tls::VerifyFull { .. } => SslMode::Require,
         })
-        // A database that has failed over is noticed in seconds, not when TCP gives up.
+        // Detects a failover within seconds, not when TCP gives up.
         .connect_timeout(TIMEOUT)
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(5))
@@ -119,7 +123,9 @@ fn tls_config(tls: &Tls) -> Result<ClientConfig, StoreError> {
         };
         let (added, _unusable) = roots.add_parsable_certificates(certificates);
         if added == 0 {
-            return Err(StoreError::Setup("no certificate authority: set MRU_DB_CA_FILE".into()));
+            return Err(StoreError::Setup(
+                "no certificate authority was found: set MRU_DB_CA_FILE".into(),
+            ));
         }
     }
     let provider = rustls::crypto::ring::default_provider().into();

@@ -1,34 +1,37 @@
-//! What can go wrong with the database, as the rest of the service needs to tell it apart.
+//! Errors of the database, as the rest of the service needs to distinguish them.
 
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
-/// A fault of the store.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database is away, failing over, or too busy: worth another try.
+    /// The database is unavailable, failing over, or too busy. A retry may help.
     #[error("the database is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Another worker holds the ingest by now; this one changed nothing.
+    /// Another worker has claimed the ingest. This one changed nothing.
     #[error("the lease of the ingest was lost")]
     LeaseLost,
-    /// What the file was compared with has changed while it was read: it must be read again.
-    #[error("the catalogue has changed under the file")]
-    Moved,
-    /// The database has not the migrations that this release needs.
+    /// Movies that the file was compared with have changed since. The file must be read again.
+    #[error("the catalogue has changed since the file was compared with it")]
+    CatalogueChanged,
+    /// The database lacks migrations that this release needs.
     #[error(
         "the database is at migration {found}, this release needs {needed}: run rest-api migrate"
     )]
     Migrations {
-        /// The newest migration that the database has.
+        /// The newest migration of the database.
         found: i32,
-        /// The newest that this release knows.
+        /// The newest migration of this release.
         needed: i32,
     },
-    /// The configuration cannot work.
+    /// The configuration is wrong.
     #[error("database configuration: {0}")]
     Setup(String),
-    /// A statement failed: a fault of ours.
+    /// A migration cannot be applied, or one that was applied has changed since.
+    #[error("the database cannot be migrated")]
+    Migration(#[source] Box<refinery::Error>),
+    /// A statement failed: an error of the service.
     #[error("a database statement failed")]
     Statement(#[source] tokio_postgres::Error),
 }
@@ -36,12 +39,12 @@ pub enum StoreError {
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         let temporary = match error.code() {
-            // Nothing from the server: the connection broke or could not be made.
+            // No response: the connection broke or could not be opened.
             None => true,
             Some(code) => {
-                // Class 08: connection exception; 28: credentials refused, as for a moment in a
+                // Class 08: connection exception; 28: credentials refused, as for a moment during a
                 // rotation; 53: insufficient resources; 57: operator intervention, which includes
-                // shutdown, starting up and a statement's timeout.
+                // shutdown, start and the timeout of a statement.
                 matches!(&code.code()[..2], "08" | "28" | "53" | "57")
                     || [
                         SqlState::READ_ONLY_SQL_TRANSACTION,

@@ -1,77 +1,112 @@
-//! Migrations: numbered SQL files, applied in order, each in a transaction of its own.
+//! Migrations: the numbered SQL files of `migrations/`, applied in order by refinery.
+//!
+//! Each runs in a transaction of its own. Its name and checksum are recorded in
+//! `refinery_schema_history`. A migration that was applied must never change: `migrate` fails if its
+//! checksum differs. Releases before refinery recorded versions in `schema_migrations`; their
+//! databases are taken over (docs/adr/0006-migrations.md).
 
 use aws::SecretsManager;
+use chrono::{DateTime, SecondsFormat, Utc};
+use refinery::{Migration, Runner};
 use tokio_postgres::{Client, GenericClient, error::SqlState};
 use tracing::info;
 
-use super::{StoreError, WRITE_OPTIONS, connect};
+use super::{StoreError, connect, pools::WRITE_OPTIONS};
 use crate::config::Database;
 
-/// Every migration, in order. One that has been released is never edited.
-const MIGRATIONS: [(i32, &str, &str); 6] = [
-    (1, "catalogue_and_ledger", include_str!("../../migrations/0001_catalogue_and_ledger.sql")),
-    (2, "provenance", include_str!("../../migrations/0002_provenance.sql")),
-    (3, "results", include_str!("../../migrations/0003_results.sql")),
-    (4, "traces", include_str!("../../migrations/0004_traces.sql")),
-    (5, "reconcile", include_str!("../../migrations/0005_reconcile.sql")),
-    (6, "compare_faster", include_str!("../../migrations/0006_compare_faster.sql")),
-];
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
 
-/// An arbitrary number, the same in every process: only one migrates at a time.
+/// The key of the advisory lock: an arbitrary number. One process at a time migrates.
 const LOCK: i64 = 0x6d72_755f_6d69_6772;
 
-/// Brings the database to the newest migration. Safe to run from several processes at once, and
-/// again.
+/// Brings the database to the newest migration. It is safe to run in several processes at once, and
+/// to repeat.
 ///
 /// # Errors
-/// If the database is away, or a migration fails (it then leaves no trace).
+/// If the database is unavailable, a migration fails (it then leaves no trace), or a migration that
+/// was applied before has another checksum now.
 pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<(), StoreError> {
     let config = connect::config(database, &database.host, WRITE_OPTIONS);
     let (mut client, connection) = super::connector(database, secrets).await?.open(&config).await?;
     tokio::spawn(connection);
-    // Held until the connection closes.
-    client.execute("/* migrate::lock */ select pg_advisory_lock($1)", &[&LOCK]).await?;
-    client
-        .batch_execute(
-            "/* migrate::ledger */ create table if not exists schema_migrations (
-                 version int primary key,
-                 name text not null,
-                 applied_at timestamptz not null default now())",
-        )
-        .await?;
-    let newest = version(&client).await?;
-    for (version, name, sql) in MIGRATIONS.iter().filter(|(version, ..)| *version > newest) {
-        apply(&mut client, *version, name, sql).await?;
-        info!(version, name, "migrated the database");
+    // The lock is held until the connection closes.
+    let lock = "
+        /* migrate::migrate */
+        select pg_advisory_lock($1)";
+    client.execute(lock, &[&LOCK]).await?;
+    take_over(&client).await?;
+    let report = runner().run_async(&mut client).await;
+    let report = report.map_err(|error| StoreError::Migration(Box::new(error)))?;
+    for migration in report.applied_migrations() {
+        info!(version = migration.version(), name = migration.name(), "migration applied");
     }
     Ok(())
 }
 
-async fn apply(client: &mut Client, version: i32, name: &str, sql: &str) -> Result<(), StoreError> {
-    let transaction = client.transaction().await?;
-    transaction.batch_execute(sql).await?;
-    let record =
-        "/* migrate::record */ insert into schema_migrations (version, name) values ($1, $2)";
-    transaction.execute(record, &[&version, &name]).await?;
-    Ok(transaction.commit().await?)
+/// Returns the runner of all migrations of this release. A database may have more: a newer release
+/// migrates while older replicas still run.
+fn runner() -> Runner {
+    embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(false)
 }
 
-/// Whether the database has all migrations that this release knows. It may have more: a newer
-/// release migrates while older replicas still run.
+/// Copies the history of a database that an earlier release has migrated, unless it was copied
+/// before.
+async fn take_over(client: &Client) -> Result<(), StoreError> {
+    let applied_before = "
+        /* migrate::take_over */
+        select version, applied_at from schema_migrations order by version";
+    let rows = match client.query(applied_before, &[]).await {
+        Ok(rows) => rows,
+        Err(error) if is_undefined_table(&error) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let create = "
+        /* migrate::take_over */
+        create table if not exists refinery_schema_history
+            (version int4 primary key, name varchar(255), applied_on varchar(255),
+             checksum varchar(255))";
+    client.batch_execute(create).await?;
+    let insert = "
+        /* migrate::take_over */
+        insert into refinery_schema_history (version, name, applied_on, checksum)
+        values ($1, $2, $3, $4)
+        on conflict (version) do nothing";
+    let migrations = runner();
+    for row in rows {
+        let (version, applied_at): (i32, DateTime<Utc>) = (row.get(0), row.get(1));
+        let known = migrations.get_migrations().iter().find(|known| known.version() == version);
+        if let Some(migration) = known {
+            let applied_on = applied_at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            let checksum = migration.checksum().to_string();
+            client.execute(insert, &[&version, &migration.name(), &applied_on, &checksum]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the database has all migrations of this release.
 pub(super) async fn check(client: &impl GenericClient) -> Result<(), StoreError> {
-    let needed = MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or(0);
-    match version(client).await? {
+    let needed = runner().get_migrations().iter().map(Migration::version).max().unwrap_or(0);
+    match newest_version(client).await? {
         found if found >= needed => Ok(()),
         found => Err(StoreError::Migrations { found, needed }),
     }
 }
 
-async fn version(client: &impl GenericClient) -> Result<i32, StoreError> {
-    let newest = "/* migrate::version */ select coalesce(max(version), 0) from schema_migrations";
+/// Returns the newest migration of the database; 0 if it was never migrated.
+async fn newest_version(client: &impl GenericClient) -> Result<i32, StoreError> {
+    let newest = "
+        /* migrate::newest_version */
+        select coalesce(max(version), 0) from refinery_schema_history";
     match client.query_one(newest, &[]).await {
         Ok(row) => Ok(row.get(0)),
-        // A database that was never migrated.
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(0),
+        Err(error) if is_undefined_table(&error) => Ok(0),
         Err(error) => Err(error.into()),
     }
+}
+
+fn is_undefined_table(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::UNDEFINED_TABLE)
 }

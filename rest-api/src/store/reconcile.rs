@@ -1,122 +1,144 @@
-//! The ledger, as it is compared with what a bucket holds.
+//! What the ledger knows about the objects of a bucket, for reconciling the two.
 
 use chrono::{DateTime, Utc};
 
 use super::{
-    IngestState, Observed, Store, StoreError,
-    ingests::{NEWEST, same},
+    IngestState, ObservedVersion, Store, StoreError,
+    version_order::{newest_version, same_version},
 };
 
-/// The newest version of an object that the ledger has.
+/// The newest version of an object in the ledger.
 #[derive(Clone, Copy, Debug)]
-pub struct Known {
+pub struct LedgerVersion {
     /// The ingest's id.
     pub id: i64,
-    /// What became of it.
+    /// Its state.
     pub state: IngestState,
     /// When it was recorded.
     pub received_at: DateTime<Utc>,
-    /// Its place in the order of versions, once that is known.
+    /// Its position in time; none before its object was observed.
     pub ordered_at: Option<DateTime<Utc>>,
-    /// Whether it is known by its etag. One that is not is whatever its worker will find.
+    /// Whether its etag is known. If not, it is whatever version its worker will read.
     pub has_etag: bool,
     /// Whether it is the version that the bucket holds, by the rule of [`Store::record`].
-    pub held: bool,
+    pub is_current: bool,
 }
 
-/// An object of which something is in the catalogue.
+/// An object with a succeeded ingest.
 #[derive(Clone, Debug)]
-pub struct Taken {
+pub struct IngestedObject {
     /// Its key.
     pub key: String,
     /// Its last ingest that succeeded.
-    pub id: i64,
+    pub ingest_id: i64,
 }
 
+/// The statement of [`Store::newest_versions`].
+pub(super) const NEWEST_VERSIONS: &str = concat!(
+    "
+    /* reconcile::newest_versions */
+    select newest.*
+    from unnest($2::text[], $3::text[], $4::timestamptz[])
+        with ordinality as object (key, etag, last_modified, nth)
+    left join lateral (
+        select id, state, received_at, ordered_at, etag is not null as has_etag, ",
+    same_version!("object.etag", "null::text", "object.last_modified"),
+    " as is_current
+        from ingests
+        where bucket = $1 and ingests.key = object.key and ",
+    newest_version!(),
+    "
+    ) newest on true
+    order by nth",
+);
+
 impl Store {
-    /// The buckets of the ledger, two of them if there are more.
+    /// Returns the buckets of the ledger; two of them if there are more.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn buckets(&self) -> Result<Vec<String>, StoreError> {
-        let buckets = "/* reconcile::buckets */ select min(bucket) a, max(bucket) z from ingests";
+        let buckets = "
+            /* reconcile::buckets */
+            select min(bucket) as first, max(bucket) as last from ingests";
         let row = self.writer().await?.query_one(buckets, &[]).await?;
         let mut buckets: Vec<String> =
-            ["a", "z"].into_iter().filter_map(|column| row.get(column)).collect();
+            ["first", "last"].into_iter().filter_map(|column| row.get(column)).collect();
         buckets.dedup();
         Ok(buckets)
     }
 
-    /// The time by the clock that dates the ledger.
+    /// Returns the present time by the clock that the ledger uses.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn clock(&self) -> Result<DateTime<Utc>, StoreError> {
-        let clock = "/* reconcile::clock */ select clock_timestamp()";
+        let clock = "
+            /* reconcile::clock */
+            select clock_timestamp()";
         Ok(self.writer().await?.query_one(clock, &[]).await?.get(0))
     }
 
-    /// For each of the objects that `bucket` holds, by key: the newest version that the ledger has,
-    /// in the same order.
+    /// Returns the newest version in the ledger of each of `objects` of `bucket`, by key, in the same
+    /// order.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn newest_versions(
         &self,
         bucket: &str,
-        held: &[(&str, &Observed)],
-    ) -> Result<Vec<Option<Known>>, StoreError> {
-        let same = same("held.etag", "null::text", "held.last_modified");
-        let compare = format!(
-            "/* reconcile::compare */ select newest.* from \
-            unnest($2::text[], $3::text[], $4::timestamptz[]) \
-                with ordinality held (key, etag, last_modified, nth) \
-            left join lateral (select id, state, received_at, ordered_at, \
-                etag is not null as has_etag, {same} as held from ingests where bucket = $1 and ingests.key = held.key and {NEWEST} \
-            ) newest on true order by nth"
-        );
-        let keys: Vec<&str> = held.iter().map(|(key, _)| *key).collect();
-        let etags: Vec<Option<&str>> = held.iter().map(|(_, seen)| seen.etag.as_deref()).collect();
-        let written: Vec<_> = held.iter().map(|(_, seen)| seen.last_modified).collect();
+        objects: &[(&str, &ObservedVersion)],
+    ) -> Result<Vec<Option<LedgerVersion>>, StoreError> {
+        let keys: Vec<&str> = objects.iter().map(|(key, _)| *key).collect();
+        let etags: Vec<_> = objects.iter().map(|(_, version)| version.etag.as_deref()).collect();
+        let times: Vec<_> = objects.iter().map(|(_, version)| version.last_modified).collect();
         let connection = self.writer().await?;
-        let rows = connection.query(&compare, &[&bucket, &keys, &etags, &written]).await?;
-        let known = rows.iter().map(|row| {
+        let rows = connection.query(NEWEST_VERSIONS, &[&bucket, &keys, &etags, &times]).await?;
+        let versions = rows.iter().map(|row| {
             let id: Option<i64> = row.get("id");
-            id.map(|id| Known {
+            id.map(|id| LedgerVersion {
                 id,
                 state: IngestState::from_name(row.get("state")).unwrap_or(IngestState::Failed),
                 received_at: row.get("received_at"),
                 ordered_at: row.get("ordered_at"),
                 has_etag: row.get("has_etag"),
-                held: row.get("held"),
+                is_current: row.get("is_current"),
             })
         });
-        Ok(known.collect())
+        Ok(versions.collect())
     }
 
-    /// The objects of `bucket` of which something was taken, in the order of their keys' bytes: up
-    /// to `limit` of those that come after `after`, or from `from` on if there is none. What was
-    /// recorded at `before` or later is left out.
+    /// Returns the objects of `bucket` with a succeeded ingest, ordered by the bytes of their keys:
+    /// up to `limit` of those after the key `after`, or from the key `from` on if there is none.
+    /// Ingests recorded at `before` or later do not count.
     ///
     /// # Errors
-    /// If the database is away.
-    pub async fn taken(
+    /// If the database is unavailable.
+    pub async fn ingested_objects(
         &self,
         bucket: &str,
         from: &str,
         after: Option<&str>,
         before: DateTime<Utc>,
         limit: i64,
-    ) -> Result<Vec<Taken>, StoreError> {
-        let taken = "/* reconcile::taken */ select key collate \"C\" key, max(id) id from ingests \
-            where bucket = $1 and key collate \"C\" >= $2 and key collate \"C\" > $3 \
-                and state = 'succeeded' and received_at < $4 \
-            group by key collate \"C\" order by key collate \"C\" limit $5";
+    ) -> Result<Vec<IngestedObject>, StoreError> {
+        let ingested = r#"
+            /* reconcile::ingested_objects */
+            select key collate "C" as key, max(id) as ingest_id
+            from ingests
+            where bucket = $1 and key collate "C" >= $2 and key collate "C" > $3
+                and state = 'succeeded' and received_at < $4
+            group by key collate "C"
+            order by key collate "C"
+            limit $5"#;
         let connection = self.writer().await?;
-        // No key is empty, so that all of them come after the empty one.
+        // No key is empty: all keys come after the empty one.
         let after = after.unwrap_or_default();
         let from = from.max(after);
-        let rows = connection.query(taken, &[&bucket, &from, &after, &before, &limit]).await?;
-        Ok(rows.iter().map(|row| Taken { key: row.get("key"), id: row.get("id") }).collect())
+        let rows = connection.query(ingested, &[&bucket, &from, &after, &before, &limit]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| IngestedObject { key: row.get("key"), ingest_id: row.get("ingest_id") })
+            .collect())
     }
 }

@@ -1,12 +1,12 @@
-//! Running statements, and building one that grows with the filters it is given.
+//! Runs statements, and composes those whose filters a client chooses.
 //!
-//! A statement is prepared once for each connection: over a network, preparing takes as long as
-//! running it.
+//! Each statement is prepared once for each connection. Over a network, preparing takes as long as
+//! running.
 
 use deadpool_postgres::GenericClient;
 use tokio_postgres::{Error, Row, types::ToSql};
 
-/// Returns how many rows were affected.
+/// Runs a statement. Returns the number of rows that it changed or selected.
 pub(super) async fn execute(
     on: &impl GenericClient,
     text: &str,
@@ -15,7 +15,7 @@ pub(super) async fn execute(
     on.execute(&on.prepare_cached(text).await?, params).await
 }
 
-/// Returns the only row.
+/// Runs a statement. Returns its only row.
 pub(super) async fn query_one(
     on: &impl GenericClient,
     text: &str,
@@ -24,7 +24,7 @@ pub(super) async fn query_one(
     on.query_one(&on.prepare_cached(text).await?, params).await
 }
 
-/// Returns the only row, if there is one.
+/// Runs a statement. Returns its only row, if there is one.
 pub(super) async fn query_opt(
     on: &impl GenericClient,
     text: &str,
@@ -33,27 +33,30 @@ pub(super) async fn query_opt(
     on.query_opt(&on.prepare_cached(text).await?, params).await
 }
 
-/// SQL text and its parameters.
-pub(super) struct Sql {
+/// A list query under composition: its text and its parameters.
+pub(super) struct ListQuery {
     pub(super) text: String,
     params: Vec<Box<dyn ToSql + Send + Sync>>,
 }
 
-impl Sql {
+impl ListQuery {
+    /// Returns a query that begins with `text` and has no parameters yet.
     pub(super) fn new(text: &str) -> Self {
         Self { text: text.to_owned(), params: Vec::new() }
     }
 
+    /// Appends `text`.
     pub(super) fn push(&mut self, text: &str) {
         self.text.push_str(text);
     }
 
-    /// Adds a parameter; returns how the text refers to it.
+    /// Adds a parameter. Returns its placeholder, for [`Self::push`].
     pub(super) fn bind(&mut self, param: impl ToSql + Send + Sync + 'static) -> String {
         self.params.push(Box::new(param));
         format!("${}", self.params.len())
     }
 
+    /// Returns the parameters.
     pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
         self.params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect()
     }

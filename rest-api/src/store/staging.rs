@@ -1,27 +1,40 @@
-//! Rows on their way into the catalogue.
+//! Stages rows on their way into the catalogue.
 //!
-//! They go to a temporary table, in pieces, while their file is still being read. Those that the
-//! catalogue is known to hold already do not even go there.
+//! Rows go to a temporary table in batches, while their file is still being read. Rows that the
+//! catalogue already has are not staged.
 
 use deadpool_postgres::{Object, Transaction};
 use futures_util::pin_mut;
 use tokio_postgres::{binary_copy::BinaryCopyInWriter, types::Type};
 
-use super::{CatalogueRow, Claim, Store, StoreError, known::Known};
+use super::{
+    CatalogueRow, Claim, Store, StoreError, outbox::Outbox, previous_version::PreviousVersion,
+};
+
+/// Which rows of a file are staged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// Those that differ from the previous version of the object.
+    Changes,
+    /// All.
+    Everything,
+}
 
 /// Rows on their way into the catalogue, in a temporary table of one connection.
 #[derive(Debug)]
 pub struct Staging {
-    /// None only once the connection has been given back.
+    /// None only after the rows were merged or discarded.
     connection: Option<Object>,
     /// The index of the next record.
-    record: i64,
-    /// How many rows were sent.
+    next_record: i64,
+    /// How many rows were staged.
     pub(super) staged: i64,
-    pub(super) known: Known,
+    pub(super) previous: PreviousVersion,
+    pub(super) outbox: Outbox,
 }
 
-/// Whoever abandons a staging half way leaves its connection in a state that nobody should meet.
+/// A staging that is dropped half way leaves its connection in an unknown state. The connection is
+/// closed, and does not return to the pool.
 impl Drop for Staging {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
@@ -31,49 +44,47 @@ impl Drop for Staging {
 }
 
 impl Store {
-    /// An empty staging table for the file of `claim`. If the object was taken before, what the
-    /// catalogue holds of it is read first, so that only changes need to be sent; unless
-    /// `compare` is false.
+    /// Returns an empty staging for the file of `claim`.
     ///
     /// # Errors
-    /// If no connection can be had in time.
-    pub async fn staging(&self, claim: &Claim, compare: bool) -> Result<Staging, StoreError> {
-        let mut staging = Staging::on(self.worker().await?).await?;
-        if compare {
+    /// If no connection is available in time.
+    pub async fn staging(&self, claim: &Claim, stage: Stage) -> Result<Staging, StoreError> {
+        let mut staging = Staging::new(self.worker().await?, self.outbox).await?;
+        if stage == Stage::Changes {
             let transaction = staging.transaction().await?;
-            let known = Known::read(&transaction, &claim.bucket, &claim.key).await?;
+            let previous = PreviousVersion::read(&transaction, &claim.bucket, &claim.key).await?;
             transaction.rollback().await?;
-            staging.known = known;
+            staging.previous = previous;
         }
         Ok(staging)
     }
 
-    /// An empty staging table for a request.
+    /// Returns an empty staging for the movies of a request.
     ///
     /// # Errors
-    /// If no connection can be had in time.
+    /// If no connection is available in time.
     pub async fn staging_for_request(&self) -> Result<Staging, StoreError> {
-        Staging::on(self.writer().await?).await
+        Staging::new(self.writer().await?, self.outbox).await
     }
 }
 
 impl Staging {
-    async fn on(connection: Object) -> Result<Self, StoreError> {
-        connection
-            .batch_execute(
-                r#"/* merge::staging */
-                set client_min_messages = warning;
-                create temporary table if not exists staging (
-                    record bigint, identity uuid, title_lc text collate "C", year int,
-                    cast_lc text collate "C", genres_lc text[] collate "C", content_hash bigint,
-                    doc text);
-                truncate staging"#,
-            )
-            .await?;
-        Ok(Staging { connection: Some(connection), record: 0, staged: 0, known: Known::default() })
+    async fn new(connection: Object, outbox: Outbox) -> Result<Self, StoreError> {
+        let create = r#"
+            /* staging::new */
+            set client_min_messages = warning;
+            create temporary table if not exists staging (
+                record bigint, identity uuid, title_lc text collate "C", year int,
+                cast_lc text collate "C", genres_lc text[] collate "C", content_hash bigint,
+                doc text
+            );
+            truncate staging"#;
+        connection.batch_execute(create).await?;
+        let previous = PreviousVersion::default();
+        Ok(Self { connection: Some(connection), next_record: 0, staged: 0, previous, outbox })
     }
 
-    /// Adds `rows`, in the order in which they stand in the file.
+    /// Stages `rows`, the next records of the file, unless the catalogue already has them.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -88,20 +99,22 @@ impl Staging {
             Type::INT8,
             Type::TEXT,
         ];
-        let first = self.record;
-        self.record += rows.len() as i64;
-        let news = (first..).zip(rows).filter(|(_, row)| !self.known.has(row));
-        let news: Vec<(i64, &CatalogueRow)> = news.collect();
-        if news.is_empty() {
+        let first = self.next_record;
+        self.next_record += rows.len() as i64;
+        let changes = (first..).zip(rows).filter(|(_, row)| !self.previous.has(row));
+        let changes: Vec<(i64, &CatalogueRow)> = changes.collect();
+        if changes.is_empty() {
             return Ok(());
         }
-        self.staged += news.len() as i64;
-        let connection = self.connection.as_ref().ok_or_else(given_back)?;
-        let copy = "/* merge::stage */ copy staging from stdin (format binary)";
+        self.staged += changes.len() as i64;
+        let connection = self.connection.as_ref().ok_or_else(no_connection)?;
+        let copy = "
+            /* staging::add */
+            copy staging from stdin (format binary)";
         let copy = connection.prepare_cached(copy).await?;
         let writer = BinaryCopyInWriter::new(connection.copy_in(&copy).await?, &COLUMNS);
         pin_mut!(writer);
-        for (record, row) in news {
+        for (record, row) in changes {
             let CatalogueRow { identity, title_lc, year, cast_lc, genres_lc, content_hash, doc } =
                 row;
             writer
@@ -113,24 +126,27 @@ impl Staging {
         Ok(())
     }
 
-    /// Drops what was added.
+    /// Discards the staged rows.
     pub async fn discard(mut self) {
-        self.give_back().await;
+        self.truncate().await;
     }
 
-    pub(super) async fn give_back(&mut self) {
-        let truncate = "/* merge::truncate */ truncate staging";
+    /// Empties the temporary table, and returns the connection to its pool.
+    pub(super) async fn truncate(&mut self) {
+        let truncate = "
+            /* staging::truncate */
+            truncate staging";
         if let Some(connection) = self.connection.take() {
-            // On failure the connection is broken, and the pool will find out.
+            // On failure the connection is broken, and the pool replaces it.
             let _ = connection.batch_execute(truncate).await;
         }
     }
 
     pub(super) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
-        Ok(self.connection.as_mut().ok_or_else(given_back)?.transaction().await?)
+        Ok(self.connection.as_mut().ok_or_else(no_connection)?.transaction().await?)
     }
 }
 
-fn given_back() -> StoreError {
-    StoreError::Setup("staging was given back".to_owned())
+fn no_connection() -> StoreError {
+    StoreError::Setup("the staged rows were merged or discarded before".to_owned())
 }

@@ -1,6 +1,6 @@
 //! Checking files before they are put: `rest-api validate`.
 //!
-//! A file goes through [`decode`], as the file of an ingest does, so that one that passes here is
+//! A file goes through [`movie_file`], as the file of an ingest does, so that one that passes here is
 //! not rejected there. [`report`] tells of it; [`source`] shows the place.
 
 mod report;
@@ -15,11 +15,11 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 
-use crate::ingest::{DecodeError, Decoded, MAX_FILE, decode};
+use movie_file::{Limits, Reader, Summary, limits::MAX_FILE};
 use report::{Report, printable};
 
-/// Files are read in pieces of this many bytes.
-const PIECE: usize = 64 << 10;
+/// Files are read in chunks of this many bytes.
+const CHUNK: usize = 64 << 10;
 
 /// What became of all the files.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -91,14 +91,12 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-async fn check(path: &Path) -> io::Result<Decoded> {
-    let reader: Box<dyn Read> =
+async fn check(path: &Path) -> io::Result<Summary> {
+    let file: Box<dyn Read> =
         if is_stdin(path) { Box::new(io::stdin().lock()) } else { Box::new(open(path)?) };
-    match decode(None, MAX_FILE, stream::iter(pieces(reader)), None).await {
-        Ok(decoded) => Ok(decoded),
-        Err(DecodeError::Read(error)) => Err(error),
-        Err(DecodeError::Store(error)) => Err(io::Error::other(error)),
-    }
+    let chunks = stream::iter(chunks(file));
+    let (summary, _) = Reader::new(None, Limits::with_max_file(MAX_FILE), chunks).finish().await?;
+    Ok(summary)
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -109,15 +107,15 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn pieces(mut reader: impl Read) -> impl Iterator<Item = io::Result<Bytes>> {
+fn chunks(mut reader: impl Read) -> impl Iterator<Item = io::Result<Bytes>> {
     std::iter::from_fn(move || {
-        let mut piece = vec![0; PIECE];
+        let mut chunk = vec![0; CHUNK];
         loop {
-            match reader.read(&mut piece) {
+            match reader.read(&mut chunk) {
                 Ok(0) => return None,
                 Ok(read) => {
-                    piece.truncate(read);
-                    return Some(Ok(piece.into()));
+                    chunk.truncate(read);
+                    return Some(Ok(chunk.into()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Some(Err(error)),

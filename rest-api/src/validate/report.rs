@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Totals, is_stdin, source::Source};
-use crate::ingest::{Decoded, Violation};
+use movie_file::{Summary, Violation};
 
 /// A report on one file.
 pub(super) struct Report<'a> {
@@ -36,7 +36,7 @@ impl Report<'_> {
     ///
     /// # Errors
     /// If `out` does not take it.
-    pub(super) fn of(&self, decoded: &Decoded, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn of(&self, decoded: &Summary, out: &mut impl Write) -> io::Result<()> {
         let violations = decoded.violations.listed();
         let count = decoded.violations.count();
         if self.json {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fs::File, io, os::unix::fs::FileEx
 use memchr::{memchr_iter, memrchr};
 use serde_json::{Value, value::RawValue};
 
-use crate::ingest::{Limits, Violation};
+use movie_file::{Limits, Violation};
 
 /// How many characters of a line are shown, and of a longer one, how many before the place.
 const SHOWN: usize = 88;
@@ -59,7 +59,7 @@ impl Source {
         };
         self.count_lines(offset)?;
         if self.record.as_ref().is_none_or(|(start, _)| *start != offset) {
-            let record = self.read(offset, Limits::of(0).record)?;
+            let record = self.read(offset, Limits::with_max_file(0).record)?;
             self.record = Some((offset, record));
         }
         let Some((_, record)) = &self.record else { return Ok(None) };

@@ -1,21 +1,21 @@
-//! What a producer learns about a file that was not taken.
+//! What a producer learns about a file that was rejected.
 
 use schema::{Fault, Faults};
 use serde::Serialize;
 
-/// How many violations of one file are listed; all are counted.
-pub(super) const MAX_LISTED: usize = 1000;
+/// How many violations of one file are listed. All of them are counted.
+const MAX_LISTED: usize = 1000;
 
-/// One thing wrong with a file.
+/// One fault of a file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Violation {
-    /// The record's index, from 0; none where the file as a whole is at fault.
+    /// The index of the record, from 0. None if the file as a whole is at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<u64>,
-    /// Where that is in the decompressed file, in bytes from its start.
+    /// The byte offset of the record in the decompressed file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// The pointer within the record, what was expected there, and what was found.
+    /// The JSON Pointer within the record, what the schema expects there, and what was found.
     #[serde(flatten)]
     pub fault: Fault,
 }
@@ -28,14 +28,14 @@ pub struct Violations {
 }
 
 impl Violations {
-    /// A single one, of the file as a whole.
+    /// Returns a single violation of the file as a whole.
     pub fn of_file(fault: Fault) -> Self {
         let mut violations = Self::default();
         violations.add(None, None, fault);
         violations
     }
 
-    /// Adds one; lists it if there is room.
+    /// Counts one violation, and lists it if the list is not full.
     pub fn add(&mut self, record: Option<u64>, offset: Option<u64>, fault: Fault) {
         self.count += 1;
         if self.listed.len() < MAX_LISTED {
@@ -43,7 +43,7 @@ impl Violations {
         }
     }
 
-    /// Adds those of one record.
+    /// Counts the faults of one record, and lists as many as the list has room for.
     pub fn add_record(&mut self, record: u64, offset: u64, faults: &Faults) {
         self.count += faults.count();
         let room = MAX_LISTED.saturating_sub(self.listed.len());
@@ -54,13 +54,18 @@ impl Violations {
         }));
     }
 
-    /// Those that are listed, in the order of the file.
+    /// Returns the listed violations, in the order of the file.
     pub fn listed(&self) -> &[Violation] {
         &self.listed
     }
 
-    /// How many there are, listed or not.
+    /// Returns the number of violations, listed or not.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Whether the file has no violation.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 }

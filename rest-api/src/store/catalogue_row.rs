@@ -1,16 +1,16 @@
-//! A movie as the catalogue stores it.
+//! A movie as a row of the catalogue.
 
 use schema::Movie;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// Separates names where they are stored together; the schema forbids it within a name.
+/// Separates the names of the cast in one column. The schema forbids it within a name.
 pub(super) const NAME_SEPARATOR: char = '\u{1f}';
 
-/// A genre longer than this is indexed by its digest: an index entry holds at most 2.7 kB.
+/// A longer genre, in bytes, is indexed by its digest: an index entry holds at most 2.7 kB.
 const MAX_INDEXED_GENRE: usize = 500;
 
-/// A movie with its companion columns.
+/// A movie with the columns that are computed from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CatalogueRow {
     pub(super) identity: Uuid,
@@ -23,10 +23,10 @@ pub struct CatalogueRow {
 }
 
 impl CatalogueRow {
-    /// Computes the columns of `movie`.
+    /// Computes the row of `movie`.
     #[expect(
         clippy::expect_used,
-        reason = "strings, integers and lists of strings always are JSON"
+        reason = "strings, integers and lists of strings can always be written as JSON"
     )]
     pub fn new(movie: &Movie) -> Self {
         let doc = serde_json::to_string(movie).expect("a movie is JSON");
@@ -41,23 +41,18 @@ impl CatalogueRow {
             doc,
         }
     }
-
-    /// About how many bytes the row takes in memory.
-    pub fn size(&self) -> usize {
-        self.title_lc.len() + self.cast_lc.len() + self.doc.len() + 200
-    }
 }
 
-/// Lowers text so that case does not matter in a comparison.
+/// Lowers text, so that comparisons ignore case.
 ///
-/// Greek's final sigma goes with the other one: lowering alone would make a word's end depend on
-/// what follows it, and a part of a word not match the whole.
+/// The final sigma of Greek becomes the other one. Otherwise a substring of a word might not match
+/// the word, because lowering chooses the sigma by what follows it.
 pub(super) fn fold(text: &str) -> String {
     let lowered = text.to_lowercase();
     if lowered.contains('ς') { lowered.replace('ς', "σ") } else { lowered }
 }
 
-/// As [`fold`], within what an index entry holds.
+/// Lowers a genre, and shortens it to what an index entry holds.
 pub(super) fn fold_genre(genre: &str) -> String {
     let folded = fold(genre);
     if folded.len() <= MAX_INDEXED_GENRE {
@@ -66,8 +61,8 @@ pub(super) fn fold_genre(genre: &str) -> String {
     format!("sha256:{:x}", Sha256::digest(folded))
 }
 
-/// The identity of a movie: title, year and href. No title holds the U+0000 that ends it here, and
-/// no href is told from an empty one.
+/// Returns the identity of a movie: a digest of title, year and href. U+0000 ends the title, which
+/// cannot contain it. A missing href differs from an empty one.
 fn identity(movie: &Movie) -> Uuid {
     let mut hasher = Sha256::new();
     hasher.update(&*movie.title);

@@ -1,64 +1,65 @@
-//! Finds the records of a file in a stream of bytes.
+//! Finds the records of a file in its bytes.
 //!
-//! It looks at brackets, quotes and commas alone, in bounded memory, at any chunking; whether a
-//! record is good is for others to say. After a bad record it finds the next one, so that a
-//! producer learns of every bad record at once.
+//! The splitter looks only at brackets, quotes and commas. It needs bounded memory, and finds the
+//! same records however the chunks are cut. It does not validate a record. After a bad record it
+//! finds the next one, so that a producer learns of all bad records at once.
 
 use memchr::memchr3;
 use schema::Fault;
 
-use super::limits::Limits;
+use crate::limits::Limits;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// What the splitter finds.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Piece<'a> {
-    /// A record: where it starts in the file, and its bytes.
+pub(crate) enum Item<'a> {
+    /// A record, its byte offset in the file, and its bytes.
     Record { index: u64, offset: u64, bytes: &'a [u8] },
-    /// Something wrong around the records, or with one that cannot be given whole.
+    /// A fault between the records, or of a record that is too large to emit.
     Fault { index: Option<u64>, offset: u64, fault: Fault },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
-    /// Nothing has been seen but white space and a byte order mark (so many bytes of it).
+    /// Only white space, and `mark` bytes of a byte order mark, have been seen.
     Start { mark: usize },
-    /// In an array, where an element may begin; `needed` after a comma.
+    /// In an array, where an element may begin. After a comma, one is needed.
     Element { needed: bool },
-    /// In an array, behind an element.
+    /// In an array, after an element.
     Comma,
-    /// Among objects that follow one another.
+    /// Between the objects of NDJSON.
     Object,
     /// In a record.
     Record,
-    /// Behind the array.
+    /// After the array.
     End,
-    /// Nothing that follows can make sense of what has been.
+    /// The rest of the file cannot be decoded.
     Lost,
 }
 
-/// The splitter's state between two chunks.
+/// Splits one file into records. Keeps its state between two chunks.
 #[derive(Debug)]
-pub(super) struct Splitter {
+pub(crate) struct Splitter {
     limits: Limits,
     state: State,
     in_array: bool,
-    /// How many bytes came before the present chunk.
+    /// The byte offset of the present chunk in the file.
     base: u64,
-    /// The index of the present record, or of the next.
+    /// The index of the present record, or of the next one.
     index: u64,
+    /// The length of the present white space, in bytes.
     gap: usize,
     record: Record,
 }
 
-/// How far into a record we are.
+/// The record that is being scanned.
 #[derive(Debug, Default)]
 struct Record {
     offset: u64,
-    /// What came in earlier chunks.
+    /// Its bytes of earlier chunks.
     head: Vec<u8>,
-    /// Too large to keep: scanned to its end, but not given.
+    /// Whether it is too large to keep. It is scanned to its end, but not emitted.
     oversized: bool,
     depth: usize,
     in_string: bool,
@@ -67,7 +68,7 @@ struct Record {
 }
 
 impl Splitter {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             state: State::Start { mark: 0 },
@@ -79,18 +80,18 @@ impl Splitter {
         }
     }
 
-    /// Whether there is no point in reading on.
-    pub(super) fn is_lost(&self) -> bool {
+    /// Whether the rest of the file cannot be decoded.
+    pub(crate) fn is_lost(&self) -> bool {
         self.state == State::Lost
     }
 
-    /// Makes the rest of the file count for nothing.
-    pub(super) fn abandon(&mut self) {
+    /// Ignores the rest of the file.
+    pub(crate) fn abandon(&mut self) {
         self.state = State::Lost;
     }
 
-    /// Takes the next chunk of the file; gives what ends in it to `emit`.
-    pub(super) fn push(&mut self, chunk: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+    /// Scans the next chunk of the file. Emits the records and faults that end in it.
+    pub(crate) fn push(&mut self, chunk: &[u8], emit: &mut impl FnMut(Item<'_>)) {
         let mut at = 0;
         while at < chunk.len() && self.state != State::Lost {
             if self.state == State::Record {
@@ -102,8 +103,8 @@ impl Splitter {
         self.base += chunk.len() as u64;
     }
 
-    /// Says that the file has ended.
-    pub(super) fn finish(mut self, emit: &mut impl FnMut(Piece<'_>)) {
+    /// Ends the file. Emits its last record, or the fault of an incomplete file.
+    pub(crate) fn finish(mut self, emit: &mut impl FnMut(Item<'_>)) {
         let (expected, found) = match self.state {
             State::Start { .. } => ("a JSON array, a movie, or NDJSON", "an empty file"),
             State::Element { .. } | State::Comma => {
@@ -122,11 +123,11 @@ impl Splitter {
         };
         let index = (self.state == State::Record).then_some(self.index);
         let offset = if index.is_some() { self.record.offset } else { self.base };
-        emit(Piece::Fault { index, offset, fault: Fault::at_root(expected, found) });
+        emit(Item::Fault { index, offset, fault: Fault::at_root(expected, found) });
     }
 
-    /// Looks at one byte outside a record. Returns whether it is done with.
-    fn step(&mut self, byte: u8, offset: u64, emit: &mut impl FnMut(Piece<'_>)) -> bool {
+    /// Handles one byte outside a record. Returns whether it was consumed.
+    fn step(&mut self, byte: u8, offset: u64, emit: &mut impl FnMut(Item<'_>)) -> bool {
         let in_mark = matches!(self.state, State::Start { mark: 1 | 2 });
         if is_space(byte) && !in_mark {
             self.gap += 1;
@@ -157,7 +158,7 @@ impl Splitter {
             }
             (State::End, _) => {
                 let expected = "nothing behind the array's closing bracket";
-                self.lose(offset, Fault::at_root(expected, shown(byte)), emit);
+                self.lose(offset, Fault::at_root(expected, describe(byte)), emit);
             }
             (state, _) => {
                 if state == State::Comma {
@@ -173,13 +174,13 @@ impl Splitter {
         true
     }
 
-    /// Looks at the first byte that is not white space.
+    /// Handles the first byte that is not white space. Returns whether it was consumed.
     fn start(
         &mut self,
         mark: usize,
         byte: u8,
         offset: u64,
-        emit: &mut impl FnMut(Piece<'_>),
+        emit: &mut impl FnMut(Item<'_>),
     ) -> bool {
         if offset == mark as u64 && BYTE_ORDER_MARK.get(mark) == Some(&byte) {
             self.state = State::Start { mark: mark + 1 };
@@ -207,18 +208,18 @@ impl Splitter {
             }
             _ => {
                 let expected = "a JSON array, a movie, or NDJSON: [ or {";
-                self.lose(offset, Fault::at_root(expected, shown(byte)), emit);
+                self.lose(offset, Fault::at_root(expected, describe(byte)), emit);
                 true
             }
         }
     }
 
-    /// Reads on in a record. Returns the position at which to go on.
+    /// Scans the present record. Returns the position in the chunk at which to go on.
     fn scan_record(
         &mut self,
         chunk: &[u8],
         start: usize,
-        emit: &mut impl FnMut(Piece<'_>),
+        emit: &mut impl FnMut(Item<'_>),
     ) -> usize {
         match self.record.scan(chunk, start, self.in_array) {
             Some(end) => {
@@ -232,48 +233,51 @@ impl Splitter {
         }
     }
 
-    fn end_record(&mut self, tail: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+    /// Ends the present record, whose last bytes are `tail`, and emits it.
+    fn end_record(&mut self, tail: &[u8], emit: &mut impl FnMut(Item<'_>)) {
         let whole_in_this_chunk = self.record.head.is_empty() && tail.len() <= self.limits.record;
         if !whole_in_this_chunk {
             self.keep(tail, emit);
         }
         if !self.record.oversized {
             let bytes = if whole_in_this_chunk { tail } else { &self.record.head };
-            emit(Piece::Record { index: self.index, offset: self.record.offset, bytes });
+            emit(Item::Record { index: self.index, offset: self.record.offset, bytes });
         }
         self.index += 1;
         self.state = if self.in_array { State::Comma } else { State::Object };
     }
 
-    /// Keeps the part of a record that stands in this chunk, unless it grows too large.
-    fn keep(&mut self, part: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+    /// Keeps bytes of the present record for the next chunk, unless the record is too large.
+    fn keep(&mut self, bytes: &[u8], emit: &mut impl FnMut(Item<'_>)) {
         if self.record.oversized {
             return;
         }
-        if self.record.head.len() + part.len() > self.limits.record {
+        if self.record.head.len() + bytes.len() > self.limits.record {
             self.record.oversized = true;
             self.record.head = Vec::new();
             let expected = format!("a record of at most {} MiB", self.limits.record >> 20);
             let fault = Fault::at_root(expected, "a larger one");
-            emit(Piece::Fault { index: Some(self.index), offset: self.record.offset, fault });
+            emit(Item::Fault { index: Some(self.index), offset: self.record.offset, fault });
             return;
         }
-        self.record.head.extend_from_slice(part);
+        self.record.head.extend_from_slice(bytes);
     }
 
-    fn fault(&self, offset: u64, expected: &str, byte: u8, emit: &mut impl FnMut(Piece<'_>)) {
-        let fault = Fault::at_root(expected, shown(byte));
-        emit(Piece::Fault { index: Some(self.index), offset, fault });
+    /// Emits a fault at which splitting can go on.
+    fn fault(&self, offset: u64, expected: &str, byte: u8, emit: &mut impl FnMut(Item<'_>)) {
+        let fault = Fault::at_root(expected, describe(byte));
+        emit(Item::Fault { index: Some(self.index), offset, fault });
     }
 
-    fn lose(&mut self, offset: u64, fault: Fault, emit: &mut impl FnMut(Piece<'_>)) {
+    /// Emits a fault after which the rest of the file cannot be decoded.
+    fn lose(&mut self, offset: u64, fault: Fault, emit: &mut impl FnMut(Item<'_>)) {
         self.state = State::Lost;
-        emit(Piece::Fault { index: None, offset, fault });
+        emit(Item::Fault { index: None, offset, fault });
     }
 }
 
 impl Record {
-    /// The position behind the record's last byte, if it ends in this chunk.
+    /// Returns the position after the record's last byte, if the record ends in this chunk.
     fn scan(&mut self, chunk: &[u8], start: usize, in_array: bool) -> Option<usize> {
         let mut at = start;
         while at < chunk.len() {
@@ -284,8 +288,8 @@ impl Record {
                 match chunk[at] {
                     b'\\' => self.escaped = true,
                     b'"' => self.in_string = false,
-                    // No JSON string goes over a line's end: a quote is missing. Among lines, the
-                    // next record starts on the next one.
+                    // A JSON string has no line break: a quote is missing. In NDJSON the next
+                    // record starts on the next line.
                     _ if !in_array => return Some(at),
                     _ => self.in_string = false,
                 }
@@ -297,17 +301,16 @@ impl Record {
         None
     }
 
-    /// Looks at one byte outside a string.
+    /// Handles one byte outside a string. Returns the position after the record, if it ends here.
     fn scan_structure(&mut self, byte: u8, at: usize, in_array: bool) -> Option<usize> {
         let at_line_start = std::mem::replace(&mut self.at_line_start, byte == b'\n');
         match byte {
             b'"' => self.in_string = true,
-            // A line that begins a record although the one before has not ended: that one has
-            // lost its end.
+            // A line begins a record although the record before has not ended: its end is missing.
             b'{' if !in_array && at_line_start && self.depth > 0 => return Some(at),
             b'{' | b'[' => self.depth += 1,
             b'}' | b']' if self.depth > 1 => self.depth -= 1,
-            // The array's own bracket, behind a number or the like.
+            // The bracket of the array, after a number or the like.
             b']' if self.depth == 0 && in_array => return Some(at),
             b'}' | b']' => return Some(at + 1),
             b',' if self.depth == 0 && in_array => return Some(at),
@@ -318,12 +321,13 @@ impl Record {
     }
 }
 
-/// White space as JSON has it (RFC 8259, section 2): a form feed is none.
+/// Whether a byte is white space in JSON (RFC 8259, section 2). A form feed is not.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-fn shown(byte: u8) -> String {
+/// Describes a byte for a fault.
+fn describe(byte: u8) -> String {
     match byte {
         b'!'..=b'~' => format!("\"{}\"", char::from(byte)),
         _ => format!("byte 0x{byte:02X}"),

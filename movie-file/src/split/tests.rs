@@ -1,23 +1,23 @@
-//! The splitter alone: at any chunking it finds the same, and what serde_json finds.
+//! The splitter finds the same records however chunks are cut, and those that serde_json finds.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::{Limits, Piece, Splitter};
+use super::{Item, Limits, Splitter};
 
-/// Index and offset; the record, or what was found to be wrong.
+/// Index and offset; the record, or its fault.
 type Found = (Option<u64>, u64, Result<Vec<u8>, String>);
 
-/// What the splitter finds in a file that comes in chunks of these sizes, over and over.
+/// Returns the items of a file whose chunks have the sizes that `size` returns.
 fn split(file: &[u8], mut size: impl FnMut() -> usize) -> Vec<Found> {
-    let mut pieces = Vec::new();
-    let mut emit = |piece: Piece<'_>| {
-        pieces.push(match piece {
-            Piece::Record { index, offset, bytes } => (Some(index), offset, Ok(bytes.to_vec())),
-            Piece::Fault { index, offset, fault } => (index, offset, Err(fault.found)),
+    let mut items = Vec::new();
+    let mut emit = |item: Item<'_>| {
+        items.push(match item {
+            Item::Record { index, offset, bytes } => (Some(index), offset, Ok(bytes.to_vec())),
+            Item::Fault { index, offset, fault } => (index, offset, Err(fault.found)),
         });
     };
-    let mut splitter = Splitter::new(Limits::of(1 << 30));
+    let mut splitter = Splitter::new(Limits::with_max_file(1 << 30));
     let mut rest = file;
     while !rest.is_empty() {
         let (chunk, behind) = rest.split_at(size().min(rest.len()));
@@ -25,7 +25,7 @@ fn split(file: &[u8], mut size: impl FnMut() -> usize) -> Vec<Found> {
         rest = behind;
     }
     splitter.finish(&mut emit);
-    pieces
+    items
 }
 
 fn random_value(random: &mut Rng, depth: u32) -> Value {
@@ -57,17 +57,17 @@ fn random_file(random: &mut Rng) -> (Vec<Value>, Vec<u8>) {
 }
 
 #[test]
-fn finds_the_elements_that_serde_json_finds() {
+fn finds_the_records_that_serde_json_finds() {
     let mut random = Rng::with_seed(1);
     for _ in 0..3000 {
         let (records, file) = random_file(&mut random);
-        let pieces = split(&file, || 5);
-        let found: Vec<Value> = pieces
+        let items = split(&file, || 5);
+        let found: Vec<Value> = items
             .iter()
             .map(|(_, _, bytes)| serde_json::from_slice(bytes.as_ref().unwrap()).unwrap())
             .collect();
         assert_eq!(found, records, "{}", String::from_utf8_lossy(&file));
-        for (number, (index, offset, bytes)) in pieces.iter().enumerate() {
+        for (number, (index, offset, bytes)) in items.iter().enumerate() {
             let bytes = bytes.as_ref().unwrap();
             let offset = usize::try_from(*offset).unwrap();
             assert_eq!(*index, Some(number as u64));
@@ -77,7 +77,7 @@ fn finds_the_elements_that_serde_json_finds() {
 }
 
 #[test]
-fn finds_the_same_at_any_chunking_whatever_the_damage() {
+fn finds_the_same_records_in_damaged_files_however_chunks_are_cut() {
     let mut random = Rng::with_seed(2);
     for round in 0..3000 {
         let (records, mut file) = random_file(&mut random);
@@ -99,26 +99,26 @@ fn finds_the_same_at_any_chunking_whatever_the_damage() {
         assert_eq!(split(&file, || 1), whole, "{}", String::from_utf8_lossy(&file));
         let mut sizes = random.fork();
         assert_eq!(split(&file, || sizes.usize(1..9)), whole);
-        // Whole-file parsing has the last word on whether an array is sound.
+        // serde_json decides whether an array is sound.
         let sound = serde_json::from_slice::<Vec<Value>>(
             file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&file),
         );
-        let taken = whole.iter().all(|(_, _, bytes)| {
+        let accepted = whole.iter().all(|(_, _, bytes)| {
             bytes.as_ref().is_ok_and(|bytes| serde_json::from_slice::<Value>(bytes).is_ok())
         });
         if file.first() == Some(&b'[') || sound.is_ok() {
-            assert_eq!(taken, sound.is_ok(), "{}", String::from_utf8_lossy(&file));
+            assert_eq!(accepted, sound.is_ok(), "{}", String::from_utf8_lossy(&file));
         }
     }
 }
 
 #[test]
-fn an_oversized_record_is_told_of_once_and_skipped() {
+fn an_oversized_record_is_reported_once_and_skipped() {
     let file = format!("[{{\"a\":\"{}\"}},{{}}]", "x".repeat(1 << 20));
     for size in [64 << 10, usize::MAX] {
-        let pieces = split(file.as_bytes(), || size);
-        assert_eq!(pieces.len(), 2);
-        assert_eq!((pieces[0].0, pieces[0].1, pieces[0].2.is_err()), (Some(0), 1, true));
-        assert_eq!((pieces[1].0, &pieces[1].2), (Some(1), &Ok(b"{}".to_vec())));
+        let items = split(file.as_bytes(), || size);
+        assert_eq!(items.len(), 2);
+        assert_eq!((items[0].0, items[0].1, items[0].2.is_err()), (Some(0), 1, true));
+        assert_eq!((items[1].0, &items[1].2), (Some(1), &Ok(b"{}".to_vec())));
     }
 }

@@ -1,0 +1,62 @@
+//! Builds responses.
+
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use warp::reply::Response;
+
+use crate::problem::Problem;
+
+/// What a handler returns.
+pub(super) type Answer = Result<Response, Problem>;
+
+/// Returns a response with a body of this media type.
+pub(super) fn body(status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// Returns a response with `value` as its JSON body.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let encoded = serde_json::to_vec(value).map_err(|error| Problem::internal(&error))?;
+    Ok(body(status, "application/json", encoded))
+}
+
+/// Returns a response to OPTIONS.
+pub(super) fn no_content(allow: HeaderValue) -> Response {
+    let mut response = Response::new(Vec::new().into());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, allow);
+    response
+}
+
+/// Returns the response of a problem.
+pub(super) fn problem(problem: &Problem) -> Response {
+    let mut response = body(problem.status(), "application/problem+json", problem.to_json());
+    response
+        .headers_mut()
+        .extend(problem.header().map(|(name, value)| (name.clone(), value.clone())));
+    response
+}
+
+/// Adds a `Link` to the next page (RFC 8288): the same query after `cursor`.
+///
+/// # Errors
+/// If the query is not percent-encoded.
+pub(super) fn link_next(
+    response: &mut Response,
+    path: &str,
+    query: &str,
+    cursor: &str,
+) -> Result<(), Problem> {
+    let others = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("after="));
+    let mut next: Vec<&str> = others.collect();
+    let after = format!("after={cursor}");
+    next.push(&after);
+    let link = format!("<{path}?{}>; rel=\"next\"", next.join("&"));
+    let link =
+        HeaderValue::try_from(link).map_err(|_| Problem::query("it is not percent-encoded"))?;
+    response.headers_mut().insert(header::LINK, link);
+    Ok(())
+}

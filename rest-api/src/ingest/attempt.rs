@@ -1,0 +1,95 @@
+//! One attempt at an ingest: reads its object, stages its movies, and merges them.
+
+use futures_util::TryStreamExt;
+use movie_file::{Limits, Reader, Violations, limits::MAX_FILE};
+use tracing::{debug, info};
+
+use super::worker::Worker;
+use crate::{
+    objects::{Object, ObjectError},
+    problem::Code,
+    store::{CatalogueRow, Claim, Merged, Stage, StoreError},
+};
+
+/// The result of an attempt that did not fail.
+pub(super) enum Attempted {
+    /// The movies are in the catalogue.
+    Merged(Merged),
+    /// The file has violations.
+    Rejected(Violations),
+    /// The bucket holds newer content under this object key.
+    Replaced,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The last allowed attempt ended without a result: its worker died or stalled.
+    #[error("every worker that claimed the file died or stalled")]
+    AttemptsExhausted,
+}
+
+impl Failure {
+    /// Returns the code of this failure.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Object(ObjectError::Gone(_)) => Code::ObjectGone,
+            Self::Object(ObjectError::Refused(_)) => Code::ObjectRefused,
+            Self::Object(ObjectError::Temporary(_)) => Code::ObjectStoreUnavailable,
+            Self::Store(_) => Code::DatabaseUnavailable,
+            Self::AttemptsExhausted => Code::WorkerDied,
+        }
+    }
+}
+
+impl Worker {
+    /// Attempts the ingest of `claim`.
+    pub(super) async fn attempt(&self, claim: &Claim) -> Result<Attempted, Failure> {
+        if claim.attempts > self.retry.max_attempts {
+            return Err(Failure::AttemptsExhausted);
+        }
+        match self.load(claim, Stage::Changes).await {
+            Err(Failure::Store(StoreError::CatalogueChanged)) => {
+                info!("other merges changed the same movies meanwhile: reading the file again");
+                self.load(claim, Stage::Everything).await
+            }
+            attempted => attempted,
+        }
+    }
+
+    /// Reads the object, stages its movies, and merges them.
+    async fn load(&self, claim: &Claim, stage: Stage) -> Result<Attempted, Failure> {
+        let Claim { bucket, key, version_id, .. } = claim;
+        let Object { version, content_encoding, body } =
+            self.objects.get(bucket, key, version_id.as_deref()).await?;
+        if claim.etag.is_some() && claim.etag != version.etag {
+            return Ok(Attempted::Replaced);
+        }
+        // The same content has another length: a proxy has cut it, or will.
+        if claim.etag.is_some() && claim.size.is_some() && claim.size != version.size {
+            return Err(
+                ObjectError::invalid_response("the response is not as long as the object").into()
+            );
+        }
+        let position = self.store.observe(claim, &version).await?;
+        debug!(size_bytes = version.size, "reading the object");
+        let mut staging = self.store.staging(claim, stage).await?;
+        let body = body.inspect_ok(|chunk| self.metrics.read(chunk.len()));
+        let limits = Limits::with_max_file(MAX_FILE);
+        let mut reader = Reader::new(content_encoding.as_deref(), limits, body);
+        while let Some(movies) = reader.next_batch().await? {
+            let rows: Vec<_> = movies.iter().map(CatalogueRow::new).collect();
+            staging.add(&rows).await?;
+        }
+        let (file, _) = reader.finish().await?;
+        if !file.violations.is_empty() {
+            staging.discard().await;
+            return Ok(Attempted::Rejected(file.violations));
+        }
+        Ok(Attempted::Merged(staging.merge_ingest(&position, claim).await?))
+    }
+}

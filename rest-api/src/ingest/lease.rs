@@ -1,0 +1,31 @@
+//! Keeps the lease of a claimed ingest.
+
+use std::time::Duration;
+
+use tokio::{task::JoinSet, time::sleep};
+use tracing::{Instrument, warn};
+
+use crate::{
+    store::{Claim, Store},
+    telemetry::chain,
+};
+
+/// Renews the lease of `claim` until the returned set is dropped. It does so in a task of its own,
+/// so that decoding does not delay it.
+///
+/// A lost lease ends nothing here: a worker without a lease cannot change anything, and learns of
+/// it when it tries.
+pub(super) fn keep(store: &Store, claim: &Claim, lease: Duration) -> JoinSet<()> {
+    let (store, claim) = (store.clone(), claim.clone());
+    let renew = async move {
+        loop {
+            sleep(lease / 3).await;
+            if let Err(error) = store.renew(&claim, lease).await {
+                warn!(error = chain(&error), "lease renewal failed");
+            }
+        }
+    };
+    let mut renewing = JoinSet::new();
+    renewing.spawn(renew.in_current_span());
+    renewing
+}

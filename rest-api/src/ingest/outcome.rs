@@ -1,0 +1,161 @@
+//! Records the result of an attempt in the ledger, the log and the metrics.
+
+use std::time::Duration;
+
+use movie_file::Violations;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::{
+    attempt::{Attempted, Failure},
+    worker::{POLL, Worker},
+};
+use crate::{
+    objects::ObjectError,
+    problem::Problem,
+    store::{Claim, IngestState, Merged, StoreError},
+    telemetry::{chain, milliseconds},
+};
+
+impl Worker {
+    /// Records what an attempt that took `duration` resulted in.
+    pub(super) async fn record_result(
+        &self,
+        claim: &Claim,
+        result: Result<Attempted, Failure>,
+        duration: Duration,
+    ) {
+        match result {
+            Ok(Attempted::Merged(merged)) => self.merged(&merged, duration).await,
+            Ok(Attempted::Rejected(violations)) => self.reject(claim, &violations, duration).await,
+            Ok(Attempted::Replaced) => self.supersede(claim, duration).await,
+            Err(Failure::Store(StoreError::LeaseLost)) => {
+                let duration_ms = milliseconds(duration);
+                warn!(duration_ms, "lease lost: another worker has claimed the ingest");
+                self.metrics.lease_lost();
+            }
+            Err(failure) => self.requeue_or_fail(claim, &failure, duration).await,
+        }
+    }
+
+    /// The merge has ended the ingest in its own transaction. Maintenance is left to do.
+    async fn merged(&self, merged: &Merged, duration: Duration) {
+        let Merged { inserted, updated, unchanged, superseded } = *merged;
+        let duration_ms = milliseconds(duration);
+        let state = if superseded {
+            info!(inserted, updated, unchanged, duration_ms, "ingest superseded");
+            IngestState::Superseded
+        } else {
+            info!(inserted, updated, unchanged, duration_ms, "ingest succeeded");
+            IngestState::Succeeded
+        };
+        self.metrics.merged(merged);
+        self.metrics.ended(state, duration);
+        if let Err(error) = self.store.maintain_after_merge(merged).await {
+            warn!(error = chain(&error), "maintenance of the catalogue failed");
+        }
+    }
+
+    async fn reject(&self, claim: &Claim, violations: &Violations, duration: Duration) {
+        let count = i64::try_from(violations.count()).unwrap_or(i64::MAX);
+        let first = violations.listed().first();
+        let first_violation = first.and_then(|violation| serde_json::to_string(violation).ok());
+        let duration_ms = milliseconds(duration);
+        info!(violations = count, first_violation, duration_ms, "ingest rejected");
+        match serde_json::to_string(violations.listed()) {
+            Ok(listed) => {
+                if self.record(|| self.store.reject(claim, &listed, count)).await {
+                    self.metrics.ended(IngestState::Rejected, duration);
+                }
+            }
+            Err(error) => error!(%error, "the violations cannot be written as JSON"),
+        }
+    }
+
+    async fn supersede(&self, claim: &Claim, duration: Duration) {
+        let duration_ms = milliseconds(duration);
+        info!(duration_ms, "ingest superseded: the bucket holds newer content");
+        if self.record(|| self.store.supersede(claim)).await {
+            self.metrics.ended(IngestState::Superseded, duration);
+        }
+    }
+
+    async fn requeue_or_fail(&self, claim: &Claim, failure: &Failure, duration: Duration) {
+        let max_attempts = match failure {
+            Failure::Object(ObjectError::Gone(_)) => 1,
+            Failure::Object(ObjectError::Refused(_)) | Failure::Store(StoreError::Statement(_)) => {
+                self.retry.max_attempts_refused
+            }
+            _ => self.retry.max_attempts,
+        };
+        let error = chain(failure);
+        let attempt = claim.attempts;
+        let duration_ms = milliseconds(duration);
+        if attempt < max_attempts {
+            let delay = self.retry.delay(attempt);
+            let retry_in_ms = milliseconds(delay);
+            warn!(
+                error,
+                attempt, max_attempts, retry_in_ms, duration_ms, "attempt failed, will retry"
+            );
+            if self.record(|| self.store.requeue(claim, delay)).await {
+                self.metrics.retried(failure.code());
+            }
+            return;
+        }
+        error!(error, attempt, duration_ms, "ingest failed");
+        // Clients may read the problem. The details are for the log.
+        let detail = match failure {
+            Failure::Object(error) => error.code().to_owned(),
+            Failure::Store(_) | Failure::AttemptsExhausted => format!("attempt {attempt} failed"),
+        };
+        let problem = Problem::new(failure.code(), detail).to_json();
+        let problem = String::from_utf8_lossy(&problem);
+        if self.record(|| self.store.fail(claim, &problem)).await {
+            self.metrics.ended(IngestState::Failed, duration);
+        }
+    }
+
+    /// Puts a claimed ingest back into the queue because the service stops. The attempt does not
+    /// count.
+    pub(super) async fn requeue_on_shutdown(&self, claim: &Claim) {
+        info!("stopping: requeueing the ingest");
+        let requeued = self.store.requeue_uncounted(claim).await;
+        self.is_recorded(requeued);
+    }
+
+    /// Calls `record` until the database takes the result, for as long as the lease may last: after
+    /// that another worker claims the ingest. Returns whether the ledger has the result.
+    async fn record<F>(&self, record: impl Fn() -> F) -> bool
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
+        let recorded = async {
+            loop {
+                match record().await {
+                    Err(error @ StoreError::Unavailable(_)) => {
+                        warn!(error = chain(&error), "recording the result failed, will retry");
+                        sleep(POLL).await;
+                    }
+                    recorded => return self.is_recorded(recorded),
+                }
+            }
+        };
+        timeout(self.lease, recorded).await.unwrap_or_else(|_| {
+            warn!("the result was not recorded before the lease expired");
+            false
+        })
+    }
+
+    /// Returns whether the ledger has the result. If not, another worker claims the ingest after
+    /// the lease has expired.
+    fn is_recorded(&self, recorded: Result<(), StoreError>) -> bool {
+        if let Err(error) = &recorded {
+            warn!(error = chain(error), "the result could not be recorded");
+            if matches!(error, StoreError::LeaseLost) {
+                self.metrics.lease_lost();
+            }
+        }
+        recorded.is_ok()
+    }
+}

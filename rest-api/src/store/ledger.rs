@@ -1,0 +1,254 @@
+//! The ledger: one ingest for each object version that the service was notified of.
+
+use aws::trace::TraceId;
+use chrono::{DateTime, Utc};
+use deadpool_postgres::GenericClient;
+use schema::Notification;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use tokio_postgres::Row;
+
+use super::{
+    ObservedVersion, Store, StoreError, listen,
+    sql::{ListQuery, execute, query_opt},
+    version_order,
+};
+
+/// The state of an ingest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IngestState {
+    /// It waits for a worker.
+    Queued,
+    /// A worker has claimed it.
+    Running,
+    /// Its movies are in the catalogue.
+    Succeeded,
+    /// The content of the file is at fault.
+    Rejected,
+    /// A newer version of the object was merged before.
+    Superseded,
+    /// The infrastructure failed too often.
+    Failed,
+}
+
+impl IngestState {
+    const ALL: [(&'static str, Self); 6] = [
+        ("queued", Self::Queued),
+        ("running", Self::Running),
+        ("succeeded", Self::Succeeded),
+        ("rejected", Self::Rejected),
+        ("superseded", Self::Superseded),
+        ("failed", Self::Failed),
+    ];
+
+    /// Returns all states.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().map(|(_, state)| state)
+    }
+
+    /// Returns the state of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, state)| *state)
+    }
+
+    /// Returns the name that the API and the database use.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, state)| *state == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether the ingest has ended: without a request it does not change any more.
+    pub fn ended(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// One ingest: an object version, and its result.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are the API's, described there")]
+pub struct Ingest {
+    pub id: i64,
+    pub bucket: String,
+    pub key: String,
+    pub version_id: Option<String>,
+    pub etag: Option<String>,
+    pub size: Option<i64>,
+    pub state: IngestState,
+    pub attempts: i32,
+    pub received_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub inserted: Option<i64>,
+    pub updated: Option<i64>,
+    pub unchanged: Option<i64>,
+    pub violation_count: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw")]
+    pub violations: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw")]
+    pub error: Option<String>,
+}
+
+/// Serializes text that is JSON already.
+fn raw<S: Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let json = json.as_deref().unwrap_or("null");
+    serde_json::from_str::<&RawValue>(json)
+        .map_err(serde::ser::Error::custom)?
+        .serialize(serializer)
+}
+
+impl Ingest {
+    /// Reads a row with all columns of an ingest but its violations.
+    pub(super) fn from_row(row: &Row) -> Self {
+        Self {
+            id: row.get("id"),
+            bucket: row.get("bucket"),
+            key: row.get("key"),
+            version_id: row.get("version_id"),
+            etag: row.get("etag"),
+            size: row.get("size"),
+            state: IngestState::from_name(row.get("state")).unwrap_or(IngestState::Failed),
+            attempts: row.get("attempts"),
+            received_at: row.get("received_at"),
+            started_at: row.get("started_at"),
+            finished_at: row.get("finished_at"),
+            inserted: row.get("inserted"),
+            updated: row.get("updated"),
+            unchanged: row.get("unchanged"),
+            violation_count: row.get("violation_count"),
+            violations: None,
+            error: row.get("error"),
+        }
+    }
+}
+
+/// Selects ingests to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct IngestQuery {
+    /// Only of this bucket.
+    pub bucket: Option<String>,
+    /// Only of this object key.
+    pub key: Option<String>,
+    /// Only in this state.
+    pub state: Option<IngestState>,
+    /// The largest number of ingests.
+    pub limit: i64,
+    /// The id of the last ingest of the previous page.
+    pub after: Option<i64>,
+}
+
+impl Store {
+    /// Records the version that `notification` means. The same version again gives the same ingest.
+    /// If that has failed, it is queued again: a repeated notification asks for it.
+    ///
+    /// `observed` fills in what the notification lacks. `request_id` and `trace_id` connect log
+    /// lines; a known version keeps those of its first notification.
+    ///
+    /// # Errors
+    /// If the database is unavailable. Nothing is recorded then.
+    pub async fn record(
+        &self,
+        notification: &Notification,
+        observed: &ObservedVersion,
+        request_id: &str,
+        trace_id: Option<TraceId>,
+    ) -> Result<Ingest, StoreError> {
+        let mut connection = self.writer().await?;
+        let transaction = connection.transaction().await?;
+        // One caller at a time changes the versions of one object.
+        let lock = "
+            /* ledger::record */
+            select pg_advisory_xact_lock(hashtextextended($1, 0))";
+        let object = format!("{}/{}", &*notification.bucket, &*notification.key);
+        execute(&transaction, lock, &[&object]).await?;
+        let id = match version_order::find(&transaction, notification, observed).await? {
+            Some(id) => id,
+            None => {
+                version_order::insert(&transaction, notification, observed, request_id, trace_id)
+                    .await?
+            }
+        };
+        revive(&transaction, id).await?;
+        listen::announce(&transaction, listen::QUEUED).await?;
+        let ingest = read(&transaction, id).await?;
+        transaction.commit().await?;
+        self.hints().queued.send_replace(());
+        ingest.ok_or_else(|| StoreError::Setup(format!("ingest {id} is gone")))
+    }
+
+    /// Queues a failed ingest again. Returns whether it had failed, and the ingest as it is now;
+    /// none if there is no such ingest.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn retry(&self, id: i64) -> Result<Option<(bool, Ingest)>, StoreError> {
+        let connection = self.writer().await?;
+        let revived = revive(&connection, id).await?;
+        if revived {
+            listen::announce(&connection, listen::QUEUED).await?;
+        }
+        Ok(read(&connection, id).await?.map(|ingest| (revived, ingest)))
+    }
+
+    /// Returns the ingest with this id, violations included.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn ingest(&self, id: i64) -> Result<Option<Ingest>, StoreError> {
+        read(&self.writer().await?, id).await
+    }
+
+    /// Returns the ingests that match `query`, newest first; one more than its limit if there are
+    /// more.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn ingests(&self, query: &IngestQuery) -> Result<Vec<Ingest>, StoreError> {
+        let mut sql = ListQuery::new(
+            "
+            /* ledger::ingests */
+            select id, bucket, key, version_id, etag, size, state, attempts, received_at,
+                started_at, finished_at, inserted, updated, unchanged, violation_count, error::text
+            from ingests
+            where true",
+        );
+        let state = query.state.map(|state| state.name().to_owned());
+        for (column, value) in [("bucket", &query.bucket), ("key", &query.key), ("state", &state)] {
+            if let Some(value) = value {
+                let value = sql.bind(value.clone());
+                sql.push(&format!(" and {column} = {value}"));
+            }
+        }
+        if let Some(after) = query.after {
+            let after = sql.bind(after);
+            sql.push(&format!(" and id < {after}"));
+        }
+        let limit = sql.bind(query.limit + 1);
+        sql.push(&format!(" order by id desc limit {limit}"));
+        let rows = self.writer().await?.query(&sql.text, &sql.params()).await?;
+        Ok(rows.iter().map(Ingest::from_row).collect())
+    }
+}
+
+/// Puts a failed ingest back into the queue, as if it had never been attempted. Returns whether it
+/// had failed.
+async fn revive(client: &impl GenericClient, id: i64) -> Result<bool, StoreError> {
+    let revive = "
+        /* ledger::revive */
+        update ingests
+        set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
+        where id = $1 and state = 'failed'";
+    Ok(execute(client, revive, &[&id]).await? == 1)
+}
+
+/// Reads an ingest with its violations.
+async fn read(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, StoreError> {
+    let read = "
+        /* ledger::read */
+        select id, bucket, key, version_id, etag, size, state, attempts, received_at, started_at,
+            finished_at, inserted, updated, unchanged, violation_count, error::text,
+            coalesce(violations::text, '[]') as violations
+        from ingests
+        where id = $1";
+    let row = query_opt(client, read, &[&id]).await?;
+    Ok(row.map(|row| Ingest { violations: row.get("violations"), ..Ingest::from_row(&row) }))
+}

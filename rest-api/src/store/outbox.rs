@@ -1,0 +1,126 @@
+//! The ledger as an outbox: ended ingests whose results are to be published.
+//!
+//! `result_due_at` is the time at which a result is due. Whoever claims a result sets it to the end
+//! of a lease, and must show that very time to change it again. If a publisher dies, the result is
+//! due again when the lease has expired. So each result is published at least once, and rarely twice.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::{Ingest, Store, StoreError};
+
+/// Whether the results of ingests are published, so that an ingest that ends makes one due.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Outbox {
+    /// Nothing is published.
+    #[default]
+    Disabled,
+    /// Results are published.
+    Enabled,
+}
+
+impl Outbox {
+    pub(super) fn publishes(self) -> bool {
+        self == Self::Enabled
+    }
+}
+
+/// The result of an ended ingest, claimed for publication.
+#[derive(Debug)]
+pub struct DueResult {
+    /// The ingest, without its violations.
+    pub ingest: Ingest,
+    /// Its listed violations, a JSON array.
+    pub violations: String,
+    /// The trace that the ingest belongs to.
+    pub trace_id: Option<String>,
+    leased_until: DateTime<Utc>,
+}
+
+impl Store {
+    /// Returns the same store with this outbox.
+    #[must_use]
+    pub fn with_outbox(mut self, outbox: Outbox) -> Self {
+        self.outbox = outbox;
+        self
+    }
+
+    /// Claims up to `limit` results that are due, the oldest first, for `lease`.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn claim_results(
+        &self,
+        limit: i64,
+        lease: Duration,
+    ) -> Result<Vec<DueResult>, StoreError> {
+        // An ingest that was queued again is skipped. It is due again when it has ended.
+        let claim = "
+            /* outbox::claim_results */
+            update ingests
+            set result_due_at = now() + make_interval(secs => $2)
+            where id = any(array(
+                select id
+                from ingests
+                where result_due_at <= now() and finished_at is not null
+                order by result_due_at
+                limit $1
+                for update skip locked
+            ))
+            returning id, bucket, key, version_id, etag, size, state, attempts, received_at,
+                started_at, finished_at, inserted, updated, unchanged, violation_count, error::text,
+                coalesce(violations::text, '[]') as violations, trace_id, result_due_at";
+        let connection = self.worker().await?;
+        let rows = connection.query(claim, &[&limit, &lease.as_secs_f64()]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| DueResult {
+                ingest: Ingest::from_row(row),
+                violations: row.get("violations"),
+                trace_id: row.get("trace_id"),
+                leased_until: row.get("result_due_at"),
+            })
+            .collect())
+    }
+
+    /// Ends the leases of published results.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn acknowledge_results(&self, results: &[&DueResult]) -> Result<(), StoreError> {
+        self.reschedule(results, None).await
+    }
+
+    /// Ends the leases of results that could not be published. They are due again after `delay`.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn reschedule_results(
+        &self,
+        results: &[&DueResult],
+        delay: Duration,
+    ) -> Result<(), StoreError> {
+        self.reschedule(results, Some(delay.as_secs_f64())).await
+    }
+
+    /// Makes results due in `seconds`, or never. A result whose ingest has ended once more since it
+    /// was claimed stays due.
+    async fn reschedule(
+        &self,
+        results: &[&DueResult],
+        seconds: Option<f64>,
+    ) -> Result<(), StoreError> {
+        // Null seconds make a null time.
+        let reschedule = "
+            /* outbox::reschedule */
+            update ingests
+            set result_due_at = now() + make_interval(secs => $3)
+            from unnest($1::bigint[], $2::timestamptz[]) as claimed (id, leased_until)
+            where ingests.id = claimed.id and ingests.result_due_at = claimed.leased_until";
+        let ids: Vec<i64> = results.iter().map(|result| result.ingest.id).collect();
+        let leases: Vec<DateTime<Utc>> = results.iter().map(|result| result.leased_until).collect();
+        self.worker().await?.execute(reschedule, &[&ids, &leases, &seconds]).await?;
+        Ok(())
+    }
+}

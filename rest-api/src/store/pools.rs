@@ -1,0 +1,100 @@
+//! The pools of database connections, one for each purpose.
+
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Status, Timeouts,
+};
+use tokio_postgres::{Config, config::TargetSessionAttrs};
+
+use super::{
+    StoreError,
+    connect::{self, Connector},
+};
+use crate::config::Database;
+
+/// Options of sessions that write. A session that its client has left ends soon, in a transaction or
+/// in a statement. Statements are planned for what the staging table holds at the time.
+pub(super) const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
+     -c client_connection_check_interval=5s -c plan_cache_mode=force_custom_plan";
+
+/// Options of sessions that serve queries. Each query gets a plan of its own, because the best plan
+/// depends on how rare its words are. The timeouts keep one query from using the whole machine, and
+/// from waiting long for a first load.
+const READ_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c jit=off \
+     -c max_parallel_workers_per_gather=0 -c default_transaction_read_only=on \
+     -c statement_timeout=3500ms -c lock_timeout=2s";
+
+/// Fails (by a division by zero) on a connection to a replica. After a failover an old connection
+/// may lead to one.
+const IS_WRITABLE: &str = "select 1 / (current_setting('transaction_read_only') = 'off')::int";
+
+/// The pools of one service.
+#[derive(Clone)]
+pub(super) struct Pools {
+    /// For workers alone: no flood of requests keeps a lease from being renewed.
+    pub(super) workers: Pool,
+    /// For requests that write, and for those that read the ledger.
+    pub(super) writer: Pool,
+    /// For queries on the catalogue.
+    pub(super) reader: Pool,
+}
+
+impl Pools {
+    /// Returns pools of connections to `database`, which are opened when they are first needed.
+    /// `workers` ingests run at once, each with a connection of its own.
+    ///
+    /// # Errors
+    /// If a pool cannot be built.
+    pub(super) fn new(
+        database: &Database,
+        connector: &Connector,
+        workers: usize,
+    ) -> Result<Self, StoreError> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let mut worker_config = connect::config(database, &database.host, WRITE_OPTIONS);
+        worker_config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let mut writer_config = worker_config.clone();
+        writer_config.options(format!("{WRITE_OPTIONS} -c statement_timeout=30s"));
+        let read_host = database.read_host.as_ref().unwrap_or(&database.host);
+        let reader_config = connect::config(database, read_host, READ_OPTIONS);
+        let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
+        Ok(Self {
+            workers: pool(worker_config, connector, writable.clone(), workers * 2 + 1)?,
+            writer: pool(writer_config, connector, writable, cores * 4)?,
+            reader: pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?,
+        })
+    }
+
+    /// Returns the status of each pool, by name.
+    pub(super) fn status(&self) -> [(&'static str, Status); 3] {
+        let Self { workers, writer, reader } = self;
+        [("workers", workers.status()), ("writer", writer.status()), ("reader", reader.status())]
+    }
+}
+
+/// Returns a connection of `pool` that has just been tested, or a new one.
+///
+/// The pool tests its idle connections one after another, each with a timeout. If the first one does
+/// not respond, the others lead to the same silent server: all of them are dropped.
+pub(super) async fn checkout(pool: &Pool) -> Result<Object, StoreError> {
+    match tokio::time::timeout(connect::TIMEOUT, pool.get()).await {
+        Ok(connection) => Ok(connection?),
+        Err(elapsed) => {
+            pool.retain(|_, _| false);
+            Err(StoreError::Unavailable(elapsed.into()))
+        }
+    }
+}
+
+fn pool(
+    config: Config,
+    connector: &Connector,
+    recycling_method: RecyclingMethod,
+    size: usize,
+) -> Result<Pool, StoreError> {
+    let manager_config = ManagerConfig { recycling_method };
+    let manager = Manager::from_connect(config, connector.clone(), manager_config);
+    let timeout = Some(connect::TIMEOUT);
+    let timeouts = Timeouts { wait: timeout, create: timeout, recycle: timeout };
+    let builder = Pool::builder(manager).max_size(size).timeouts(timeouts);
+    builder.runtime(Runtime::Tokio1).build().map_err(|error| StoreError::Setup(error.to_string()))
+}

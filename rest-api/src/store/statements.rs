@@ -1,0 +1,145 @@
+//! Tests of all statements: each names its module and function, and fits the migrated database.
+//!
+//! The statements are the string literals of this directory that begin with a comment.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use local_stack::postgres::{Postgres, Purpose, USER};
+use syn::visit::{self, Visit};
+use tokio_postgres::Client;
+
+use super::{catalogue, migrate, reconcile, version_order};
+use crate::config::{Database, Login, Secret, Tls};
+
+/// A statement in the source code.
+struct Statement {
+    module: String,
+    function: String,
+    text: String,
+}
+
+/// Collects the statements of one module.
+struct Collector<'a> {
+    module: String,
+    function: String,
+    statements: &'a mut Vec<Statement>,
+}
+
+impl Collector<'_> {
+    fn within(&mut self, function: &syn::Ident, visit: impl FnOnce(&mut Self)) {
+        let outer = std::mem::replace(&mut self.function, function.to_string());
+        visit(self);
+        self.function = outer;
+    }
+}
+
+impl<'ast> Visit<'ast> for Collector<'_> {
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.within(&item.sig.ident, |this| visit::visit_item_fn(this, item));
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.within(&item.sig.ident, |this| visit::visit_impl_item_fn(this, item));
+    }
+
+    fn visit_lit_str(&mut self, literal: &'ast syn::LitStr) {
+        let text = literal.value();
+        if text.trim_start().starts_with("/*") {
+            let (module, function) = (self.module.clone(), self.function.clone());
+            self.statements.push(Statement { module, function, text });
+        }
+    }
+}
+
+/// Returns the statements of all modules of the store, but this one.
+fn statements() -> Vec<Statement> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+    let mut statements = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let module = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if module == "statements" {
+            continue;
+        }
+        let file = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
+        let function = String::new();
+        Collector { module, function, statements: &mut statements }.visit_file(&file);
+    }
+    statements.push(Statement {
+        module: "version_order".to_owned(),
+        function: "find".to_owned(),
+        text: version_order::FIND.to_owned(),
+    });
+    statements.push(Statement {
+        module: "reconcile".to_owned(),
+        function: "newest_versions".to_owned(),
+        text: reconcile::NEWEST_VERSIONS.to_owned(),
+    });
+    statements
+}
+
+/// Runs `test` with a connection to a migrated database, in a Postgres of its own.
+async fn with_database(name: &str, test: impl AsyncFnOnce(&Client)) {
+    let name = format!("mru-statements-{name}-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    let postgres = Postgres::start(&directory, Purpose::Test).await.unwrap();
+    postgres.create_database("test").await.unwrap();
+    let login = Login::Fixed { user: USER.to_owned(), password: Secret::new("unused") };
+    let database = Database {
+        host: postgres.socket_dir().display().to_string(),
+        port: 5432,
+        login,
+        name: "test".to_owned(),
+        read_host: None,
+        tls: Tls::Disable,
+    };
+    let no_secrets = local_stack::sdk(([127, 0, 0, 1], 1).into());
+    migrate(&database, &aws::SecretsManager::new(&no_secrets)).await.unwrap();
+    test(&postgres.connect("test").await.unwrap()).await;
+    postgres.stop().await;
+}
+
+#[test]
+fn each_statement_names_its_module_and_function() {
+    let statements = statements();
+    assert!(statements.len() > 50, "{}", statements.len());
+    for Statement { module, function, text } in statements {
+        let name = format!("/* {module}::{function} */");
+        assert!(text.trim_start().starts_with(&name), "in {module}::{function}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn each_statement_fits_the_migrated_database() {
+    with_database("each", async |client| {
+        let mut statements = statements();
+        // The others need the temporary table that this one creates.
+        statements
+            .sort_by_key(|statement| statement.module != "staging" || statement.function != "new");
+        let mut batches = BTreeSet::new();
+        for Statement { module, function, text } in &statements {
+            let fits = if text.contains(';') {
+                batches.insert(format!("{module}::{function}"));
+                client.batch_execute(text).await
+            } else {
+                client.prepare(text).await.map(|_| ())
+            };
+            // Databases of earlier releases alone have this table.
+            if !text.contains("from schema_migrations") {
+                fits.unwrap_or_else(|error| panic!("{module}::{function}: {error}: {text}"));
+            }
+        }
+        assert_eq!(batches.into_iter().collect::<Vec<_>>(), ["staging::new"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_composed_query_fits_the_migrated_database() {
+    with_database("composed", async |client| {
+        for text in catalogue::tests::composed_queries() {
+            client.prepare(&text).await.unwrap_or_else(|error| panic!("{error}: {text}"));
+        }
+    })
+    .await;
+}
