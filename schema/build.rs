@@ -1,10 +1,10 @@
 //! Generates the Rust types from `movies.schema.json`.
 //!
-//! typify turns definitions into structs. What it does not enforce by itself (bounds of integers,
-//! lengths counted without a second allocation, forbidden characters, strict times) is carried by
-//! the leaf types of this crate, `Bounded`, `Text` and `Timestamp`, whose parameters are read from
-//! the schema here. A keyword that none of them enforces stops the build, so that the schema cannot
-//! promise more than the types keep.
+//! typify turns definitions into structs. The leaf types of this crate (`Bounded`, `Text` and
+//! `Timestamp`) enforce what typify does not: bounds of integers, lengths counted without a second
+//! allocation, forbidden characters, strict times. This script reads their parameters from the
+//! schema. A keyword that neither typify nor a leaf type enforces fails the build, so the generated
+//! types never accept what the schema forbids.
 
 use std::{env, error::Error, fs, path::Path};
 
@@ -31,21 +31,21 @@ fn main() -> Result<()> {
         map_leaves(schema, &mut settings)?;
     }
     let mut types = TypeSpace::new(&settings);
-    // Files are read a record at a time, never as a whole.
+    // No code parses a whole file: the service reads one record at a time.
     let definitions = root.definitions.into_iter().filter(|(name, _)| name != "MoviesFile");
     types.add_ref_types(definitions)?;
 
     let mut file: syn::File = syn::parse2(types.to_stream())?;
-    // The errors of conversions that the leaf types do by themselves.
+    // Drop typify's conversion error: the leaf types have errors of their own.
     file.items.retain(|item| !matches!(item, syn::Item::Mod(module) if module.ident == "error"));
-    // An empty list is written like any other, so that every movie shows its cast and genres.
+    // Serialize empty lists too, so that every movie has a cast and genres.
     let skip_empty = ", skip_serializing_if = \"::std::vec::Vec::is_empty\"";
     let code = prettyplease::unparse(&file).replace(skip_empty, "");
     let out = Path::new(&env::var("OUT_DIR")?).join("types.rs");
     Ok(fs::write(out, code)?)
 }
 
-/// What the generated types enforce, or need not.
+/// The keywords that the generated types enforce, and annotations.
 const KEYWORDS: [&str; 20] = [
     "$schema",
     "$id",
@@ -69,8 +69,10 @@ const KEYWORDS: [&str; 20] = [
     "examples",
 ];
 
+/// Checks that the generated types enforce every keyword of `schema`.
+///
 /// # Errors
-/// If a schema has a keyword that is not in the list.
+/// If `schema` has a keyword that is not in [`KEYWORDS`], or a format other than `date-time`.
 fn check_keywords(schema: &Value) -> Result<()> {
     for (keyword, value) in schema.as_object().into_iter().flatten() {
         if !KEYWORDS.contains(&keyword.as_str()) {
@@ -91,8 +93,10 @@ fn check_keywords(schema: &Value) -> Result<()> {
     Ok(())
 }
 
-/// typify reads draft 7: `$defs` was `definitions` there. `null` in a type union goes too: every
-/// nullable property is optional, and serde reads `null` into an `Option` as none.
+/// Converts the schema to draft 7, which typify reads: `$defs` becomes `definitions`.
+///
+/// It also removes `null` from type unions: every nullable property is optional, and serde reads
+/// `null` into an `Option` as `None`.
 fn to_draft_07(node: &mut Value) {
     match node {
         Value::Object(map) => {
@@ -112,7 +116,7 @@ fn to_draft_07(node: &mut Value) {
     }
 }
 
-/// Maps every string and integer below `schema` to the leaf type that enforces its keywords.
+/// Maps every string and integer in `schema` to the leaf type that enforces its keywords.
 fn map_leaves(schema: &Schema, settings: &mut TypeSpaceSettings) -> Result<()> {
     let Schema::Object(object) = schema else {
         return Ok(());
@@ -133,8 +137,7 @@ fn map_leaves(schema: &Schema, settings: &mut TypeSpaceSettings) -> Result<()> {
     Ok(())
 }
 
-/// The Rust type for a string or an integer; none for the other types, and for formats, which
-/// typify maps by itself.
+/// Returns the leaf type for a string or an integer, and `None` for every other type.
 fn leaf_type(object: &SchemaObject) -> Result<Option<String>> {
     let Some(SingleOrVec::Single(instance_type)) = instance_type(object) else {
         return Ok(None);
@@ -145,7 +148,7 @@ fn leaf_type(object: &SchemaObject) -> Result<Option<String>> {
             let string = object.string.clone().unwrap_or_default();
             let min = string.min_length.unwrap_or(0);
             let max = string.max_length.unwrap_or(u32::MAX);
-            let pattern = string.pattern.ok_or("a string must forbid U+0000")?;
+            let pattern = string.pattern.ok_or("a string needs a pattern that forbids U+0000")?;
             let controls = forbidden_controls(&pattern)?;
             Ok(Some(format!("crate::Text<{min}, {max}, {controls}>")))
         }
@@ -169,14 +172,14 @@ fn instance_type(object: &SchemaObject) -> Option<SingleOrVec<InstanceType>> {
     }
 }
 
-/// Reads a pattern of the form `^[^\u0000\u001F]*$` into a mask: bit n stands for U+n.
+/// Converts a pattern such as `^[^\u0000\u001F]*$` to a bit mask: bit n forbids U+n.
 fn forbidden_controls(pattern: &str) -> Result<u32> {
     let class = pattern
         .strip_prefix("^[^")
         .and_then(|rest| rest.strip_suffix("]*$"))
-        .ok_or_else(|| format!("pattern {pattern}: only ^[^...]*$ of control characters"))?;
+        .ok_or_else(|| format!("pattern {pattern}: expected ^[^...]*$ with control characters"))?;
     class.split("\\u").skip(1).try_fold(0, |mask, code| match u32::from_str_radix(code, 16)? {
         control @ 0..=31 => Ok(mask | 1 << control),
-        _ => Err(format!("pattern {pattern}: {code} is no control character").into()),
+        _ => Err(format!("pattern {pattern}: {code} is not a control character").into()),
     })
 }

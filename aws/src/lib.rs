@@ -1,36 +1,37 @@
-//! What the service and the function share: the AWS SDK's configuration, secrets, and traces.
+//! AWS code that the service and the Lambda function share: SDK configuration, secrets, trace
+//! context.
 
 pub mod trace;
 
-use std::{error::Error, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
 use aws_sdk_secretsmanager::{Client, config::SharedHttpClient, error::DisplayErrorContext};
 use aws_smithy_http_client::{Builder, tls};
 
-/// The SDK's configuration as its own variables describe it: `AWS_REGION`, credentials,
-/// `AWS_ENDPOINT_URL` and so on.
+/// Loads the SDK's configuration from its standard environment variables, such as `AWS_REGION` and
+/// `AWS_ENDPOINT_URL`.
 pub async fn sdk_from_env() -> SdkConfig {
     let loader = aws_config::defaults(BehaviorVersion::latest());
     loader.timeout_config(timeouts()).http_client(http_client()).load().await
 }
 
-/// How long the SDK waits.
+/// Returns the timeouts of every SDK client.
 pub fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
-        // For the head of an answer; its body is watched by the SDK's stalled stream protection.
+        // Covers the head of a response. The SDK's stalled stream protection covers the body.
         .read_timeout(Duration::from_secs(20))
         .build()
 }
 
-/// The HTTP client of the SDK, with the one TLS library that our programs have.
+/// Returns the SDK's HTTP client. It uses rustls with ring, the TLS library of all programs here.
 pub fn http_client() -> SharedHttpClient {
     let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     Builder::new().tls_provider(provider).build_https()
 }
 
-/// A string that never prints.
+/// A string that `Debug` does not print.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Secret(String);
 
@@ -40,7 +41,7 @@ impl Secret {
         Self(secret.into())
     }
 
-    /// The string, for the one place that needs it.
+    /// Returns the string. Do not log it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -52,11 +53,11 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// AWS Secrets Manager.
+/// A client of AWS Secrets Manager.
 #[derive(Clone, Debug)]
 pub struct SecretsManager(Client);
 
-/// Which version of a secret. A rotation makes the current one the previous.
+/// A version of a secret. A rotation turns the current version into the previous one.
 ///
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html>
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,7 +68,7 @@ pub enum Stage {
     Previous,
 }
 
-/// Why a secret cannot be read.
+/// A secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the secret {id}: {reason}")]
 pub struct SecretError {
@@ -76,22 +77,23 @@ pub struct SecretError {
 }
 
 impl SecretError {
-    /// The secret `id` is there, but it is not what was expected, for this reason.
+    /// Creates an error for the secret `id`. Its text is "cannot read the secret {id}: {reason}".
     pub fn new(id: &str, reason: impl Into<String>) -> Self {
         Self { id: id.to_owned(), reason: reason.into() }
     }
 }
 
 impl SecretsManager {
-    /// A client for the region and credentials of `sdk`.
+    /// Creates a client with the region and credentials of `sdk`.
     pub fn new(sdk: &SdkConfig) -> Self {
         Self(Client::new(sdk))
     }
 
-    /// The text of the secret `id`, an ARN or a name; `None` if it has no such version.
+    /// Returns the text of the secret `id` (an ARN or a name) at `stage`. Returns `None` if there is
+    /// no such secret or version.
     ///
     /// # Errors
-    /// If Secrets Manager cannot be reached or refuses, or the secret is not a text.
+    /// If the request to Secrets Manager fails, or the secret is binary.
     pub async fn get(&self, id: &str, stage: Stage) -> Result<Option<Secret>, SecretError> {
         let stage = match stage {
             Stage::Current => "AWSCURRENT",
@@ -100,7 +102,7 @@ impl SecretsManager {
         match self.0.get_secret_value().secret_id(id).version_stage(stage).send().await {
             Ok(value) => match value.secret_string {
                 Some(text) => Ok(Some(Secret(text))),
-                None => Err(SecretError::new(id, "it is binary, not a text")),
+                None => Err(SecretError::new(id, "it is binary, not text")),
             },
             Err(error)
                 if error
@@ -109,21 +111,16 @@ impl SecretsManager {
             {
                 Ok(None)
             }
-            Err(error) => Err(SecretError::new(id, told(&error))),
+            Err(error) => Err(SecretError::new(id, DisplayErrorContext(error).to_string())),
         }
     }
 
-    /// The current text of the secret `id`, an ARN or a name.
+    /// Returns the current text of the secret `id` (an ARN or a name).
     ///
     /// # Errors
-    /// As [`Self::get`], and if there is no such secret.
+    /// Those of [`Self::get`], and if there is no such secret.
     pub async fn current(&self, id: &str) -> Result<Secret, SecretError> {
         let secret = self.get(id, Stage::Current).await?;
         secret.ok_or_else(|| SecretError::new(id, "there is no such secret"))
     }
-}
-
-/// The error with all its causes.
-fn told(error: &(impl Error + 'static)) -> String {
-    DisplayErrorContext(error).to_string()
 }

@@ -1,55 +1,55 @@
-//! W3C trace context: one id for all that follows from one event.
+//! W3C trace context: one trace id for everything that one S3 event causes.
 //!
-//! Source: <https://www.w3.org/TR/trace-context/>. The function begins a trace or takes over that of
-//! X-Ray, the service keeps it with the ingest, and both write its id into their log lines. Nobody
-//! collects spans here, so that the id is all there is to keep.
+//! Source: <https://www.w3.org/TR/trace-context/>. The function continues X-Ray's trace or starts a
+//! new one, the service stores the trace id with the ingest, and both log it. Spans are not
+//! collected.
 
 use std::fmt;
 
 use uuid::Uuid;
 
-/// The header that carries a trace from one service to the next.
+/// The HTTP header that passes a trace from one service to the next.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// The id of a trace, never zero. Prints as 32 lowercase hexadecimal digits.
+/// A trace id, never zero. `Display` writes 32 lowercase hexadecimal digits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TraceId(u128);
 
-/// A trace, and the step in it that makes a request.
+/// A position in a trace: the trace id, and the id of the step that sends a request.
 ///
-/// Prints as the value of the header [`TRACEPARENT`].
+/// `Display` writes the value of the header [`TRACEPARENT`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TraceParent {
-    /// The trace.
+    /// The id of the trace.
     pub trace_id: TraceId,
     parent_id: u64,
     sampled: bool,
 }
 
 impl TraceParent {
-    /// A trace that begins here.
+    /// Starts a new trace.
     pub fn random() -> Self {
-        // Version 4 has 122 random bits, and some that are never zero, in each half.
+        // A version 4 UUID has fixed bits that are not zero in each half, so neither id is zero.
         let trace_id = TraceId(Uuid::new_v4().as_u128());
-        Self { trace_id, parent_id: random_parent(), sampled: true }
+        Self { trace_id, parent_id: random_parent_id(), sampled: true }
     }
 
-    /// Reads a header of version 00, the only one there is. `None` if it is malformed: the trace
-    /// then has to begin anew.
+    /// Parses the value of a `traceparent` header of version 00, the only version defined. Returns
+    /// `None` if it is malformed or of another version: the caller then starts a new trace.
     pub fn parse(header: &str) -> Option<Self> {
-        let mut parts = header.split('-');
-        let mut next = |digits| parts.next().and_then(|part| hexadecimal(part, digits));
+        let mut fields = header.split('-');
+        let mut next = |digits| fields.next().and_then(|field| parse_hex(field, digits));
         let (version, trace_id, parent_id, flags) = (next(2)?, next(32)?, next(16)?, next(2)?);
-        if parts.next().is_some() || version != 0 || trace_id == 0 || parent_id == 0 {
+        if fields.next().is_some() || version != 0 || trace_id == 0 || parent_id == 0 {
             return None;
         }
         let parent_id = u64::try_from(parent_id).ok()?;
         Some(Self { trace_id: TraceId(trace_id), parent_id, sampled: flags & 1 == 1 })
     }
 
-    /// Reads the tracing header of AWS X-Ray, as Lambda's runtime hands it to a function:
-    /// `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`. The trace's id
-    /// is `Root` without its version and dashes. `None` if that is not there, or malformed.
+    /// Parses the tracing header of AWS X-Ray, which the Lambda runtime passes to a function:
+    /// `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`. The trace id is
+    /// `Root` without its version and dashes. Returns `None` if `Root` is missing or malformed.
     ///
     /// Source: <https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html>
     pub fn from_xray(header: &str) -> Option<Self> {
@@ -57,28 +57,32 @@ impl TraceParent {
             header.split(';').find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='))
         };
         let (seconds, unique) = field("Root")?.strip_prefix("1-")?.split_once('-')?;
-        let trace_id = hexadecimal(seconds, 8)? << 96 | hexadecimal(unique, 24)?;
+        let trace_id = parse_hex(seconds, 8)? << 96 | parse_hex(unique, 24)?;
         if trace_id == 0 {
             return None;
         }
-        let parent_id = field("Parent").and_then(|parent| hexadecimal(parent, 16));
+        let parent_id = field("Parent").and_then(|parent| parse_hex(parent, 16));
         let parent_id = parent_id.and_then(|id| u64::try_from(id).ok()).filter(|id| *id != 0);
         Some(Self {
             trace_id: TraceId(trace_id),
-            parent_id: parent_id.unwrap_or_else(random_parent),
+            parent_id: parent_id.unwrap_or_else(random_parent_id),
             sampled: field("Sampled") == Some("1"),
         })
     }
 }
 
-fn random_parent() -> u64 {
+fn random_parent_id() -> u64 {
     Uuid::new_v4().as_u64_pair().1
 }
 
-/// The value of a text of so many lowercase hexadecimal digits, no more than fit.
-fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
-    let all = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if all && text.len() == digits { u128::from_str_radix(text, 16).ok() } else { None }
+/// Parses exactly `digits` lowercase hexadecimal digits, at most 32.
+fn parse_hex(text: &str, digits: usize) -> Option<u128> {
+    let is_lowercase_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if is_lowercase_hex && text.len() == digits {
+        u128::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
 }
 
 impl fmt::Display for TraceId {
@@ -101,11 +105,11 @@ mod tests {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     #[test]
-    fn a_header_is_read_strictly() {
-        for (header, printed) in [
+    fn traceparent_is_parsed_strictly() {
+        for (header, displayed) in [
             ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
             ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", None),
-            // Flags that are not known are not passed on.
+            // Unknown flags are cleared.
             (
                 "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff",
                 Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
@@ -117,7 +121,7 @@ mod tests {
         ] {
             let parsed = TraceParent::parse(header).unwrap();
             assert_eq!(parsed.trace_id.to_string(), TRACE);
-            assert_eq!(parsed.to_string(), printed.unwrap_or(header));
+            assert_eq!(parsed.to_string(), displayed.unwrap_or(header));
         }
         for bad in [
             "",
@@ -149,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn the_header_of_xray_becomes_one_of_the_standard() {
-        let read = |header: &str| TraceParent::from_xray(header).map(|trace| trace.to_string());
+    fn xray_header_converts_to_traceparent() {
+        let convert = |header: &str| TraceParent::from_xray(header).map(|trace| trace.to_string());
         let root = "Root=1-5759e988-bd862e3fe1be46a994272793";
         for (rest, flags) in [
             (";Parent=53995c3f42cd8ad8;Sampled=1", "01"),
@@ -160,9 +164,9 @@ mod tests {
             ("; Sampled=1; Parent=53995c3f42cd8ad8", "01"),
         ] {
             let expected = format!("00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-{flags}");
-            assert_eq!(read(&format!("{root}{rest}")), Some(expected), "{rest}");
+            assert_eq!(convert(&format!("{root}{rest}")), Some(expected), "{rest}");
         }
-        let without_parent = read(root).unwrap();
+        let without_parent = convert(root).unwrap();
         assert!(without_parent.starts_with("00-5759e988bd862e3fe1be46a994272793-"));
         assert!(TraceParent::parse(&without_parent).is_some(), "{without_parent}");
         for bad in [
@@ -178,15 +182,15 @@ mod tests {
             "Self=1-5759e988-bd862e3fe1be46a994272793",
             "Parent=53995c3f42cd8ad8;Sampled=1",
         ] {
-            assert_eq!(read(bad), None, "{bad:?}");
+            assert_eq!(convert(bad), None, "{bad:?}");
         }
     }
 
     #[test]
-    fn a_new_trace_is_valid_and_like_no_other() {
-        let (one, other) = (TraceParent::random(), TraceParent::random());
-        assert_ne!(one.trace_id, other.trace_id);
-        assert_eq!(TraceParent::parse(&one.to_string()), Some(one));
-        assert!(one.to_string().ends_with("-01"));
+    fn new_traces_are_valid_and_distinct() {
+        let (first, second) = (TraceParent::random(), TraceParent::random());
+        assert_ne!(first.trace_id, second.trace_id);
+        assert_eq!(TraceParent::parse(&first.to_string()), Some(first));
+        assert!(first.to_string().ends_with("-01"));
     }
 }

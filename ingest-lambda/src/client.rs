@@ -1,4 +1,4 @@
-//! The HTTP client for the API's `/notify`.
+//! The HTTP client of the API's `/notify`.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use tracing::{info, warn};
 
 use crate::{Config, Token};
 
-/// Posts notifications. The handler knows its client only by this.
+/// Sends notifications to the API.
 pub trait Notify {
-    /// Delivers one notification; `request_id` ties the API's log lines to this invocation's, and
-    /// `trace` all that follows to this notification.
+    /// Sends one notification. The API logs `request_id`, which identifies the invocation, and the
+    /// trace id of `trace`.
     fn notify(
         &self,
         notification: &Notification,
@@ -28,21 +28,21 @@ pub trait Notify {
     ) -> impl Future<Output = Result<(), NotifyError>> + Send;
 }
 
-/// Why a notification was not delivered.
+/// The API did not accept a notification.
 #[derive(Debug)]
 pub enum NotifyError {
-    /// The API answered, but not with 2xx.
+    /// The status of the response is not 2xx.
     Status(StatusCode),
-    /// There was no answer, or none in time.
+    /// There is no response within the time limit.
     Http(reqwest::Error),
 }
 
 impl std::fmt::Display for NotifyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Status(status) => write!(f, "the API answered {status}"),
+            Self::Status(status) => write!(f, "the API responded with {status}"),
             Self::Http(error) if error.is_timeout() => {
-                f.write_str("the API did not answer in time")
+                f.write_str("the API did not respond in time")
             }
             Self::Http(_) => f.write_str("the API could not be reached"),
         }
@@ -58,47 +58,47 @@ impl std::error::Error for NotifyError {
     }
 }
 
-/// Why there is no client.
+/// The client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The token's secret cannot be read.
+    /// The secret with the token cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The token cannot be sent.
-    #[error("the API token holds characters that no HTTP header may carry")]
+    /// The token cannot be sent in an HTTP header.
+    #[error("the API token contains characters that are not allowed in an HTTP header")]
     Token,
     /// The platform's root certificates cannot be loaded.
-    #[error("no HTTP client")]
+    #[error("cannot create the HTTP client")]
     Http(#[from] reqwest::Error),
 }
 
-/// The real client.
+/// The client that posts notifications over HTTP.
 #[derive(Debug)]
 pub struct ApiClient {
     http: reqwest::Client,
     url: Url,
     token: Token,
     secrets: SecretsManager,
-    /// The `Authorization` header of the moment.
+    /// The current `Authorization` header. It changes when the token is rotated.
     authorization: RwLock<HeaderValue>,
 }
 
 impl ApiClient {
-    /// Within the function's own timeout, so that a slow API is reported as such.
+    /// Shorter than the function's own timeout, so that the log says that the API is slow.
     const TIMEOUT: Duration = Duration::from_secs(10);
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-    /// A client for the API that `config` names.
+    /// Creates a client of the API at `config.api_url`.
     ///
     /// # Errors
-    /// If the token cannot be read, or is none; or the root certificates cannot be loaded.
+    /// If the token cannot be read or sent, or the root certificates cannot be loaded.
     pub async fn new(config: &Config, secrets: SecretsManager) -> Result<Self, ClientError> {
-        // Another part of the process may have installed it first, which is as good.
+        // Fails if the process already has a provider, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .connect_timeout(Self::CONNECT_TIMEOUT)
             .timeout(Self::TIMEOUT)
-            // Between invocations the process is frozen, and the load balancer hangs up meanwhile.
+            // The load balancer closes idle connections while Lambda freezes the process.
             .pool_max_idle_per_host(0)
             // A redirect could carry the token to another host.
             .redirect(reqwest::redirect::Policy::none())
@@ -122,20 +122,21 @@ impl ApiClient {
         Ok(response.status())
     }
 
-    /// Reads the token again. Returns it if it is another than the API just refused.
-    async fn rotated(&self, refused: &HeaderValue) -> Option<HeaderValue> {
+    /// Reads the token again, stores its header and returns it. Returns `None` if the token is
+    /// unchanged or cannot be read.
+    async fn reload_authorization(&self, refused: &HeaderValue) -> Option<HeaderValue> {
         if let Token::Fixed(_) = self.token {
             return None;
         }
         match authorization(&self.token, &self.secrets).await {
-            Ok(read) if read != *refused => {
-                info!("the API token has changed");
-                *self.authorization.write().await = read.clone();
-                Some(read)
+            Ok(reloaded) if reloaded != *refused => {
+                info!("the API token was rotated, sending the notification again");
+                *self.authorization.write().await = reloaded.clone();
+                Some(reloaded)
             }
             Ok(_) => None,
             Err(error) => {
-                warn!(%error, "the API refuses the token known");
+                warn!(%error, "the API refused the token, and reading it again failed");
                 None
             }
         }
@@ -152,25 +153,25 @@ impl Notify for ApiClient {
         let authorization = self.authorization.read().await.clone();
         let mut status = self.post(notification, request_id, trace, &authorization).await?;
         if status == StatusCode::UNAUTHORIZED
-            && let Some(rotated) = self.rotated(&authorization).await
+            && let Some(reloaded) = self.reload_authorization(&authorization).await
         {
-            status = self.post(notification, request_id, trace, &rotated).await?;
+            status = self.post(notification, request_id, trace, &reloaded).await?;
         }
         if status.is_success() { Ok(()) } else { Err(NotifyError::Status(status)) }
     }
 }
 
-/// `Bearer` and the token, marked sensitive so that it never prints.
+/// Returns `Bearer` and the token as a header value that `Debug` does not print.
 async fn authorization(
     token: &Token,
     secrets: &SecretsManager,
 ) -> Result<HeaderValue, ClientError> {
-    let read: Secret;
+    let secret: Secret;
     let token = match token {
         Token::Fixed(token) => token,
         Token::Managed(id) => {
-            read = secrets.current(id).await?;
-            &read
+            secret = secrets.current(id).await?;
+            &secret
         }
     };
     let header = HeaderValue::from_str(&format!("Bearer {}", token.expose().trim()));

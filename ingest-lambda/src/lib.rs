@@ -1,9 +1,9 @@
-//! S3 events in, notifications to the movies-r-us API out.
+//! Lambda function that turns S3 events into notifications to the movies-r-us API.
 //!
 //! AWS invokes the function asynchronously with an S3 event. [`handle`] posts one notification for
-//! each record that tells of a new object. An answer other than 2xx, or none in time, fails the
-//! whole invocation; AWS then invokes it again, and in the end parks the event in the failure
-//! queue. Posting a notification twice is harmless: the API answers with the same ingest.
+//! each record that reports a new object. A status other than 2xx, or no response in time, fails the
+//! whole invocation. AWS then retries the invocation, and finally puts the event into the failure
+//! queue. A repeated notification is harmless: the API returns the same ingest.
 
 mod client;
 mod config;
@@ -11,7 +11,9 @@ mod event;
 
 pub use client::{ApiClient, ClientError, Notify, NotifyError};
 pub use config::{Config, ConfigError, Token};
-pub use event::{EventError, Received, notifications};
+pub use event::{EventError, RecordAction, parse_event};
+
+use std::time::Instant;
 
 use aws::{SecretsManager, trace::TraceParent};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -19,7 +21,7 @@ use schema::Notification;
 use serde_json::Value;
 use tracing::{Instrument, error, info, info_span};
 
-/// Serves invocations from the Lambda Runtime API until the environment ends.
+/// Serves invocations from the Lambda Runtime API until Lambda ends the process.
 ///
 /// # Errors
 /// If the API token cannot be read, or the Runtime API cannot be reached.
@@ -29,28 +31,32 @@ pub async fn run(config: Config) -> Result<(), Error> {
     lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| handle(&client, event))).await
 }
 
-/// Handles one invocation: every record is posted, also when an earlier one failed.
+/// Handles one invocation. It handles every record, even after one has failed.
 ///
 /// # Errors
-/// If the event is not one of S3's, or any notification was not accepted.
+/// If the payload is not an S3 event, or any record is invalid or its notification not accepted.
+/// Every failure is logged; the last one is returned.
 pub async fn handle(client: &impl Notify, event: LambdaEvent<Value>) -> Result<(), Error> {
     let request_id = event.context.request_id;
-    // On AWS the trace is that of X-Ray, whether or not it keeps it, and so the invocation's.
-    let given = event.context.xray_trace_id.as_deref().and_then(TraceParent::from_xray);
+    // On AWS every invocation has an X-Ray trace id, whether or not X-Ray samples the trace. All
+    // notifications of the invocation share it.
+    let xray_trace = event.context.xray_trace_id.as_deref().and_then(TraceParent::from_xray);
     let mut failure: Option<Error> = None;
-    for received in notifications(event.payload)? {
-        match received {
-            Ok(Received::Ignored { reason }) => info!(reason, "ignored"),
-            Ok(Received::Created(notification)) => {
-                let trace = given.unwrap_or_else(TraceParent::random);
+    for action in parse_event(event.payload)? {
+        match action {
+            Ok(RecordAction::Ignore { event_name }) => {
+                info!(event_name, "S3 event ignored, it does not report a new object");
+            }
+            Ok(RecordAction::Notify(notification)) => {
+                let trace = xray_trace.unwrap_or_else(TraceParent::random);
                 let span = info_span!("notification", trace_id = %trace.trace_id);
-                let posted = post(client, &notification, &request_id, &trace).instrument(span);
-                if let Err(reason) = posted.await {
-                    failure = Some(reason.into());
+                let notified = notify(client, &notification, &request_id, &trace).instrument(span);
+                if let Err(error) = notified.await {
+                    failure = Some(error.into());
                 }
             }
             Err(error) => {
-                error!(%error, "a record cannot be read");
+                error!(%error, "S3 event record is invalid");
                 failure = Some(error.into());
             }
         }
@@ -58,21 +64,29 @@ pub async fn handle(client: &impl Notify, event: LambdaEvent<Value>) -> Result<(
     failure.map_or(Ok(()), Err)
 }
 
-/// Posts one notification, and logs how that went.
-async fn post(
+/// Sends one notification and logs the result.
+async fn notify(
     client: &impl Notify,
     notification: &Notification,
     request_id: &str,
     trace: &TraceParent,
 ) -> Result<(), NotifyError> {
     let (bucket, key) = (&*notification.bucket, &*notification.key);
-    let posted = client.notify(notification, request_id, trace).await;
-    match &posted {
-        Ok(()) => info!(bucket, key, "notified the API"),
-        Err(reason) => {
-            let error: &dyn std::error::Error = reason;
-            error!(bucket, key, error, "the API did not take the notification");
+    let started = Instant::now();
+    let result = client.notify(notification, request_id, trace).await;
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match &result {
+        Ok(()) => info!(bucket, key, duration_ms, "notified the API"),
+        Err(error) => {
+            let error = with_causes(error);
+            error!(bucket, key, error, duration_ms, "notification failed");
         }
     }
-    posted
+    result
+}
+
+/// Returns the texts of `error` and its sources. The JSON log format omits the sources.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -1,4 +1,4 @@
-//! The Lambda's bootstrap, for the runtime `provided.al2023`.
+//! The function's bootstrap program, for the Lambda runtime `provided.al2023`.
 
 use ingest_lambda::Config;
 use lambda_runtime::Error;
@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> Result<(), Error> {
     let config = Config::from_lookup(|name| std::env::var(name).ok())?;
     let filter = EnvFilter::try_new(&config.log_filter)?;
-    // JSON lines, as CloudWatch Logs reads them; the service stamps the time.
+    // CloudWatch Logs parses JSON lines, and adds the time.
     tracing_subscriber::fmt().json().without_time().with_env_filter(filter).init();
     ingest_lambda::run(config).await
 }

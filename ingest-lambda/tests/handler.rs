@@ -1,7 +1,7 @@
-//! The handler, posting to a real HTTP server.
+//! Tests of the handler with a local HTTP server as the API.
 
-#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
-#![expect(clippy::disallowed_methods, reason = "warp's shortcuts do between a test and itself")]
+#![expect(clippy::unwrap_used, reason = "unwrapping fails a test")]
+#![expect(clippy::disallowed_methods, reason = "limits and timeouts do not matter in a test")]
 
 use std::{
     collections::HashSet,
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use warp::{Filter, http::StatusCode};
 
-/// What the server was sent: the headers that matter, and the body.
-type Received = Arc<Mutex<Vec<(String, String, Value, String)>>>;
+/// The requests that the API received: `authorization`, `x-request-id`, body, `traceparent`.
+type Requests = Arc<Mutex<Vec<(String, String, Value, String)>>>;
 
-/// An API that answers with `status`, but with 500 for keys that start with "bad".
-async fn api(status: StatusCode) -> (SocketAddr, Received) {
-    let received = Received::default();
-    let record = Arc::clone(&received);
+/// Starts an API that responds with `status`, or with 500 if the key starts with "bad".
+async fn start_api(status: StatusCode) -> (SocketAddr, Requests) {
+    let requests = Requests::default();
+    let log = Arc::clone(&requests);
     let route = warp::path!("notify")
         .and(warp::post())
         .and(warp::header("authorization"))
@@ -31,7 +31,7 @@ async fn api(status: StatusCode) -> (SocketAddr, Received) {
         .and(warp::header("traceparent"))
         .map(move |authorization: String, request_id: String, body: Value, trace: String| {
             let bad = body["key"].as_str().unwrap().starts_with("bad");
-            record.lock().unwrap().push((authorization, request_id, body, trace));
+            log.lock().unwrap().push((authorization, request_id, body, trace));
             warp::reply::with_status(
                 "",
                 if bad { StatusCode::INTERNAL_SERVER_ERROR } else { status },
@@ -40,7 +40,7 @@ async fn api(status: StatusCode) -> (SocketAddr, Received) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(warp::serve(route).incoming(listener).run());
-    (address, received)
+    (address, requests)
 }
 
 async fn client(address: SocketAddr) -> ApiClient {
@@ -76,51 +76,55 @@ fn event(payload: Value) -> LambdaEvent<Value> {
 }
 
 #[tokio::test]
-async fn every_record_becomes_a_notification_with_all_that_the_event_says() {
-    let (address, received) = api(StatusCode::ACCEPTED).await;
+async fn each_record_becomes_a_notification() {
+    let (address, requests) = start_api(StatusCode::ACCEPTED).await;
     let records = json!({ "Records": [
         record("ObjectCreated:Put", "a/with+space%2Bplus%25%C3%BC%28%29%26.json"),
         record("ObjectCreated:CompleteMultipartUpload", "plain.json"),
     ] });
     handle(&client(address).await, event(records)).await.unwrap();
-    let received = received.lock().unwrap();
-    let (authorization, request_id, body, _) = &received[0];
+    let requests = requests.lock().unwrap();
+    let (authorization, request_id, body, _) = &requests[0];
     assert_eq!((authorization.as_str(), request_id.as_str()), ("Bearer secret", "request-1"));
     let expected = json!({
         "bucket": "b", "key": "a/with space+plus%ü()&.json", "version_id": "v", "etag": "e",
         "sequencer": "0A", "event_time": "2026-11-01T10:00:00.123Z", "size": 12,
     });
     assert_eq!(*body, expected);
-    assert_eq!(received[1].2["key"], "plain.json");
+    assert_eq!(requests[1].2["key"], "plain.json");
 }
 
 #[tokio::test]
-async fn a_notification_carries_the_trace_of_xray_or_one_of_its_own() {
-    let (address, received) = api(StatusCode::ACCEPTED).await;
+async fn notification_carries_the_xray_trace_or_a_new_one() {
+    let (address, requests) = start_api(StatusCode::ACCEPTED).await;
     let client = client(address).await;
-    let two =
+    let two_records =
         json!({ "Records": [record("ObjectCreated:Put", "a"), record("ObjectCreated:Put", "b")] });
     for xray in [
         Some("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0"),
-        Some("Root=of all evil"),
+        Some("Root=malformed"),
         None,
     ] {
-        let mut event = event(two.clone());
+        let mut event = event(two_records.clone());
         event.context.xray_trace_id = xray.map(str::to_owned);
         handle(&client, event).await.unwrap();
     }
-    let received = received.lock().unwrap();
+    let requests = requests.lock().unwrap();
     let traces: Vec<TraceParent> =
-        received.iter().map(|(.., trace)| TraceParent::parse(trace).unwrap()).collect();
-    let given = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-00";
-    assert_eq!([&*received[0].3, &*received[1].3], [given; 2]);
+        requests.iter().map(|(.., trace)| TraceParent::parse(trace).unwrap()).collect();
+    let from_xray = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-00";
+    assert_eq!([&*requests[0].3, &*requests[1].3], [from_xray; 2]);
     let ids: HashSet<String> = traces.iter().map(|trace| trace.trace_id.to_string()).collect();
-    assert_eq!((traces.len(), ids.len()), (6, 5), "each of the others has its own: {traces:?}");
+    assert_eq!(
+        (traces.len(), ids.len()),
+        (6, 5),
+        "the other notifications have distinct traces: {traces:?}"
+    );
 }
 
 #[tokio::test]
 async fn test_events_and_other_events_are_ignored() {
-    let (address, received) = api(StatusCode::ACCEPTED).await;
+    let (address, requests) = start_api(StatusCode::ACCEPTED).await;
     for payload in [
         json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b" }),
         json!({ "Records": [record("ObjectRemoved:Delete", "k"), record("LifecycleExpiration:Delete", "k")] }),
@@ -128,34 +132,34 @@ async fn test_events_and_other_events_are_ignored() {
     ] {
         handle(&client(address).await, event(payload)).await.unwrap();
     }
-    assert!(received.lock().unwrap().is_empty());
+    assert!(requests.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn any_answer_but_2xx_fails_the_invocation_after_all_records_were_tried() {
-    let (address, received) = api(StatusCode::OK).await;
+async fn status_other_than_2xx_fails_the_invocation_after_all_records() {
+    let (address, requests) = start_api(StatusCode::OK).await;
     let records = json!({ "Records": [record("ObjectCreated:Put", "bad"), record("ObjectCreated:Put", "good")] });
     let error = handle(&client(address).await, event(records)).await.unwrap_err();
-    assert_eq!(error.to_string(), "the API answered 500 Internal Server Error");
-    assert_eq!(received.lock().unwrap().len(), 2);
+    assert_eq!(error.to_string(), "the API responded with 500 Internal Server Error");
+    assert_eq!(requests.lock().unwrap().len(), 2);
     for status in [StatusCode::FOUND, StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE] {
-        let (address, _) = api(status).await;
+        let (address, _) = start_api(status).await;
         let records = json!({ "Records": [record("ObjectCreated:Put", "k")] });
         assert!(handle(&client(address).await, event(records)).await.is_err(), "{status}");
     }
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_does_not_keep_the_others() {
-    let (address, received) = api(StatusCode::OK).await;
+async fn invalid_record_does_not_block_the_others() {
+    let (address, requests) = start_api(StatusCode::OK).await;
     let records = [record("ObjectCreated:Put", "%FF"), record("ObjectCreated:Put", "good")];
     let records = json!({ "Records": records });
     assert!(handle(&client(address).await, event(records)).await.is_err());
-    assert_eq!(received.lock().unwrap()[0].2["key"], "good");
+    assert_eq!(requests.lock().unwrap()[0].2["key"], "good");
 }
 
 #[tokio::test]
-async fn an_api_that_is_away_fails_the_invocation() {
+async fn unreachable_api_fails_the_invocation() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = client(listener.local_addr().unwrap()).await;
     drop(listener);
@@ -165,8 +169,8 @@ async fn an_api_that_is_away_fails_the_invocation() {
 }
 
 #[tokio::test]
-async fn what_is_no_event_fails_the_invocation() {
-    let (address, _) = api(StatusCode::OK).await;
+async fn invalid_event_fails_the_invocation() {
+    let (address, _) = start_api(StatusCode::OK).await;
     let mut no_key = record("ObjectCreated:Put", "k");
     no_key["s3"]["object"] = json!({});
     let not_utf_8 = record("ObjectCreated:Put", "%FF");
@@ -182,8 +186,8 @@ async fn what_is_no_event_fails_the_invocation() {
 }
 
 #[test]
-fn a_missing_or_malformed_variable_is_named_and_a_token_never_shown() {
-    let with = |url: Option<&str>, token: Option<&str>| {
+fn config_error_names_the_variable_and_debug_hides_the_token() {
+    let config = |url: Option<&str>, token: Option<&str>| {
         let [url, token] = [url, token].map(|value| value.map(str::to_owned));
         Config::from_lookup(move |name| match name {
             "MRU_API_URL" => url.clone(),
@@ -191,7 +195,7 @@ fn a_missing_or_malformed_variable_is_named_and_a_token_never_shown() {
             _ => None,
         })
     };
-    let error = |url, token| with(url, token).err().unwrap().to_string();
+    let error = |url, token| config(url, token).err().unwrap().to_string();
     assert_eq!(error(None, Some("t")), "environment variable MRU_API_URL is not set");
     assert_eq!(
         error(Some("http://x/notify"), None),
@@ -199,8 +203,8 @@ fn a_missing_or_malformed_variable_is_named_and_a_token_never_shown() {
     );
     assert_eq!(
         error(Some("x"), Some("t")),
-        "environment variable MRU_API_URL is no http(s) URL: x"
+        "environment variable MRU_API_URL is not an http(s) URL: x"
     );
-    let printed = format!("{:?}", with(Some("https://x/notify"), Some("to-ken")).unwrap());
-    assert!(!printed.contains("to-ken"), "{printed}");
+    let debug = format!("{:?}", config(Some("https://x/notify"), Some("to-ken")).unwrap());
+    assert!(!debug.contains("to-ken"), "{debug}");
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a record, in words for the person who made it.
+//! Faults: what is wrong with a record, described for its producer.
 
 use std::{ops::Deref, sync::LazyLock};
 
@@ -14,102 +14,109 @@ use crate::SCHEMA;
 /// One thing wrong with one record.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Fault {
-    /// Where in the record: a JSON Pointer (RFC 6901). Empty for the record as a whole.
+    /// JSON Pointer (RFC 6901) to the faulty value. Empty for the record as a whole.
     pub pointer: String,
-    /// What the schema asks for.
+    /// What the schema requires.
     pub expected: String,
-    /// What stands there instead.
+    /// What the record contains instead.
     pub found: String,
 }
 
-/// A value in a message is cut to this many characters.
-const MAX_SHOWN: usize = 80;
+/// Maximum length of a value in a fault text, in characters.
+const MAX_VALUE_CHARS: usize = 80;
 
-/// The same of a property's name in a pointer.
-const MAX_NAME: usize = 200;
+/// Maximum length of a property name in a pointer, in characters.
+const MAX_NAME_CHARS: usize = 200;
 
 impl Fault {
-    /// A fault at the place that the property names in `path` lead to.
+    /// Creates a fault of the value at `path`, a list of property names from the root.
     pub fn new(path: &[&str], expected: impl Into<String>, found: impl Into<String>) -> Self {
-        let pointer = path.iter().map(|name| format!("/{}", escape(name))).collect();
+        let pointer = path.iter().map(|name| format!("/{}", pointer_token(name))).collect();
         Self { pointer, expected: expected.into(), found: found.into() }
     }
 
-    /// A fault of the record as a whole.
+    /// Creates a fault of the record as a whole.
     pub fn at_root(expected: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(&[], expected, found)
     }
 
-    /// The fault of one member of the object at `pointer`.
-    fn of_member(pointer: &str, name: &str, expected: String, found: String) -> Self {
-        Self { pointer: format!("{pointer}/{}", escape(name)), expected, found }
+    /// Creates a fault of the property `name` of the object at `pointer`.
+    fn at_property(pointer: &str, name: &str, expected: String, found: String) -> Self {
+        Self { pointer: format!("{pointer}/{}", pointer_token(name)), expected, found }
     }
 }
 
-/// The faults of one record: the first ones, and how many there are.
+/// The first faults of one record, and the number of all its faults.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    listed: Vec<Fault>,
+    first: Vec<Fault>,
     count: u64,
 }
 
-/// Those that are listed.
+/// Dereferences to the faults that were kept.
 impl Deref for Faults {
     type Target = [Fault];
 
     fn deref(&self) -> &[Fault] {
-        &self.listed
+        &self.first
     }
 }
 
 impl Faults {
-    /// How many of one record are listed; the rest are only counted.
-    const MAX_LISTED: usize = 1000;
+    /// Faults kept per record. Further faults are only counted.
+    const MAX_KEPT: usize = 1000;
 
-    /// How many there are, listed or not.
+    /// Returns the number of all faults, kept or not.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Adds one, which is not even made if it will not be listed.
+    /// Counts a fault. Calls `fault` only if it is kept.
     pub(crate) fn add(&mut self, fault: impl FnOnce() -> Fault) {
         self.count += 1;
-        if self.listed.len() < Self::MAX_LISTED {
-            self.listed.push(fault());
+        if self.first.len() < Self::MAX_KEPT {
+            self.first.push(fault());
         }
     }
 
-    /// Adds what one finding of the validator stands for: one for each unknown property.
-    pub(crate) fn add_from_schema(&mut self, error: &ValidationError<'_>) {
+    /// Adds the faults of one validation error. An error about unknown properties is one fault for
+    /// each of them.
+    pub(crate) fn add_validation_error(&mut self, error: &ValidationError<'_>) {
         let pointer = error.instance_path().as_str();
         match error.kind() {
             Kind::Required { property } => self.add(|| {
                 let name = property.as_str().unwrap_or_default();
                 let expected = format!("the required property \"{name}\"");
-                Fault::of_member(pointer, name, expected, "nothing".to_owned())
+                Fault::at_property(pointer, name, expected, "nothing".to_owned())
             }),
             Kind::AdditionalProperties { unexpected } => {
                 for name in unexpected {
                     self.add(|| {
-                        let found =
-                            format!("the unknown property {}", shown(&name.as_str().into()));
-                        Fault::of_member(pointer, name, expected_property(name), found)
+                        let found = format!(
+                            "the unknown property {}",
+                            describe_value(&name.as_str().into())
+                        );
+                        Fault::at_property(pointer, name, describe_known_property(name), found)
                     });
                 }
             }
             kind => self.add(|| {
                 let instance: &Value = error.instance();
                 let found = match kind {
-                    Kind::MaxLength { .. } => length_of(instance),
-                    _ => shown(instance),
+                    Kind::MaxLength { .. } => describe_length(instance),
+                    _ => describe_value(instance),
                 };
-                Fault { pointer: pointer.to_owned(), expected: expectation(kind, error), found }
+                Fault {
+                    pointer: pointer.to_owned(),
+                    expected: describe_expected(kind, error),
+                    found,
+                }
             }),
         }
     }
 }
 
-fn expectation(kind: &Kind, error: &ValidationError<'_>) -> String {
+fn describe_expected(kind: &Kind, error: &ValidationError<'_>) -> String {
     match kind {
         Kind::Type { kind: TypeKind::Single(json_type) } => format!("{json_type}"),
         Kind::Type { kind: TypeKind::Multiple(types) } => {
@@ -121,49 +128,55 @@ fn expectation(kind: &Kind, error: &ValidationError<'_>) -> String {
         Kind::MaxLength { limit } => format!("at most {limit} characters"),
         Kind::Minimum { limit } => format!("{limit} or more"),
         Kind::Maximum { limit } => format!("{limit} or less"),
-        Kind::Pattern { pattern } => format!("no control character that {pattern} forbids"),
+        Kind::Pattern { pattern } => {
+            format!("a string without forbidden control characters (pattern {pattern})")
+        }
         Kind::Format { format } => format!("a {format} (RFC 3339)"),
         _ => error.to_string(),
     }
 }
 
-/// Names the property that was probably meant.
-fn expected_property(unknown: &str) -> String {
-    static KNOWN: LazyLock<Vec<String>> = LazyLock::new(|| {
+/// Describes a known property; suggests the one that `unknown` probably misspells.
+fn describe_known_property(unknown: &str) -> String {
+    static KNOWN_PROPERTIES: LazyLock<Vec<String>> = LazyLock::new(|| {
         let document: Value = serde_json::from_str(SCHEMA).unwrap_or_default();
         let definitions = document["$defs"].as_object().into_iter().flat_map(Map::values);
         let properties = definitions.filter_map(|definition| definition["properties"].as_object());
         properties.flat_map(Map::keys).cloned().collect()
     });
-    let lowered: String = unknown.to_lowercase().chars().take(MAX_SHOWN).collect();
-    let distance = |name: &&String| strsim::damerau_levenshtein(name, &lowered);
-    match KNOWN.iter().min_by_key(distance).filter(|name| distance(name) <= 2) {
+    let lowercase: String = unknown.to_lowercase().chars().take(MAX_VALUE_CHARS).collect();
+    let distance = |name: &&String| strsim::damerau_levenshtein(name, &lowercase);
+    match KNOWN_PROPERTIES.iter().min_by_key(distance).filter(|name| distance(name) <= 2) {
         Some(name) => format!("a property that the schema knows (did you mean \"{name}\"?)"),
         None => "a property that the schema knows".to_owned(),
     }
 }
 
-fn length_of(value: &Value) -> String {
-    format!("{} characters", value.as_str().unwrap_or_default().chars().count())
+fn describe_length(value: &Value) -> String {
+    pluralize(value.as_str().unwrap_or_default().chars().count(), "character")
 }
 
-/// A value as a message shows it: JSON, cut short.
-fn shown(value: &Value) -> String {
+/// Describes an array or object by its size, and any other value by its JSON, truncated.
+fn describe_value(value: &Value) -> String {
     match value {
-        Value::Array(items) => format!("an array of {}", items.len()),
-        Value::Object(members) => format!("an object of {}", members.len()),
-        scalar => cut(&scalar.to_string(), MAX_SHOWN),
+        Value::Array(items) => format!("an array of {}", pluralize(items.len(), "item")),
+        Value::Object(members) => format!("an object of {}", pluralize(members.len(), "member")),
+        scalar => truncate(&scalar.to_string(), MAX_VALUE_CHARS),
     }
 }
 
-/// A name as a JSON Pointer has it (RFC 6901, section 3). One that goes on for ever is cut, so that
-/// a list of faults stays small.
-fn escape(name: &str) -> String {
-    cut(name, MAX_NAME).replace('~', "~0").replace('/', "~1")
+fn pluralize(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-fn cut(text: &str, characters: usize) -> String {
-    match text.char_indices().nth(characters) {
+/// Returns `name` as a token of a JSON Pointer (RFC 6901, section 3), truncated to keep a list of
+/// faults small.
+fn pointer_token(name: &str) -> String {
+    truncate(name, MAX_NAME_CHARS).replace('~', "~0").replace('/', "~1")
+}
+
+fn truncate(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

@@ -1,34 +1,39 @@
-//! The leaf types: a string, an integer and a time that cannot hold what their schema forbids.
+//! The leaf types: a string, an integer and a time that hold only values the schema allows.
 //!
-//! `build.rs` fills in their parameters from the schema's keywords.
+//! `build.rs` reads their parameters from the schema's keywords.
 
 use std::{fmt, ops::Deref};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// A string of `MIN` to `MAX` characters, without the control characters that the bits of
-/// `FORBIDDEN` name (bit n stands for U+n).
+/// A string of `MIN` to `MAX` characters without forbidden control characters.
+///
+/// `FORBIDDEN` is a bit mask: bit n forbids the character U+n.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct Text<const MIN: usize, const MAX: usize, const FORBIDDEN: u32>(String);
 
 impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Text<MIN, MAX, FORBIDDEN> {
-    /// The string itself.
+    /// Returns the string.
     pub fn into_string(self) -> String {
         self.0
     }
 
     fn check(text: &str) -> Result<(), &'static str> {
-        // A string has at most as many characters as bytes, and seldom needs counting.
+        // Lengths are in characters, of 1 to 4 bytes each. The number of bytes decides most cases
+        // without counting characters.
         let too_short = text.len() < MIN * 4 && text.chars().count() < MIN;
         let too_long = text.len() > MAX && text.chars().count() > MAX;
-        let controls = text.bytes().fold(false, |found, byte| found | (byte < 32));
-        if too_short || too_long {
-            return Err("a string of another length");
+        let has_controls = text.bytes().fold(false, |found, byte| found | (byte < 32));
+        if too_short {
+            return Err("string too short");
         }
-        if controls && text.bytes().any(|b| b < 32 && FORBIDDEN >> b & 1 == 1) {
-            return Err("a string without control characters");
+        if too_long {
+            return Err("string too long");
+        }
+        if has_controls && text.bytes().any(|b| b < 32 && FORBIDDEN >> b & 1 == 1) {
+            return Err("forbidden control character in string");
         }
         Ok(())
     }
@@ -60,13 +65,13 @@ impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Deref for Text<MI
     }
 }
 
-/// A point in time, written as RFC 3339 has it.
+/// A point in time. Its JSON is an RFC 3339 string.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
-    /// The point in time.
+    /// Returns the point in time.
     pub fn get(self) -> DateTime<Utc> {
         self.0
     }
@@ -81,9 +86,9 @@ impl From<DateTime<Utc>> for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // chrono would take a space for the T.
+        // chrono also accepts a space instead of the T.
         if text.contains(' ') {
-            return Err(de::Error::custom("no RFC 3339 time"));
+            return Err(de::Error::custom("not an RFC 3339 time"));
         }
         let time = DateTime::parse_from_rfc3339(&text).map_err(de::Error::custom)?;
         Ok(Self(time.to_utc()))
@@ -96,7 +101,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub struct Bounded<const MIN: i64, const MAX: i64>(i64);
 
 impl<const MIN: i64, const MAX: i64> Bounded<MIN, MAX> {
-    /// The integer itself.
+    /// Returns the integer.
     pub fn get(self) -> i64 {
         self.0
     }
@@ -106,11 +111,7 @@ impl<const MIN: i64, const MAX: i64> TryFrom<i64> for Bounded<MIN, MAX> {
     type Error = &'static str;
 
     fn try_from(number: i64) -> Result<Self, Self::Error> {
-        if (MIN..=MAX).contains(&number) {
-            Ok(Self(number))
-        } else {
-            Err("an integer out of range")
-        }
+        if (MIN..=MAX).contains(&number) { Ok(Self(number)) } else { Err("integer out of range") }
     }
 }
 
@@ -120,7 +121,7 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Bounded<MIN, MAX>
     }
 }
 
-/// Reads an integer as JSON schema sees it: 1995.0 is one too (2020-12 Core, 4.2.3).
+/// Reads an integer as JSON Schema defines it: 1995.0 is an integer (2020-12 Core, 4.2.3).
 struct IntegerVisitor;
 
 impl de::Visitor<'_> for IntegerVisitor {
@@ -139,7 +140,7 @@ impl de::Visitor<'_> for IntegerVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<i64, E> {
-        // Every bound lies within 2^53, so that the conversion is exact where it matters.
-        if number.fract() == 0.0 { Ok(number as i64) } else { Err(E::custom("a fraction")) }
+        // Every bound lies within 2^53, so the conversion is exact for every allowed value.
+        if number.fract() == 0.0 { Ok(number as i64) } else { Err(E::custom("not an integer")) }
     }
 }

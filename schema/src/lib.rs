@@ -1,7 +1,7 @@
-//! The one source of the data's shape.
+//! The JSON schema of movies and notifications, and the Rust types generated from it.
 //!
-//! [`SCHEMA`] is the JSON schema that producers download. The types [`Movie`] and [`Notification`]
-//! are generated from it at build time, and [`parse`] holds a JSON text against all of it.
+//! [`SCHEMA`] is the JSON schema that producers download. [`Movie`] and [`Notification`] are
+//! generated from it at build time. [`parse`] reads one JSON text and enforces the whole schema.
 //!
 //! ```
 //! let movie: schema::Movie = schema::parse(br#"{"title": "Heat", "year": 1995}"#)?;
@@ -21,10 +21,10 @@ pub use leaf::{Bounded, Text, Timestamp};
 pub use parse::{Definition, parse};
 pub use types::{Movie, Name, Notification};
 
-/// The JSON schema (draft 2020-12), as published.
+/// The JSON schema (draft 2020-12), as the service publishes it.
 pub const SCHEMA: &str = include_str!("../movies.schema.json");
 
-/// What typify makes of the schema.
+/// The types that `build.rs` generates with typify.
 mod types {
     include!(concat!(env!("OUT_DIR"), "/types.rs"));
 }

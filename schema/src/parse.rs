@@ -1,4 +1,4 @@
-//! Holding one JSON text against one definition of the schema.
+//! Parsing of one JSON text against one definition of the schema.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use crate::{Fault, Faults, Movie, Notification, SCHEMA};
 
 /// A type that the schema defines.
 pub trait Definition: DeserializeOwned {
-    /// What judges a text that did not fit the type.
+    /// Returns the validator that explains why a text does not fit the type.
     fn validator() -> &'static Validator;
 }
 
@@ -31,34 +31,36 @@ impl Definition for Notification {
     }
 }
 
-#[expect(clippy::expect_used, reason = "the schema is a constant, compiled by every test")]
+#[expect(clippy::expect_used, reason = "the schema is a constant, and every test compiles it")]
 fn compile(definition: &str) -> Validator {
     let mut document: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
     document["$ref"] = json!(format!("#/$defs/{definition}"));
     jsonschema::options()
         .should_validate_formats(true)
         .build(&document)
-        .expect("the schema is a schema")
+        .expect("the schema is valid")
 }
 
-/// Reads one JSON text as a `T`.
+/// Parses one JSON text as a `T`.
 ///
-/// The generated type decides, since it enforces the whole schema at the speed of a parser. A text
-/// that it refuses is judged once more by a JSON schema validator, for what exactly is wrong where.
+/// The generated type accepts or rejects the text: it enforces the whole schema at the speed of a
+/// parser. Only a rejected text goes through the slower JSON Schema validator, which locates every
+/// fault.
 ///
 /// # Errors
-/// The faults of the text, at least one.
+/// Returns the faults of the text, at least one.
 pub fn parse<T: Definition>(raw: &[u8]) -> Result<T, Faults> {
-    // serde would take an array of the fields' values for a struct, too.
+    // serde also accepts an array of the field values for a struct.
     if raw.trim_ascii_start().first() != Some(&b'{') {
         return Err(explain::<T>(raw, "not an object"));
     }
     serde_json::from_slice(raw).map_err(|error| explain::<T>(raw, &error.to_string()))
 }
 
-fn explain<T: Definition>(raw: &[u8], refusal: &str) -> Faults {
+/// Returns the faults of a text that the type `T` rejects with `type_error`.
+fn explain<T: Definition>(raw: &[u8], type_error: &str) -> Faults {
     let mut faults = Faults::default();
-    let value: Value = match readable(raw) {
+    let value: Value = match parse_value(raw) {
         Ok(value) => value,
         Err(fault) => {
             faults.add(|| fault);
@@ -66,20 +68,20 @@ fn explain<T: Definition>(raw: &[u8], refusal: &str) -> Faults {
         }
     };
     for key in duplicate_keys(raw) {
-        faults.add(|| Fault::new(&[&key], "the property once", "the property twice"));
+        faults.add(|| Fault::new(&[&key], "the property once", "the property more than once"));
     }
     for error in T::validator().iter_errors(&value) {
-        faults.add_from_schema(&error);
+        faults.add_validation_error(&error);
     }
     if faults.count() == 0 {
-        // The validator is more lenient than the type in no way we know of; say what the type said.
-        faults.add(|| Fault::at_root("a record that fits the schema", refusal));
+        // No text is known that the type rejects and the validator accepts.
+        faults.add(|| Fault::at_root("a record that fits the schema", type_error));
     }
     faults
 }
 
-/// The text as JSON of any kind.
-fn readable(raw: &[u8]) -> Result<Value, Fault> {
+/// Parses the text as any JSON value.
+fn parse_value(raw: &[u8]) -> Result<Value, Fault> {
     if raw.trim_ascii().is_empty() {
         return Err(Fault::at_root("a JSON object", "nothing"));
     }
@@ -91,8 +93,8 @@ fn readable(raw: &[u8]) -> Result<Value, Fault> {
     serde_json::from_slice(raw).map_err(|error| Fault::at_root("JSON", error.to_string()))
 }
 
-/// The keys that stand more than once in the object that `raw` holds. A parser into a map would
-/// keep the last one and lose the others silently.
+/// Returns the keys that occur more than once in the object `raw`. They are read separately because
+/// `Value` keeps only the last value of a key.
 fn duplicate_keys(raw: &[u8]) -> impl Iterator<Item = String> {
     let Keys(mut keys) = serde_json::from_slice(raw).unwrap_or_default();
     keys.sort_unstable();

@@ -1,8 +1,8 @@
-//! The schema, held against texts that it must take and texts that it must refuse.
+//! Tests of `parse` with texts that the schema allows and texts that it forbids.
 
 use schema::{Fault, Movie, Notification, parse};
 
-/// The pointers of the faults that a movie has; none if it is taken.
+/// Returns the faults of a movie, none if it is valid.
 fn faults(json: &str) -> Vec<Fault> {
     parse::<Movie>(json.as_bytes()).err().unwrap_or_default().to_vec()
 }
@@ -12,7 +12,7 @@ fn pointers(json: &str) -> Vec<String> {
 }
 
 #[test]
-fn takes_what_the_schema_allows() {
+fn accepts_what_the_schema_allows() {
     let long = "é".repeat(1000);
     for json in [
         r#"{"title":"M","year":1931}"#,
@@ -28,7 +28,7 @@ fn takes_what_the_schema_allows() {
 }
 
 #[test]
-fn points_at_what_it_refuses() {
+fn fault_pointers_locate_invalid_values() {
     let long = "é".repeat(1001);
     for (json, expected) in [
         (r#"{"year":1931}"#, vec!["/title"]),
@@ -71,12 +71,12 @@ fn points_at_what_it_refuses() {
 }
 
 #[test]
-fn says_what_was_expected_and_what_was_found() {
-    let say = |json: &str| {
+fn faults_describe_expected_and_found() {
+    let first_fault = |json: &str| {
         let fault = faults(json).remove(0);
         format!("{}: expected {}, found {}", fault.pointer, fault.expected, fault.found)
     };
-    let movie = |rest: &str| say(&format!(r#"{{"title":"M",{rest}}}"#));
+    let movie = |rest: &str| first_fault(&format!(r#"{{"title":"M",{rest}}}"#));
     assert_eq!(movie(r#""year":"1931""#), r#"/year: expected integer, found "1931""#);
     assert_eq!(movie(r#""year":1"#), "/year: expected 1870 or more, found 1");
     assert_eq!(
@@ -84,24 +84,35 @@ fn says_what_was_expected_and_what_was_found() {
         r#"/x: expected a property that the schema knows, found the unknown property "x""#
     );
     assert_eq!(
+        movie(r#""year":1931,"href":["a"]"#),
+        "/href: expected null or string, found an array of 1 item"
+    );
+    assert_eq!(
+        movie(r#""year":1931,"title":"N""#),
+        "/title: expected the property once, found the property more than once"
+    );
+    assert_eq!(
         movie(r#""year":1931,"genre":[]"#),
         r#"/genre: expected a property that the schema knows (did you mean "genres"?), found the unknown property "genre""#
     );
     assert_eq!(
         movie(r#""year":1931,"cast":["a\u001fb"]"#),
-        r#"/cast/0: expected no control character that ^[^\u0000\u001F]*$ forbids, found "a\u001fb""#
+        r#"/cast/0: expected a string without forbidden control characters (pattern ^[^\u0000\u001F]*$), found "a\u001fb""#
     );
-    assert_eq!(say("{"), ": expected JSON, found EOF while parsing an object at line 1 column 1");
+    assert_eq!(
+        first_fault("{"),
+        ": expected JSON, found EOF while parsing an object at line 1 column 1"
+    );
 }
 
 #[test]
-fn refuses_bytes_that_are_not_utf_8_by_name() {
+fn fault_locates_the_first_byte_that_is_not_utf_8() {
     let faults = parse::<Movie>(b"{\"title\":\"\xff\",\"year\":1931}").unwrap_err();
     assert_eq!(faults[0].found, "byte 0xFF, 10 bytes into the record");
 }
 
 #[test]
-fn a_fault_stays_small_whatever_the_record() {
+fn faults_of_large_records_are_small() {
     let name = "n".repeat(100_000);
     let fault = faults(&format!(r#"{{"title":"M","year":1931,"{name}":1}}"#)).remove(0);
     assert!(fault.pointer.len() < 1000 && fault.found.len() < 1000 && fault.expected.len() < 1000);
@@ -110,14 +121,14 @@ fn a_fault_stays_small_whatever_the_record() {
 }
 
 #[test]
-fn of_many_faults_of_one_record_a_thousand_are_listed() {
+fn keeps_1000_faults_of_a_record_and_counts_the_rest() {
     let json = format!(r#"{{"title":"M","year":1931,"cast":[{}1]}}"#, "1,".repeat(4999));
     let faults = parse::<Movie>(json.as_bytes()).unwrap_err();
     assert_eq!((faults.len(), faults.count()), (1000, 5000));
 }
 
 #[test]
-fn survives_a_nesting_bomb() {
+fn rejects_deeply_nested_json() {
     assert_eq!(pointers(&"[".repeat(1_000_000)), [""]);
     let nested =
         format!(r#"{{"title":"M","year":1931,"cast":{}{}}}"#, "[".repeat(500), "]".repeat(500));
@@ -125,14 +136,14 @@ fn survives_a_nesting_bomb() {
 }
 
 #[test]
-fn writes_what_it_read() {
+fn serializes_what_it_parsed() {
     let json = r#"{"cast":["Peter Lorre"],"extract":"A \"film\".","genres":[],"href":"M_(1931)","thumbnail":"t","thumbnail_height":2,"thumbnail_width":1,"title":"M","year":1931}"#;
     let movie: Movie = parse(json.as_bytes()).unwrap();
     assert_eq!(serde_json::to_string(&movie).unwrap(), json);
 }
 
 #[test]
-fn a_notification_needs_bucket_and_key_and_knows_the_rest() {
+fn notification_requires_only_bucket_and_key() {
     let notification: Notification = parse(
         br#"{"bucket":"b","key":"a/\u00fc +.json","version_id":null,"etag":"e","sequencer":"0A",
             "event_time":"2026-11-01T10:00:00.123Z","size":12}"#,
