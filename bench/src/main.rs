@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use local_stack::{
-    lambda,
+    function::{FUNCTION_COMMAND, run_function},
     postgres::{Postgres, Purpose},
 };
 
@@ -65,7 +65,7 @@ enum Command {
         files: usize,
     },
     /// Be the Lambda: what the local stack starts this program as
-    #[command(name = lambda::FUNCTION_COMMAND, hide = true)]
+    #[command(name = FUNCTION_COMMAND, hide = true)]
     Lambda,
 }
 
@@ -82,7 +82,7 @@ async fn main() -> Result<()> {
             outcome
         }
         Command::Producers { producers, files } => producers::measure(producers, files).await,
-        Command::Lambda => lambda::be_the_function().await,
+        Command::Lambda => run_function().await,
     }
 }
 
