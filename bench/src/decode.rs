@@ -1,4 +1,4 @@
-//! Decoding and validating a file, against serde_json with the whole file in memory.
+//! Measures decoding and validation of a file. The limit is serde_json with the whole file in memory.
 
 use std::{convert::Infallible, hint::black_box};
 
@@ -13,10 +13,10 @@ use crate::{
     report::{Line, Report, Stopwatch, median},
 };
 
-/// A body comes in pieces of about this size.
-const PIECE: usize = 64 << 10;
+/// The size of the chunks in which a body arrives, in bytes.
+const CHUNK: usize = 64 << 10;
 
-/// Measures the way from the bytes of `file`, a JSON array, to violations, of which there are none.
+/// Measures the service's decoding and validation of `file`, as a JSON array without violations.
 pub(crate) async fn measure(
     name: &str,
     file: &File,
@@ -24,36 +24,39 @@ pub(crate) async fn measure(
     report: &mut Report,
 ) -> Result<()> {
     let bytes = format!("[{}]", file.movies.join(",\n")).into_bytes();
-    let (mut limits, mut ours, mut peak) = (Vec::new(), Vec::new(), None);
+    let (mut limits, mut times, mut growth) = (Vec::new(), Vec::new(), None);
     for _ in 0..rounds {
         let mut watch = Stopwatch::default();
         let run = watch.start();
         let movies: Vec<Movie> = serde_json::from_slice(black_box(&bytes))?;
         watch.stop(run);
-        ensure!(movies.len() == file.movies.len(), "serde_json lost movies");
+        ensure!(movies.len() == file.movies.len(), "serde_json returned a wrong number of movies");
         drop(movies);
         limits.push(watch.total());
 
-        let before = memory::peak_now();
+        let before = memory::reset_peak();
         let mut watch = Stopwatch::default();
-        let pieces = bytes.chunks(PIECE).map(|piece| Ok::<_, Infallible>(piece.to_vec().into()));
+        let chunks = bytes.chunks(CHUNK).map(|chunk| Ok::<_, Infallible>(chunk.to_vec().into()));
         let run = watch.start();
-        let decoded = decode(None, MAX_FILE, stream::iter(pieces), None).await?;
+        let decoded = decode(None, MAX_FILE, stream::iter(chunks), None).await?;
         watch.stop(run);
-        ensure!(decoded.movies == file.movies.len() as u64, "movies were lost");
-        ours.push(watch.total());
-        peak = peak.max(memory::grown_since(before));
+        ensure!(
+            decoded.movies == file.movies.len() as u64,
+            "the service decoded a wrong number of movies"
+        );
+        times.push(watch.total());
+        growth = growth.max(memory::peak_growth(before));
     }
     report.add(Line {
-        what: format!(
+        name: format!(
             "decode and validate, {} {name} movies, against serde_json",
             file.movies.len()
         ),
-        ours: median(ours),
+        measured: median(times),
         limit: median(limits),
-        // At least 0.6 of its speed.
+        // At least 0.6 of the speed of serde_json.
         target: 1.0 / 0.6,
-        memory_mb: peak,
+        memory_growth_mb: growth,
     });
     Ok(())
 }

@@ -1,8 +1,7 @@
-//! Taking a file, against raw COPY of the same movies.
+//! Measures an ingest. The limit is a raw COPY of the same movies.
 //!
-//! Measured is what the service does with the rows of a decoded file: staging, comparing, merging,
-//! and tidying up afterwards. The rows are made in batches, as in the service, while the watch
-//! stands still.
+//! The time is that of the service's work on the rows of a decoded file: stage, compare, merge and
+//! clean up. The rows are built in batches, as in the service; that time is not included.
 
 use std::time::Duration;
 
@@ -14,14 +13,11 @@ use serde_json::json;
 
 use crate::{
     limit, memory,
-    movies::File,
+    movies::{self, BATCH, File},
     report::{Line, Report, Stopwatch, median},
 };
 
-/// About as many rows as the service stages at once.
-pub(crate) const BATCH: usize = 5_000;
-
-/// Measures the first load of `file`, the same again, and again with one movie in a hundred
+/// Measures a first load of `file`, an identical reload, and a version with one of a hundred movies
 /// changed.
 pub(crate) async fn measure(
     name: &str,
@@ -36,28 +32,29 @@ pub(crate) async fn measure(
         ("identical reload", &file.movies, 0.5),
         ("1% changed", &file.changed, 1.2),
     ];
-    let (mut limits, mut ours) = (Vec::new(), [const { Vec::new() }; 3]);
-    let mut peaks = [None; 3];
+    let (mut limits, mut times) = (Vec::new(), [const { Vec::new() }; 3]);
+    let mut growths = [None; 3];
     for round in 0..rounds {
-        let store = fresh(postgres, &format!("{name}_{round}")).await?;
+        let store = create_store(postgres, &format!("{name}_{round}")).await?;
         for (number, (_, movies, _)) in steps.iter().enumerate() {
             limits.push(limit::copy(postgres, &file.movies).await?);
-            let (took, peak) = take(&store, number, movies).await?;
-            ours[number].push(took);
-            peaks[number] = peaks[number].max(peak);
+            let (time, growth) = ingest(&store, number, movies).await?;
+            times[number].push(time);
+            growths[number] = growths[number].max(growth);
         }
     }
     let limit = median(limits);
-    for ((what, _, target), (times, memory_mb)) in
-        steps.into_iter().zip(ours.into_iter().zip(peaks))
+    for ((step, _, target), (times, memory_growth_mb)) in
+        steps.into_iter().zip(times.into_iter().zip(growths))
     {
-        let what = format!("{what}, {count} {name} movies, against raw COPY");
-        report.add(Line { what, ours: median(times), limit, target, memory_mb });
+        let name = format!("{step}, {count} {name} movies, against raw COPY");
+        report.add(Line { name, measured: median(times), limit, target, memory_growth_mb });
     }
     Ok(())
 }
 
-async fn fresh(postgres: &Postgres, name: &str) -> Result<Store> {
+/// Creates the database `name`, and connects to it.
+async fn create_store(postgres: &Postgres, name: &str) -> Result<Store> {
     postgres.create_database(name).await?;
     let database = postgres.database(name);
     let nobody = aws::SecretsManager::new(&local_stack::sdk(([127, 0, 0, 1], 1).into()));
@@ -65,9 +62,13 @@ async fn fresh(postgres: &Postgres, name: &str) -> Result<Store> {
     Ok(Store::new(&database, &nobody, 2).await?)
 }
 
-/// Takes `movies` as the `version`th version of one file. Returns how long that took, and by how
-/// many MB it made the process grow.
-async fn take(store: &Store, version: usize, movies: &[String]) -> Result<(Duration, Option<u64>)> {
+/// Ingests `movies` as version number `version` of one object. Returns the time, and by how many MB
+/// the peak memory of the process grew.
+async fn ingest(
+    store: &Store,
+    version: usize,
+    movies: &[String],
+) -> Result<(Duration, Option<u64>)> {
     let notification = json!({
         "bucket": "bench", "key": "movies.ndjson", "sequencer": format!("{version:04X}"),
         "event_time": format!("2026-01-01T00:00:0{version}Z"), "etag": format!("{version}"),
@@ -77,13 +78,13 @@ async fn take(store: &Store, version: usize, movies: &[String]) -> Result<(Durat
     let claim = store.claim(Duration::from_secs(3600)).await?.context("nothing to claim")?;
     let place = store.observe(&claim, &Observed::default()).await?;
 
-    let before = memory::peak_now();
+    let before = memory::reset_peak();
     let mut watch = Stopwatch::default();
     let run = watch.start();
     let mut staging = store.staging(&claim, true).await?;
     watch.stop(run);
     for batch in movies.chunks(BATCH) {
-        let rows = batch.iter().filter_map(|movie| limit::parse(movie));
+        let rows = batch.iter().filter_map(|movie| movies::parse(movie));
         let rows: Vec<_> = rows.map(|movie| CatalogueRow::new(&movie)).collect();
         let run = watch.start();
         staging.add(&rows).await?;
@@ -95,10 +96,10 @@ async fn take(store: &Store, version: usize, movies: &[String]) -> Result<(Durat
         store.vacuum().await?;
     }
     watch.stop(run);
-    let grown = memory::grown_since(before);
+    let growth = memory::peak_growth(before);
     let changed = (merged.inserted > 0, merged.updated > 0);
-    ensure!(changed == (version == 0, version == 2), "version {version} came to {merged:?}");
-    let most = if version == 2 { movies.len() as i64 / 100 + 1 } else { 0 };
-    ensure!(merged.updated <= most, "version {version} came to {merged:?}");
-    Ok((watch.total(), grown))
+    ensure!(changed == (version == 0, version == 2), "version {version}: unexpected {merged:?}");
+    let max_updated = if version == 2 { movies.len() as i64 / 100 + 1 } else { 0 };
+    ensure!(merged.updated <= max_updated, "version {version}: unexpected {merged:?}");
+    Ok((watch.total(), growth))
 }

@@ -1,4 +1,4 @@
-//! The limits.
+//! The limit of the database: a raw COPY.
 
 use std::{pin::pin, time::Duration};
 
@@ -10,10 +10,13 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use crate::{ingest::BATCH, report::Stopwatch};
+use crate::{
+    movies::{BATCH, parse},
+    report::Stopwatch,
+};
 
-/// Binary COPY of title, year, cast and genres into a table without index: the least that getting
-/// movies into Postgres can cost.
+/// Returns how long a binary COPY of title, year, cast and genres into a table without an index
+/// takes: the least work that brings movies into Postgres.
 pub(crate) async fn copy(postgres: &Postgres, movies: &[String]) -> Result<Duration> {
     let client = postgres.connect("postgres").await?;
     let create = "drop table if exists bare; \
@@ -53,8 +56,4 @@ impl<'a> Row<'a> {
             genres: movie.genres.iter().map(|name| &***name).collect(),
         }
     }
-}
-
-pub(crate) fn parse(movie: &str) -> Option<Movie> {
-    schema::parse(movie.as_bytes()).ok()
 }

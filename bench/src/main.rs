@@ -1,12 +1,24 @@
-//! How fast movies-r-us is, in ratios against named limits, measured side by side in one run.
+//! Benchmarks of movies-r-us, as ratios to named limits measured in the same run.
 //!
 //! ```sh
-//! cargo run --release -p bench -- ingest --data FOLDER
+//! cargo run --release -p bench -- ingest --data DIRECTORY
 //! cargo run --release -p bench -- producers
 //! ```
 //!
-//! Absolute times are the machine's; the ratios are ours. A limit is the least that anybody would
-//! have to do for the same end: see [`limit`].
+//! Times depend on the machine, so each is compared with a limit: the time of the least work that
+//! any program needs for the same purpose. For the database the limit is a raw COPY (see [`limit`]);
+//! for a file, serde_json with the whole file in memory (see [`decode`]).
+//!
+//! Imports go one way. A module imports only from modules above it:
+//!
+//! ```text
+//! memory, movies, report
+//! limit      uses movies, report
+//! decode     uses memory, movies, report
+//! ingest     uses limit, memory, movies, report
+//! producers
+//! main       uses decode, ingest, movies, producers, report
+//! ```
 
 mod decode;
 mod ingest;
@@ -21,14 +33,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use local_stack::{
-    lambda,
+    function::{FUNCTION_COMMAND, run_function},
     postgres::{Postgres, Purpose},
 };
 
 /// Measures movies-r-us against named limits.
 ///
-/// Starts a Postgres of its own, whose files are in the folder for temporary files and deleted at
-/// the end.
+/// Starts a Postgres whose data is in the directory for temporary files, and deletes it at the end.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -38,34 +49,34 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// One large file: for the first time, again, and again with changes
+    /// Measure one large file: a first load, the same file again, and a changed version
     ///
-    /// Prints one table; "at most" says what is aimed at.
+    /// Prints one table. The column "at most" holds the target of the ratio.
     Ingest {
-        /// Folder of movie files (JSON arrays) to measure with, beside the synthetic movies
-        #[arg(long, value_name = "FOLDER")]
+        /// Directory of movie files (JSON arrays) to measure in addition to the synthetic movies
+        #[arg(long, value_name = "DIRECTORY")]
         data: Option<PathBuf>,
 
-        /// How many synthetic movies; always the same ones
+        /// Number of synthetic movies, which are the same in every run
         #[arg(long, default_value_t = 1_000_000)]
         movies: usize,
 
-        /// How often each step is measured; the median counts
+        /// Number of times that each step is measured; the table shows the median
         #[arg(long, default_value_t = 3)]
         rounds: usize,
     },
-    /// Many small files at once, through all of the local stack
+    /// Measure many small files, put concurrently through the whole local stack
     Producers {
-        /// How many producers put files at the same time
+        /// Number of concurrent producers
         #[arg(long, default_value_t = 8)]
         producers: usize,
 
-        /// How many files they put in all
+        /// Number of files that all producers put together
         #[arg(long, default_value_t = 2_000)]
         files: usize,
     },
-    /// Be the Lambda: what the local stack starts this program as
-    #[command(name = lambda::FUNCTION_COMMAND, hide = true)]
+    /// Run the Lambda function; the local stack starts this program with this command
+    #[command(name = FUNCTION_COMMAND, hide = true)]
     Lambda,
 }
 
@@ -73,16 +84,17 @@ enum Command {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Ingest { data, movies, rounds } => {
-            let folder = std::env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
-            // Commits as in production; only the disk is spared.
+            let directory = std::env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
+            // Commits wait as in production. The other settings of `Purpose::Test` stay: nothing is
+            // flushed to disk.
             let settings = ["synchronous_commit=on".to_owned()];
-            let postgres = Postgres::start_with(&folder, Purpose::Test, 5432, &settings).await?;
+            let postgres = Postgres::start_with(&directory, Purpose::Test, 5432, &settings).await?;
             let outcome = measure_ingest(data, movies, rounds, &postgres).await;
             postgres.stop().await;
             outcome
         }
         Command::Producers { producers, files } => producers::measure(producers, files).await,
-        Command::Lambda => lambda::be_the_function().await,
+        Command::Lambda => run_function().await,
     }
 }
 
@@ -93,8 +105,8 @@ async fn measure_ingest(
     postgres: &Postgres,
 ) -> Result<()> {
     let mut report = report::Report::new();
-    if let Some(folder) = data {
-        let file = movies::read(&folder)?;
+    if let Some(directory) = data {
+        let file = movies::read(&directory)?;
         decode::measure("real", &file, rounds, &mut report).await?;
         ingest::measure("real", &file, rounds, postgres, &mut report).await?;
     }

@@ -1,22 +1,24 @@
-//! How much memory this process holds at most.
+//! Measures the peak memory of this process.
 
 use std::fs;
 
-/// What the process holds now, in MB; its peak begins anew from here.
-pub(crate) fn peak_now() -> Option<u64> {
-    // Forgets the peak (`clear_refs` of proc_pid_clear_refs(5)). Where that does not work, there is
-    // no figure either.
+/// Resets the peak to the memory in use, and returns it, in MB.
+///
+/// Source: proc_pid_clear_refs(5).
+pub(crate) fn reset_peak() -> Option<u64> {
+    // Where this fails, `peak` returns `None` as well.
     let _ = fs::write("/proc/self/clear_refs", "5");
     peak()
 }
 
-/// By how many MB the peak exceeds what there was `before`.
-pub(crate) fn grown_since(before: Option<u64>) -> Option<u64> {
+/// Returns by how many MB the peak exceeds `before`, which [`reset_peak`] returned.
+pub(crate) fn peak_growth(before: Option<u64>) -> Option<u64> {
     peak().zip(before).map(|(peak, before)| peak.saturating_sub(before))
 }
 
-/// The peak of the resident set, in MB; none where the kernel does not say (`VmHWM` of
-/// proc_pid_status(5)).
+/// Returns the peak of the resident set, in MB; `None` if the kernel does not report it.
+///
+/// Source: `VmHWM` in proc_pid_status(5).
 fn peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,20 +1,31 @@
-//! What is measured with.
+//! The movies that the benchmarks ingest.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
+use schema::Movie;
 use serde_json::{Value, json};
 
-/// A file of movies as NDJSON, and the same with one movie in a hundred changed.
+/// The number of rows in a batch, about as in the service.
+pub(crate) const BATCH: usize = 5_000;
+
+/// Two versions of a file. Each string is one movie as JSON.
 pub(crate) struct File {
     pub(crate) movies: Vec<String>,
+    /// The same movies, with an additional cast member in one of a hundred.
     pub(crate) changed: Vec<String>,
 }
 
-/// The movies of every JSON array in `folder`.
-pub(crate) fn read(folder: &Path) -> Result<File> {
-    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+/// Returns the valid movie in `json`.
+pub(crate) fn parse(json: &str) -> Option<Movie> {
+    schema::parse(json.as_bytes()).ok()
+}
+
+/// Reads the movies of every JSON array in `directory`.
+pub(crate) fn read(directory: &Path) -> Result<File> {
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     let mut paths: Vec<_> =
         entries.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
@@ -24,19 +35,20 @@ pub(crate) fn read(folder: &Path) -> Result<File> {
         let file = fs::read(&path)?;
         movies.extend(
             serde_json::from_slice::<Vec<Value>>(&file)
-                .with_context(|| path.display().to_string())?,
+                .with_context(|| format!("{} is not a JSON array", path.display()))?,
         );
     }
-    Ok(file(movies.into_iter()))
+    Ok(with_changes(movies.into_iter()))
 }
 
-/// `count` movies of the size and the repetition of real ones: some 3 cast members, most of whom
-/// play in several, one or two genres, a title of one to four words, an extract.
+/// Generates `count` movies that resemble real ones in size and repetition: about three cast
+/// members, most of whom occur in several movies; one or two genres; a title of one to four words;
+/// an extract.
 pub(crate) fn synthetic(count: usize) -> File {
     let mut random = Rng::with_seed(2026);
     let words = vocabulary(&mut random, 20_000);
     let pick = move |random: &mut Rng| {
-        // Some words are far more common than others, as in any language.
+        // As in a language, some words are far more common than others.
         let rank = random.f64().powi(3) * words.len() as f64;
         words[rank as usize % words.len()].clone()
     };
@@ -55,7 +67,7 @@ pub(crate) fn synthetic(count: usize) -> File {
             "extract": text(20, random),
         })
     });
-    file(movies)
+    with_changes(movies)
 }
 
 fn vocabulary(random: &mut Rng, count: usize) -> Vec<String> {
@@ -66,15 +78,16 @@ fn vocabulary(random: &mut Rng, count: usize) -> Vec<String> {
     (0..count).map(|_| word()).collect()
 }
 
-fn file(movies: impl Iterator<Item = Value>) -> File {
-    let (mut plain, mut changed) = (Vec::new(), Vec::new());
+/// Returns the two versions of a file with `movies`.
+fn with_changes(movies: impl Iterator<Item = Value>) -> File {
+    let (mut original, mut changed) = (Vec::new(), Vec::new());
     for (number, mut movie) in movies.enumerate() {
-        plain.push(movie.to_string());
-        let changes = number % 100 == 7;
-        if let Some(cast) = movie["cast"].as_array_mut().filter(|_| changes) {
+        original.push(movie.to_string());
+        let is_changed = number % 100 == 7;
+        if let Some(cast) = movie["cast"].as_array_mut().filter(|_| is_changed) {
             cast.push(json!("One More"));
         }
         changed.push(movie.to_string());
     }
-    File { movies: plain, changed }
+    File { movies: original, changed }
 }

@@ -1,8 +1,8 @@
-//! Times, and the table that they end in.
+//! Measures times, and prints them as a table.
 
 use std::time::{Duration, Instant};
 
-/// Adds up stretches of time.
+/// Adds up intervals.
 #[derive(Default)]
 pub(crate) struct Stopwatch(Duration);
 
@@ -22,12 +22,13 @@ impl Stopwatch {
 
 /// One line of the table.
 pub(crate) struct Line {
-    pub(crate) what: String,
-    pub(crate) ours: Duration,
+    pub(crate) name: String,
+    pub(crate) measured: Duration,
     pub(crate) limit: Duration,
-    /// The ratio that the design promises at most.
+    /// The highest ratio of `measured` to `limit` that meets the design's target.
     pub(crate) target: f64,
-    pub(crate) memory_mb: Option<u64>,
+    /// `None` if the kernel does not report it.
+    pub(crate) memory_growth_mb: Option<u64>,
 }
 
 /// The table.
@@ -38,15 +39,15 @@ impl Report {
         Self(Vec::new())
     }
 
-    /// Adds a line, and shows it, since the next may take a while.
+    /// Adds a line, and prints it at once to stderr: the next one may take minutes.
     pub(crate) fn add(&mut self, line: Line) {
         eprintln!("{}", row(&line));
         self.0.push(line);
     }
 
-    #[expect(clippy::print_stdout, reason = "the table is what the program is for")]
+    #[expect(clippy::print_stdout, reason = "the table is the output of the program")]
     pub(crate) fn print(&self) {
-        println!("| what | ours | limit | ratio | at most | memory |");
+        println!("| what | measured | limit | ratio | at most | memory growth |");
         println!("| --- | --: | --: | --: | --: | --: |");
         for line in &self.0 {
             println!("{}", row(line));
@@ -55,15 +56,17 @@ impl Report {
 }
 
 fn row(line: &Line) -> String {
-    let (ours, limit) = (line.ours.as_secs_f64(), line.limit.as_secs_f64());
-    let memory = line.memory_mb.map_or_else(|| "?".to_owned(), |mb| format!("{mb} MB"));
-    let ratio = ours / limit;
-    let Line { what, target, .. } = line;
+    let (measured, limit) = (line.measured.as_secs_f64(), line.limit.as_secs_f64());
+    let growth = line.memory_growth_mb.map_or_else(|| "?".to_owned(), |mb| format!("{mb} MB"));
+    let ratio = measured / limit;
+    let Line { name, target, .. } = line;
     let missed = if ratio > *target { " (missed)" } else { "" };
-    format!("| {what} | {ours:.2} s | {limit:.2} s | {ratio:.2}{missed} | {target:.2} | {memory} |")
+    format!(
+        "| {name} | {measured:.2} s | {limit:.2} s | {ratio:.2}{missed} | {target:.2} | {growth} |"
+    )
 }
 
-/// The middle one.
+/// Returns the median; of an even number of times, the higher one of the two in the middle.
 pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()

@@ -1,39 +1,33 @@
-//! The Lambda Runtime API, and the asynchronous invocations behind it.
+//! The Lambda Runtime API, and asynchronous invocations.
 //!
-//! Source: <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>. The function itself
-//! runs as a process of its own, under the real runtime. An invocation that fails is tried twice
-//! more, as AWS does it, with shorter pauses; then its event goes to the dead letters, which can be
+//! Source: <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>. A failed invocation is
+//! retried twice, as on AWS, with shorter delays. Then its event becomes a dead letter, which can be
 //! shown and redriven.
 //!
-//! Events and dead letters are held in memory: what they tell of is in the bucket, and a stack that
-//! starts looks there for what the API has not heard of.
+//! Events and dead letters are kept in memory only. After a restart the stack reconciles the bucket
+//! with the ledger instead.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "warp's shortcuts do here: only our own function calls, over loopback"
+    reason = "only the function and the user send requests, over loopback"
 )]
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
-    process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
-    process::{Child, Command},
     sync::{mpsc, oneshot},
     time::sleep,
 };
 use tracing::{error, info, warn};
-
-use crate::s3::REGION;
 use uuid::Uuid;
 use warp::{
     Filter, Reply,
@@ -42,76 +36,57 @@ use warp::{
     path,
 };
 
+use crate::{
+    function::Function,
+    local_aws::{ACCOUNT_ID, REGION},
+};
+
 /// How long one invocation may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The pauses before the second and the third attempt. AWS waits one minute, then two.
+/// The delays before the second and the third attempt. AWS waits one minute, then two.
 ///
 /// Source: <https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html>
-const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+const RETRY_DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
 
-/// The command that makes the program be the function: see [`Function`].
-pub const FUNCTION_COMMAND: &str = "lambda";
-
-/// Is the function, for as long as there are invocations: what a program does whose one argument is
-/// [`FUNCTION_COMMAND`].
-///
-/// # Errors
-/// If its environment is not that of the function.
-pub async fn be_the_function() -> Result<()> {
-    let config = ingest_lambda::Config::from_lookup(|name| std::env::var(name).ok())?;
-    ingest_lambda::run(config).await.map_err(|error| anyhow::anyhow!(error))
-}
-
-/// How to start the function.
-#[derive(Clone, Debug)]
-pub struct Function {
-    /// A program that serves as the function when its one argument is [`FUNCTION_COMMAND`].
-    pub program: PathBuf,
-    /// The URL of the API's `/notify`.
-    pub api_url: String,
-    /// The API's token.
-    pub api_token: String,
-}
-
-/// An event that could not be handled.
+/// An event whose last attempt failed.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadLetter {
-    /// When its last attempt failed.
+    /// When the last attempt failed.
     pub failed_at: DateTime<Utc>,
-    /// How that failed.
+    /// The error of the last attempt.
     pub error: String,
-    /// How often it was tried, since it came or was redriven.
+    /// The number of attempts since the event was sent or last redriven.
     pub attempts: u32,
     /// The event.
     pub event: Value,
 }
 
-/// How an invocation ended: with a message if it failed.
-type Ended = Result<(), String>;
+/// The result of an invocation, with the error message of the function.
+type Outcome = Result<(), String>;
 
-/// What the Runtime API and the invocations share.
+/// The state that the Runtime API and the invocations share.
 #[derive(Clone)]
 struct Runtime {
     queue: mpsc::UnboundedSender<Invocation>,
-    /// Where the function gets its next invocation from.
-    next: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>>,
-    /// Invocations that the function works on, by id.
-    running: Arc<Mutex<HashMap<String, oneshot::Sender<Ended>>>>,
+    /// The other end of `queue`.
+    queued: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>>,
+    /// The invocations that the function has received and not finished, by id.
+    running: Arc<Mutex<HashMap<String, oneshot::Sender<Outcome>>>>,
     dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
 }
 
 struct Invocation {
     id: String,
     event: Value,
-    done: oneshot::Sender<Ended>,
+    outcome: oneshot::Sender<Outcome>,
 }
 
-/// Runs `function` for every event that comes, with its Runtime API on `listener`. Ends when the
-/// events do.
+/// Starts `function`, restarts it when it exits, and invokes it for each of `events`. Serves its
+/// Runtime API on `listener`. Returns when `events` end.
 ///
-/// The dead letters are at `GET /dead-letters` of the same listener; `POST /dead-letters/redrive`
-/// invokes the function anew with all of them, and answers how many there were.
+/// The same listener serves the dead letters at `GET /dead-letters`. `POST /dead-letters/redrive`
+/// invokes the function again for all of them, and responds with their number.
 ///
 /// # Errors
 /// If the function cannot be started.
@@ -120,21 +95,21 @@ pub async fn run(
     function: Function,
     mut events: mpsc::UnboundedReceiver<Value>,
 ) -> Result<()> {
-    let (queue, next) = mpsc::unbounded_channel();
+    let (queue, queued) = mpsc::unbounded_channel();
     let runtime = Runtime {
         queue,
-        next: Arc::new(tokio::sync::Mutex::new(next)),
+        queued: Arc::new(tokio::sync::Mutex::new(queued)),
         running: Arc::default(),
         dead_letters: Arc::default(),
     };
     let address = listener.local_addr()?;
-    let serving = warp::serve(runtime.routes()).incoming(listener).run();
+    let serve = warp::serve(runtime.routes()).incoming(listener).run();
     let mut process = function.spawn(&address.to_string())?;
     let supervise = async {
         loop {
-            let ended = process.wait().await;
-            warn!(?ended, "the function ended and is started again");
-            runtime.fail_running("the function ended");
+            let status = process.wait().await;
+            warn!(?status, "function exited, restarting");
+            runtime.fail_running("the function exited");
             sleep(Duration::from_secs(1)).await;
             process = function.spawn(&address.to_string())?;
         }
@@ -145,69 +120,43 @@ pub async fn run(
         }
     };
     tokio::select! {
-        () = serving => Ok(()),
+        () = serve => Ok(()),
         failed = supervise => failed,
         () = dispatch => Ok(()),
     }
 }
 
-impl Function {
-    fn spawn(&self, runtime_api: &str) -> Result<Child> {
-        let variables = [
-            ("AWS_REGION", REGION),
-            ("AWS_LAMBDA_RUNTIME_API", runtime_api),
-            ("AWS_LAMBDA_FUNCTION_NAME", "ingest-lambda"),
-            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
-            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-            ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/ingest-lambda"),
-            ("AWS_LAMBDA_LOG_STREAM_NAME", "local"),
-            // A proxy of the environment has no business between the two.
-            ("NO_PROXY", "*"),
-            ("MRU_API_URL", &self.api_url),
-            ("MRU_API_TOKEN", &self.api_token),
-        ];
-        Command::new(&self.program)
-            .arg(FUNCTION_COMMAND)
-            .envs(variables)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            // Ctrl-C is for us, who then end the function.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.program.display()))
-    }
-}
-
 impl Runtime {
-    /// Invokes the function until it succeeds, or has failed once too often.
+    /// Invokes the function until an attempt succeeds or the last one has failed.
     async fn invoke(self, event: Value) {
-        let mut pauses = RETRY_AFTER.iter();
+        let mut delays = RETRY_DELAYS.iter();
         for attempts in 1.. {
-            let (done, result) = oneshot::channel();
+            let (sender, outcome) = oneshot::channel();
             let id = Uuid::new_v4().to_string();
-            if self.queue.send(Invocation { id, event: event.clone(), done }).is_err() {
+            let invocation = Invocation { id, event: event.clone(), outcome: sender };
+            if self.queue.send(invocation).is_err() {
                 return;
             }
-            let error = match result.await {
+            let error = match outcome.await {
                 Ok(Ok(())) | Err(_) => return,
                 Ok(Err(error)) => error,
             };
-            let Some(pause) = pauses.next() else {
-                error!(error, "the function failed for good: see the dead letters");
+            let Some(delay) = delays.next() else {
+                error!(error, attempts, "function failed, event is now a dead letter");
                 let letter = DeadLetter { failed_at: Utc::now(), error, attempts, event };
-                return locked(&self.dead_letters).push(letter);
+                return lock(&self.dead_letters).push(letter);
             };
-            warn!(error, retry_in_s = pause.as_secs(), "the function failed, will try again");
-            sleep(*pause).await;
+            warn!(error, retry_in_ms = delay.as_millis(), "function failed, retrying");
+            sleep(*delay).await;
         }
     }
 
-    /// Invokes the function anew for every dead letter. Returns how many there were.
+    /// Invokes the function again for every dead letter. Returns their number.
     fn redrive(&self) -> usize {
-        let letters = std::mem::take(&mut *locked(&self.dead_letters));
+        let letters = std::mem::take(&mut *lock(&self.dead_letters));
         let redriven = letters.len();
         if redriven > 0 {
-            info!(redriven, "the dead letters are sent again");
+            info!(redriven, "dead letters redriven");
         }
         for letter in letters {
             tokio::spawn(self.clone().invoke(letter.event));
@@ -215,16 +164,18 @@ impl Runtime {
         redriven
     }
 
-    fn end(&self, id: &str, result: Ended) {
-        if let Some(done) = locked(&self.running).remove(id) {
-            // The other side is gone only while all of it is stopping.
-            let _ = done.send(result);
+    /// Records the outcome of a running invocation. Only the first outcome counts.
+    fn finish(&self, id: &str, result: Outcome) {
+        if let Some(outcome) = lock(&self.running).remove(id) {
+            // Without a receiver the stack is stopping.
+            let _ = outcome.send(result);
         }
     }
 
+    /// Fails every running invocation.
     fn fail_running(&self, error: &str) {
-        for (_, done) in locked(&self.running).drain() {
-            let _ = done.send(Err(error.to_owned()));
+        for (_, outcome) in lock(&self.running).drain() {
+            let _ = outcome.send(Err(error.to_owned()));
         }
     }
 
@@ -234,22 +185,22 @@ impl Runtime {
         let accepted = || StatusCode::ACCEPTED.into_response();
         let invocation = path("2018-06-01").and(path("runtime")).and(path("invocation")).boxed();
         let next = invocation.clone().and(path!("next")).and(warp::get()).and(runtime.clone());
-        let next = next.then(|runtime: Self| async move { runtime.next().await });
+        let next = next.then(|runtime: Self| async move { runtime.next_invocation().await });
         let response = invocation.clone().and(path!(String / "response")).and(warp::post());
         let response = response.and(runtime.clone()).map(move |id: String, runtime: Self| {
-            runtime.end(&id, Ok(()));
+            runtime.finish(&id, Ok(()));
             accepted()
         });
         let error = invocation.and(path!(String / "error")).and(warp::post()).and(runtime.clone());
         let error =
             error.and(warp::body::json()).map(move |id: String, runtime: Self, error: Value| {
                 let message = error["errorMessage"].as_str().unwrap_or("no message");
-                runtime.end(&id, Err(message.to_owned()));
+                runtime.finish(&id, Err(message.to_owned()));
                 accepted()
             });
         let init_error = path!("2018-06-01" / "runtime" / "init" / "error").and(warp::post());
         let init_error = init_error.and(warp::body::json()).map(move |error: Value| {
-            error!(%error, "the function cannot start");
+            error!(%error, "function cannot start");
             accepted()
         });
         let redrive = path!("dead-letters" / "redrive").and(warp::post()).and(runtime.clone());
@@ -259,9 +210,8 @@ impl Runtime {
                 .into_response()
         });
         let dead_letters = path!("dead-letters").and(warp::get()).and(runtime);
-        let dead_letters = dead_letters.map(|runtime: Self| {
-            warp::reply::json(&*locked(&runtime.dead_letters)).into_response()
-        });
+        let dead_letters = dead_letters
+            .map(|runtime: Self| warp::reply::json(&*lock(&runtime.dead_letters)).into_response());
         next.or(response)
             .unify()
             .or(error)
@@ -275,13 +225,13 @@ impl Runtime {
             .boxed()
     }
 
-    /// Hands the next invocation to the function, which waits here for it.
-    async fn next(self) -> warp::reply::Response {
-        let invocation = self.next.lock().await.recv().await;
-        let Some(Invocation { id, event, done }) = invocation else {
+    /// Responds with the next invocation as soon as there is one.
+    async fn next_invocation(self) -> warp::reply::Response {
+        let invocation = self.queued.lock().await.recv().await;
+        let Some(Invocation { id, event, outcome }) = invocation else {
             return StatusCode::GONE.into_response();
         };
-        locked(&self.running).insert(id.clone(), done);
+        lock(&self.running).insert(id.clone(), outcome);
         let deadline = Utc::now() + TIMEOUT;
         let response = Response::builder()
             .header("content-type", "application/json")
@@ -289,18 +239,18 @@ impl Runtime {
             .header("lambda-runtime-deadline-ms", deadline.timestamp_millis())
             .header(
                 "lambda-runtime-invoked-function-arn",
-                "arn:aws:lambda:eu-west-1:000000000000:function:ingest-lambda",
+                format!("arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:ingest-lambda"),
             )
             .body(event.to_string().into());
         let runtime = self.clone();
         tokio::spawn(async move {
             sleep(TIMEOUT).await;
-            runtime.end(&id, Err(format!("no answer within {} s", TIMEOUT.as_secs())));
+            runtime.finish(&id, Err(format!("no response within {} s", TIMEOUT.as_secs())));
         });
         response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,16 +1,53 @@
-//! All of movies-r-us on one machine, with no cloud account and no container.
+//! All of movies-r-us on one machine, without a cloud account and without containers.
 //!
-//! The parts that AWS provides are stood in for by real ones: [`postgres`] is a Postgres under our
-//! supervision, [`s3`] an S3 endpoint that sends events, [`lambda`] the Runtime API that the real
-//! function runs behind, [`sns`] a topic whose messages are printed. [`Stack`] is all of them and
-//! the service. Tests use the parts.
+//! Real programs replace the services of AWS. [`Stack`] starts all of them and the service; tests
+//! use them one by one.
+//!
+//! - `local_aws` holds the region, the credentials and the SDK configuration of the local endpoints.
+//! - [`postgres`] starts a Postgres and stops it when this process ends: `postgres::account` is the
+//!   account it runs as, `postgres::binaries` finds its programs, `postgres::cluster` prepares its
+//!   data directory, `postgres::guard` is the shell that stops it.
+//! - [`s3`] is an S3 endpoint that sends an event for every created object: `s3::files` calls the
+//!   file-system backend, `s3::keys` checks and encodes object keys, `s3::listing` completes
+//!   listings, `s3::event` builds events, `s3::operations` implements the S3 API.
+//! - [`function`] starts the real Lambda function as a process.
+//! - [`lambda`] is the Lambda Runtime API: it sends events to the function, and keeps dead letters.
+//! - [`sns`] is an SNS topic that turns published results into lines of text.
+//! - `stack` starts and stops everything; `stack::sample` loads the sample, `stack::welcome` is the
+//!   text that `cargo run` prints.
+//!
+//! Imports go one way. A module imports only from modules above it; a module with children also
+//! imports from them, and they do not import from it:
+//!
+//! ```text
+//! local_aws
+//! postgres
+//!   account
+//!   binaries      uses account
+//!   cluster       uses account, binaries
+//!   guard         uses account
+//! s3              uses local_aws
+//!   files
+//!   keys
+//!   listing       uses files, keys
+//!   event         uses keys, local_aws
+//!   operations    uses files, keys, listing, event
+//! function        uses local_aws
+//! lambda          uses local_aws, function
+//! sns             uses local_aws
+//! stack           uses local_aws, postgres, s3, function, lambda, sns
+//!   sample
+//!   welcome       uses local_aws
+//! main            uses stack, function
+//! ```
 
-mod binaries;
+pub mod function;
 pub mod lambda;
-mod listing;
+mod local_aws;
 pub mod postgres;
 pub mod s3;
 pub mod sns;
 mod stack;
 
-pub use stack::{DATABASE, Options, Stack, client, sdk};
+pub use local_aws::{client, sdk};
+pub use stack::{DATABASE, Options, Stack};

@@ -1,34 +1,37 @@
-//! `cargo run`: everything, in one command.
+//! `cargo run`: starts everything.
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use local_stack::{Options, Stack, lambda};
+use local_stack::{
+    Options, Stack,
+    function::{FUNCTION_COMMAND, run_function},
+};
 use rest_api::{config::LogFormat, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// All of movies-r-us on this machine: Postgres, an S3 endpoint, the Lambda and the API.
+/// Runs all of movies-r-us on this machine: Postgres, an S3 endpoint, the Lambda and the API.
 ///
-/// Put a JSON file of movies into the bucket, and query the API. Everything listens on loopback
-/// only; state survives a restart; Ctrl-C stops all of it.
+/// Put a JSON file of movies into the bucket, and query the API. By default everything listens on
+/// loopback only. Data survives a restart. Ctrl-C stops everything.
 #[derive(Parser)]
 #[command(version, after_help = ENVIRONMENT)]
 struct Arguments {
-    /// Where the API listens
+    /// Address of the API
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     api: SocketAddr,
 
-    /// Where the S3 endpoint listens
+    /// Address of the S3 endpoint
     #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDRESS")]
     s3: SocketAddr,
 
-    /// The bucket that is watched
+    /// Bucket whose objects are ingested
     #[arg(long, default_value = "movies-r-us")]
     bucket: String,
 
-    /// Where everything is kept; deleting it starts afresh
-    #[arg(long, default_value = ".movies-r-us", value_name = "FOLDER")]
+    /// Directory that keeps all data; delete it to start from nothing
+    #[arg(long, default_value = ".movies-r-us", value_name = "DIRECTORY")]
     data_dir: PathBuf,
 
     /// Do not load the sample of real movies on the first start
@@ -41,35 +44,36 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Be the Lambda: what this program starts itself as, behind its Lambda Runtime API
-    #[command(name = lambda::FUNCTION_COMMAND, hide = true)]
+    /// Run the Lambda function; this program starts itself with this command
+    #[command(name = FUNCTION_COMMAND, hide = true)]
     Lambda,
 }
 
 const ENVIRONMENT: &str = "\
 Environment:
-  MRU_API_TOKEN  bearer token that /notify and every write need [local-token]
-  MRU_LOG        tracing filter [info]
-  PG_BIN_DIR     folder of the Postgres programs to use
-                 [the newest found; else one is fetched with pip]
+  MRU_API_TOKEN  bearer token that /notify and every write require [default: local-token]
+  MRU_LOG        tracing filter [default: info]
+  PG_BIN_DIR     directory of the Postgres programs to use
+                 [default: the newest found; otherwise one is fetched with pip]
   MRU_DB_HOST, MRU_DB_PORT, MRU_DB_USER, MRU_DB_PASS, MRU_DB_NAME, MRU_DB_TLS
-                 a Postgres of your own, instead of one started here";
+                 a Postgres of your own, used instead of starting one";
 
-/// warp's server and the database's pool call it an error when their peer is stopped before them.
+/// warp's server and the connection pool log errors when their peers stop first, as in every
+/// shutdown.
 const DEFAULT_LOG: &str = "info,warp::server=off,deadpool.postgres=error";
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = std::env::var("MRU_LOG").unwrap_or_else(|_| DEFAULT_LOG.to_owned());
-    let started = match telemetry::init(&filter, LogFormat::Text) {
+    let outcome = match telemetry::init(&filter, LogFormat::Text) {
         Err(error) => Err(anyhow::anyhow!(error)),
         Ok(()) => match arguments.command {
-            Some(Command::Lambda) => lambda::be_the_function().await,
+            Some(Command::Lambda) => run_function().await,
             None => run(arguments).await,
         },
     };
-    match started {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -79,7 +83,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
-    // From the first moment on, so that no part is left behind by an early Ctrl-C.
+    // Registered before anything starts, so that an early Ctrl-C also stops what has started.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let interrupted = async {
@@ -106,12 +110,12 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     let outcome = match outcome {
         Ok(true) => {
-            // Whoever has closed our output can do without; the stack runs on.
+            // A closed stdout is no reason to stop.
             let _ = writeln!(std::io::stdout(), "{}", stack.welcome());
             stack.print_results();
             tokio::select! {
                 () = &mut interrupted => Ok(()),
-                broken = stack.broken() => Err(broken),
+                failure = stack.wait_for_failure() => Err(failure),
             }
         }
         Ok(false) => Ok(()),

@@ -1,119 +1,95 @@
-//! A real Postgres under our supervision, found or fetched, reachable by a Unix socket alone.
-//!
-//! It never outlives us. A shell stands guard over it, holding the other end of a pipe from us:
-//! when the pipe closes, because we want that or because we are dead, it stops Postgres.
+//! A real Postgres, found or fetched, reachable by a Unix socket only. It never outlives this
+//! process.
+
+mod account;
+mod binaries;
+mod cluster;
+mod guard;
 
 use std::{
-    fs::{self, DirBuilder, File},
-    io,
-    os::unix::{
-        fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
-        process::CommandExt,
-    },
+    fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rest_api::config::{Database, Login, Secret, Tls};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::binaries::{self, Binaries};
+pub use account::restrict_to_postgres;
+pub use cluster::{Purpose, USER};
 
-/// How long a start may take; a predecessor that is still shutting down is waited for.
+use binaries::Binaries;
+use guard::Guard;
+
+/// How long a start may take, including the wait for a previous Postgres that still shuts down.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The account that Postgres runs under when we are root, which it refuses: "nobody".
-pub(crate) const NOBODY: u32 = 65534;
-
-/// The superuser of every cluster of ours.
-pub const USER: &str = "movies_r_us";
-
-/// The guard: starts Postgres, waits for the pipe to close, removes what is named in `$REMOVE`.
-/// It asks more than once: a shell's background job ignores SIGINT until Postgres handles it.
-const GUARD: &str = r#"
-exec 3<&0 </dev/null
-"$@" 3<&- &
-postgres=$!
-{ cat <&3 >/dev/null; while kill -INT $postgres 2>/dev/null; do sleep 0.2; done; } &
-watcher=$!
-exec 3<&-
-wait $postgres
-status=$?
-kill $watcher 2>/dev/null
-[ -z "$REMOVE" ] || printf '%s\n' "$REMOVE" | while IFS= read -r folder; do rm -rf "$folder"; done
-exit $status
-"#;
-
-/// A running Postgres.
+/// A running Postgres. Dropping it stops Postgres without waiting.
 #[derive(Debug)]
 pub struct Postgres {
-    guard: Child,
+    guard: Guard,
     socket_dir: PathBuf,
     port: u16,
-    log: PathBuf,
+    log_path: PathBuf,
 }
 
-/// What a cluster is for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Purpose {
-    /// Its data stays, and survives a crash of the machine.
-    Keep,
-    /// Its data is deleted when it stops; nothing is flushed to disk.
-    Test,
+/// The result of a start.
+enum Startup {
+    Ready,
+    Exited { log: String },
 }
 
 impl Postgres {
-    /// Starts the cluster in `folder`, which is made on first use.
+    /// Starts the cluster in `directory`, which is created on first use.
     ///
     /// # Errors
     /// If no Postgres can be found or fetched, or it does not start.
-    pub async fn start(folder: &Path, purpose: Purpose) -> Result<Self> {
-        Self::start_with(folder, purpose, 5432, &[]).await
+    pub async fn start(directory: &Path, purpose: Purpose) -> Result<Self> {
+        Self::start_with(directory, purpose, 5432, &[]).await
     }
 
-    /// Starts the cluster in `folder` with further `settings` (`name=value`), its socket named
-    /// after `port`.
+    /// Starts the cluster in `directory` with additional `settings` (`name=value`). The name of its
+    /// socket contains `port`.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(
-        folder: &Path,
+        directory: &Path,
         purpose: Purpose,
         port: u16,
         settings: &[String],
     ) -> Result<Self> {
         let binaries = tokio::task::spawn_blocking(binaries::find).await??;
-        let folder = std::path::absolute(folder)?;
-        let folder = place_for(&folder)?;
-        if !folder.exists() {
-            initialise(&binaries, &folder, purpose)?;
-        }
-        check_version(&binaries, &folder)?;
+        let directory = cluster::prepare(&binaries, directory, purpose)?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let mut postgres = Self::spawn(&binaries, &folder, purpose, port, settings)?;
+            let mut postgres = Self::spawn(&binaries, &directory, purpose, port, settings)?;
             match postgres.wait_until_ready(deadline).await? {
-                Started::Ready => return Ok(postgres),
-                Started::Ended(log) if log.contains("lock file") && Instant::now() < deadline => {
-                    // Our predecessor was killed, and its Postgres is still shutting down.
+                Startup::Ready => return Ok(postgres),
+                Startup::Exited { log }
+                    if log.contains("lock file") && Instant::now() < deadline =>
+                {
+                    // The Postgres of a killed process still shuts down.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                Started::Ended(log) => bail!("Postgres in {} ended:\n{log}", folder.display()),
+                Startup::Exited { log } => {
+                    bail!("Postgres in {} exited; it logged:\n{log}", directory.display())
+                }
             }
         }
     }
 
-    /// How to connect to the database `name` of this cluster.
+    /// Returns the configuration by which the service connects to the database `name`.
     pub fn database(&self, name: &str) -> Database {
         Database {
             host: self.socket_dir.display().to_string(),
             port: self.port,
             login: Login::Fixed {
                 user: USER.to_owned(),
-                password: Secret::new("the socket's folder is private"),
+                password: Secret::new("unused: the socket's directory is private"),
             },
             name: name.to_owned(),
             read_host: None,
@@ -121,15 +97,20 @@ impl Postgres {
         }
     }
 
-    /// The folder of the socket: `psql -h FOLDER -U movies_r_us`.
+    /// Returns the directory of the socket.
     pub fn socket_dir(&self) -> &Path {
         &self.socket_dir
+    }
+
+    /// Returns the path of the log.
+    pub fn log_path(&self) -> &Path {
+        &self.log_path
     }
 
     /// Creates the database `name` unless it exists.
     ///
     /// # Errors
-    /// If Postgres does not answer.
+    /// If Postgres cannot be reached or refuses.
     pub async fn create_database(&self, name: &str) -> Result<()> {
         let client = self.connect("postgres").await?;
         let exists = "select from pg_database where datname = $1";
@@ -139,10 +120,10 @@ impl Postgres {
         Ok(())
     }
 
-    /// A connection of one's own, for looking behind the service.
+    /// Opens a connection that is independent of the service's pool.
     ///
     /// # Errors
-    /// If Postgres does not answer.
+    /// If Postgres cannot be reached or refuses.
     pub async fn connect(&self, database: &str) -> Result<tokio_postgres::Client> {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&self.socket_dir).port(self.port).user(USER).dbname(database);
@@ -152,170 +133,69 @@ impl Postgres {
         Ok(client)
     }
 
-    /// Waits for its end, which should not come by itself.
-    pub async fn ended(&mut self) {
-        while matches!(self.guard.try_wait(), Ok(None)) {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
+    /// Waits until Postgres exits. It does so only after a fault, or if it is stopped from outside.
+    pub async fn wait_for_exit(&mut self) {
+        self.guard.wait_for_exit().await;
     }
 
-    /// Stops it, and waits until it has ended.
-    pub async fn stop(mut self) {
-        drop(self.guard.stdin.take());
-        let ended = tokio::task::spawn_blocking(move || self.guard.wait());
-        let _ = ended.await;
+    /// Stops Postgres, and waits until it has exited.
+    pub async fn stop(self) {
+        self.guard.stop().await;
     }
 
     fn spawn(
         binaries: &Binaries,
-        folder: &Path,
+        directory: &Path,
         purpose: Purpose,
         port: u16,
-        further: &[String],
+        settings: &[String],
     ) -> Result<Self> {
         let socket_dir = std::env::temp_dir().join(format!("mru-{}", Uuid::new_v4().simple()));
-        private_folder(&socket_dir)?;
-        let log_path = folder.with_extension("log");
+        account::create_private_directory(&socket_dir)?;
+        let log_path = directory.with_extension("log");
         let log = File::create(&log_path)?;
-        if is_root() {
-            // The guard, which removes it after a test, is not root.
-            chown(&log_path, Some(NOBODY), Some(NOBODY))?;
-        }
-        let mut remove = socket_dir.display().to_string();
-        let mut settings = vec![
-            "listen_addresses=".to_owned(),
-            format!("port={port}"),
-            format!("unix_socket_directories={}", socket_dir.display()),
-            "max_connections=400".to_owned(),
-            "shared_buffers=256MB".to_owned(),
-            "max_wal_size=4GB".to_owned(),
-        ];
+        // The guard removes the log after a test, and it is not root.
+        account::chown_to_postgres(&log_path)?;
+
+        let mut postgres = Command::new(binaries.program("postgres"));
+        postgres.arg("-D").arg(directory);
+        let mut set = |setting: &str| {
+            postgres.args(["-c", setting]);
+        };
+        set("listen_addresses=");
+        set(&format!("port={port}"));
+        set(&format!("unix_socket_directories={}", socket_dir.display()));
+        set("max_connections=400");
+        set("shared_buffers=256MB");
+        set("max_wal_size=4GB");
+        let mut remove = vec![socket_dir.as_path()];
         if purpose == Purpose::Test {
-            remove = format!("{remove}\n{}\n{}", folder.display(), log_path.display());
-            let unsafe_but_fast = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
-            settings.extend(unsafe_but_fast.map(str::to_owned));
+            remove.extend([directory, &log_path]);
+            for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off"] {
+                set(setting);
+            }
         }
-        settings.extend_from_slice(further);
-        let mut guard = Command::new("/bin/sh");
-        guard.args(["-c", GUARD, "postgres-guard"]).arg(binaries.program("postgres"));
-        guard.arg("-D").arg(folder).args(settings.iter().flat_map(|setting| ["-c", setting]));
-        guard.env("REMOVE", remove).current_dir("/");
-        guard.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
-        // Ctrl-C goes to our whole group; Postgres shall stop after us, not with us.
-        guard.process_group(0);
-        as_postgres_user(&mut guard);
-        let guard = guard.spawn().context("cannot start /bin/sh")?;
-        Ok(Self { guard, socket_dir, port, log: log_path })
+        for setting in settings {
+            set(setting);
+        }
+        let guard = Guard::start(&postgres, log, &remove)?;
+        Ok(Self { guard, socket_dir, port, log_path })
     }
 
-    async fn wait_until_ready(&mut self, deadline: Instant) -> Result<Started> {
+    async fn wait_until_ready(&mut self, deadline: Instant) -> Result<Startup> {
         loop {
             if let Ok(client) = self.connect("postgres").await {
                 client.simple_query("select 1").await?;
-                return Ok(Started::Ready);
+                return Ok(Startup::Ready);
             }
-            if self.guard.try_wait()?.is_some() {
-                return Ok(Started::Ended(fs::read_to_string(&self.log)?));
+            if self.guard.has_exited()? {
+                return Ok(Startup::Exited { log: fs::read_to_string(&self.log_path)? });
             }
             if Instant::now() > deadline {
-                bail!("Postgres did not start within {} s", START_TIMEOUT.as_secs());
+                let (seconds, log) = (START_TIMEOUT.as_secs(), fs::read_to_string(&self.log_path)?);
+                bail!("Postgres did not start within {seconds} s; it logged:\n{log}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-}
-
-enum Started {
-    Ready,
-    /// With what it logged.
-    Ended(String),
-}
-
-/// Where the cluster goes: `folder`, or, when we are root and `nobody` cannot get there, a folder
-/// of the system's that a file beside `folder` names.
-fn place_for(folder: &Path) -> Result<PathBuf> {
-    let parent = folder.parent().unwrap_or(folder);
-    fs::create_dir_all(parent)?;
-    let reachable = parent
-        .ancestors()
-        .all(|ancestor| fs::metadata(ancestor).is_ok_and(|metadata| metadata.mode() & 0o001 != 0));
-    if !is_root() || reachable {
-        return Ok(folder.to_owned());
-    }
-    let marker = folder.with_extension("is-elsewhere");
-    if let Ok(elsewhere) = fs::read_to_string(&marker) {
-        return Ok(PathBuf::from(elsewhere));
-    }
-    let root = Path::new("/var/lib/movies-r-us");
-    fs::create_dir_all(root)?;
-    let elsewhere = root.join(Uuid::new_v4().simple().to_string());
-    fs::write(marker, elsewhere.as_os_str().as_encoded_bytes())?;
-    Ok(elsewhere)
-}
-
-fn initialise(binaries: &Binaries, folder: &Path, purpose: Purpose) -> Result<()> {
-    // Made beside, and moved when it is whole: an interrupted start leaves nothing in the way, even
-    // if its initdb is still at work.
-    let unfinished = folder.with_extension(format!("unfinished-{}", Uuid::new_v4().simple()));
-    private_folder(&unfinished)?;
-    let mut initdb = Command::new(binaries.program("initdb"));
-    initdb.arg("-D").arg(&unfinished).args(["-U", USER, "-A", "trust", "-E", "UTF8"]);
-    // The locale decides what counts as a letter in searches.
-    initdb.arg(if cfg!(target_os = "macos") { "--locale=en_US.UTF-8" } else { "--locale=C.UTF-8" });
-    if purpose == Purpose::Test {
-        initdb.arg("--no-sync");
-    }
-    initdb.current_dir("/").stdin(Stdio::null());
-    as_postgres_user(&mut initdb);
-    let output = initdb.output().context("cannot run initdb")?;
-    if !output.status.success() {
-        bail!("initdb failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(fs::rename(unfinished, folder)?)
-}
-
-/// Data of another major version cannot be read.
-fn check_version(binaries: &Binaries, folder: &Path) -> Result<()> {
-    let of_data = fs::read_to_string(folder.join("PG_VERSION"))?;
-    let of_data = of_data.trim();
-    let of_program = binaries.major_version()?;
-    if of_data != of_program {
-        bail!(
-            "the data in {} is of Postgres {of_data}, and the one found is {of_program} ({}).\n\
-             Set PG_BIN_DIR to the programs of Postgres {of_data}, or start afresh with another \
-             --data-dir.",
-            folder.display(),
-            binaries.folder().display(),
-        );
-    }
-    Ok(())
-}
-
-fn private_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(folder)?;
-    // Whatever the umask says.
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    if is_root() {
-        chown(folder, Some(NOBODY), Some(NOBODY))?;
-    }
-    Ok(())
-}
-
-/// Gives a file to the account that Postgres runs under, for it alone.
-///
-/// # Errors
-/// If the file system refuses.
-pub fn give(file: &Path) -> io::Result<()> {
-    fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
-    if is_root() { chown(file, Some(NOBODY), Some(NOBODY)) } else { Ok(()) }
-}
-
-fn as_postgres_user(command: &mut Command) {
-    if is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-}
-
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }

@@ -1,11 +1,13 @@
-//! As much of SNS as the service uses: `Publish`, whose messages become lines for a person.
+//! An SNS topic for the results of ingests. It implements `Publish` only, and turns each result into
+//! a line of text.
 //!
 //! Source: <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html>. The SDK sends a form and
-//! reads XML; only our own service calls, over loopback, so that nothing is signed or stored.
+//! reads XML. Only the local service sends requests, over loopback: signatures are not checked, and
+//! messages are not stored.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "warp's shortcuts do here: only our own service calls, over loopback"
+    reason = "only the local service sends requests, over loopback"
 )]
 
 use std::collections::HashMap;
@@ -18,43 +20,44 @@ use warp::{
     http::{Response, StatusCode},
 };
 
-use crate::s3::REGION;
+use crate::local_aws::{ACCOUNT_ID, REGION};
 
-/// More than SNS takes, once encoded as a form.
+/// The most bytes of a request. A message has at most 256 KiB, and grows when encoded as a form.
 const MAX_BODY: u64 = 1 << 20;
 
-/// What a line shows of a violation's own words.
-const MAX_SHOWN: usize = 120;
+/// The most characters of a violation that a line shows.
+const MAX_VIOLATION_TEXT: usize = 120;
 
-/// The topic that results go to.
+/// Returns the ARN of the topic.
 pub fn topic_arn() -> String {
-    format!("arn:aws:sns:{REGION}:000000000000:movies-r-us-results")
+    format!("arn:aws:sns:{REGION}:{ACCOUNT_ID}:movies-r-us-results")
 }
 
-/// One result, as a person reads it.
+/// The result of an ingest, as a person reads it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Told {
-    /// Whose.
+pub struct IngestResult {
+    /// The object key.
     pub key: String,
-    /// The state in which its ingest ended.
+    /// The final state of the ingest.
     pub state: String,
-    /// All of it on one line.
+    /// State, key, counts or error, and location, on one line.
     pub line: String,
 }
 
-/// Serves on `listener`, for ever, and sends what is published to `results`.
-pub async fn serve(listener: TcpListener, results: mpsc::UnboundedSender<Told>) {
-    let publish = warp::post()
+/// Serves on `listener`, without end, and sends each published result to `results`.
+pub async fn serve(listener: TcpListener, results: mpsc::UnboundedSender<IngestResult>) {
+    let routes = warp::post()
         .and(warp::path::end())
         .and(warp::body::content_length_limit(MAX_BODY))
         .and(warp::body::form())
-        .map(move |form: HashMap<String, String>| answer(&form, &results));
-    warp::serve(publish).incoming(listener).run().await;
+        .map(move |form: HashMap<String, String>| publish(&form, &results));
+    warp::serve(routes).incoming(listener).run().await;
 }
 
-fn answer(
+/// Sends the result in `form` to `results`. Returns the response to the publisher.
+fn publish(
     form: &HashMap<String, String>,
-    results: &mpsc::UnboundedSender<Told>,
+    results: &mpsc::UnboundedSender<IngestResult>,
 ) -> Response<String> {
     let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     let id = Uuid::new_v4();
@@ -63,8 +66,8 @@ fn answer(
             (StatusCode::NOT_FOUND, error("NotFound", "Topic does not exist"))
         }
         ("Publish", Ok(result)) => {
-            // Nobody listens any more only while all of it is stopping.
-            let _ = results.send(told(result));
+            // Without a receiver the stack is stopping.
+            let _ = results.send(IngestResult::of(result));
             let published = format!(
                 "<PublishResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\">\
                  <PublishResult><MessageId>{id}</MessageId></PublishResult>\
@@ -72,10 +75,14 @@ fn answer(
             );
             (StatusCode::OK, published)
         }
-        ("Publish", Err(_)) => {
-            (StatusCode::BAD_REQUEST, error("InvalidParameter", "the message is no result"))
-        }
-        _ => (StatusCode::BAD_REQUEST, error("InvalidAction", "only Publish is known here")),
+        ("Publish", Err(_)) => (
+            StatusCode::BAD_REQUEST,
+            error("InvalidParameter", "the message is not an ingest result"),
+        ),
+        _ => (
+            StatusCode::BAD_REQUEST,
+            error("InvalidAction", "this endpoint implements Publish only"),
+        ),
     };
     let mut response = Response::new(xml);
     *response.status_mut() = status;
@@ -89,7 +96,7 @@ fn error(code: &str, message: &str) -> String {
     )
 }
 
-/// What a line needs of a published ingest.
+/// The fields of a published result that a line shows.
 #[derive(Deserialize)]
 struct Ingest {
     key: String,
@@ -117,38 +124,41 @@ struct Problem {
     detail: String,
 }
 
-fn told(ingest: Ingest) -> Told {
-    let outcome = match (ingest.state.as_str(), &ingest.error) {
-        ("rejected", _) => rejection(&ingest),
-        ("superseded", _) => "a newer version of the file was there first".to_owned(),
-        (_, Some(Problem { title, detail })) => format!("{title} ({detail})"),
-        _ => {
-            let [inserted, updated, unchanged] =
-                [ingest.inserted, ingest.updated, ingest.unchanged].map(Option::unwrap_or_default);
-            format!("{inserted} inserted, {updated} updated, {unchanged} unchanged")
-        }
-    };
-    let line = format!("{:<10} {}  {}  ({})", ingest.state, ingest.key, outcome, ingest.location);
-    // Neither a key nor what a file holds shall move the cursor.
-    let line = line.replace(char::is_control, "\u{fffd}");
-    Told { key: ingest.key, state: ingest.state, line }
+impl IngestResult {
+    fn of(ingest: Ingest) -> Self {
+        let details = match (ingest.state.as_str(), &ingest.error) {
+            ("rejected", _) => describe_rejection(&ingest),
+            ("superseded", _) => "a newer version of the object was ingested first".to_owned(),
+            (_, Some(Problem { title, detail })) => format!("{title} ({detail})"),
+            _ => {
+                let counts = [ingest.inserted, ingest.updated, ingest.unchanged];
+                let [inserted, updated, unchanged] = counts.map(Option::unwrap_or_default);
+                format!("{inserted} inserted, {updated} updated, {unchanged} unchanged")
+            }
+        };
+        let Ingest { key, state, location, .. } = ingest;
+        let line = format!("{state:<10} {key}  {details}  ({location})");
+        // Keys and violations may contain control characters, which would affect the terminal.
+        let line = line.replace(char::is_control, "\u{fffd}");
+        Self { key, state, line }
+    }
 }
 
-/// How many violations, and the first of them.
-fn rejection(ingest: &Ingest) -> String {
+/// Returns the number of violations and the first of them.
+fn describe_rejection(ingest: &Ingest) -> String {
     let count = ingest.violation_count.unwrap_or_default();
     let plural = if count == 1 { "" } else { "s" };
     let first = ingest.violations.first().map_or_else(String::new, |violation| {
         let Violation { record, pointer, expected, found } = violation;
-        let place = match record {
+        let location = match record {
             Some(record) if pointer.is_empty() => format!("record {record}"),
             Some(record) => format!("record {record}, {pointer}"),
             None => "the file".to_owned(),
         };
-        let says = format!("expected {expected}, found {found}");
-        let short: String = says.chars().take(MAX_SHOWN).collect();
-        let dots = if short.len() < says.len() { " ..." } else { "" };
-        format!(": {place}: {short}{dots}")
+        let text = format!("expected {expected}, found {found}");
+        let short: String = text.chars().take(MAX_VIOLATION_TEXT).collect();
+        let ellipsis = if short.len() < text.len() { " ..." } else { "" };
+        format!(": {location}: {short}{ellipsis}")
     });
     format!("{count} violation{plural}{first}")
 }

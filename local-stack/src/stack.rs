@@ -1,22 +1,19 @@
-//! All parts together: started in order, stopped in the reverse.
+//! Starts and stops everything.
+
+mod sample;
+mod welcome;
 
 use std::{
     env,
     fs::File,
     io::Write,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use aws::SecretsManager;
-use aws_config::SdkConfig;
-use aws_sdk_s3::{
-    Client,
-    config::{BehaviorVersion, Credentials, Region},
-    primitives::ByteStream,
-};
 use rest_api::{
     Aws,
     config::{ApiToken, Config, Database, LogFormat, Retry, TokenDigest},
@@ -24,7 +21,6 @@ use rest_api::{
     reconcile,
     store::Store,
 };
-use serde_json::Value;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -32,44 +28,48 @@ use tokio::{
 };
 
 use crate::{
-    lambda::{self, Function},
-    postgres::{Postgres, Purpose},
-    s3::{ACCESS_KEY, Endpoint, REGION, SECRET_KEY},
-    sns::{self, Told},
+    function::Function,
+    lambda,
+    local_aws::{REGION, client, sdk},
+    postgres::{Postgres, Purpose, USER},
+    s3::Endpoint,
+    sns::{self, IngestResult},
 };
+use welcome::Welcome;
 
-const SAMPLE: &[u8] = include_bytes!("../sample/movies.json");
-const SAMPLE_KEY: &str = "sample/movies.json";
-/// The database of the stack in its own Postgres.
+/// The name of the database in the Postgres that the stack starts.
 pub const DATABASE: &str = "movies_r_us";
 
-/// How long the sample may take on a slow machine.
-const SAMPLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The API's token unless `MRU_API_TOKEN` is set.
+const DEFAULT_TOKEN: &str = "local-token";
 
-/// What the command line says.
+/// An address on loopback; the system chooses the port.
+const LOOPBACK_ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The options of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the API listens.
     pub api: SocketAddr,
     /// Where the S3 endpoint listens.
     pub s3: SocketAddr,
-    /// The bucket that is watched.
+    /// The bucket whose objects are ingested.
     pub bucket: String,
-    /// Where everything is kept.
+    /// The directory that keeps all data.
     pub data_dir: PathBuf,
-    /// Whether to load the sample if it has not been loaded.
+    /// Whether to load the sample unless it has been loaded before.
     pub sample: bool,
 }
 
-/// Everything, running.
+/// The running stack.
 pub struct Stack {
-    /// The API's address, with the port that it really has.
+    /// The address of the API, with its actual port.
     pub api: SocketAddr,
-    /// The same of the S3 endpoint.
+    /// The address of the S3 endpoint, with its actual port.
     pub s3: SocketAddr,
-    /// The same of the Lambda Runtime API.
+    /// The address of the Lambda Runtime API.
     pub lambda: SocketAddr,
-    /// None where `MRU_DB_HOST` names a server.
+    /// The Postgres that the stack started. `None` if `MRU_DB_HOST` names a server.
     pub postgres: Option<Postgres>,
     options: Options,
     token: String,
@@ -79,31 +79,31 @@ pub struct Stack {
     lambda_task: JoinHandle<Result<()>>,
     api_task: JoinHandle<Result<(), rest_api::StartError>>,
     sns_task: JoinHandle<()>,
-    /// Until somebody prints them.
-    results: Option<mpsc::UnboundedReceiver<Told>>,
-    /// Held for as long as we run: no two stacks share a data folder.
+    /// `None` after [`Self::print_results`].
+    results: Option<mpsc::UnboundedReceiver<IngestResult>>,
+    /// Keeps other stacks from using the same data directory.
     _lock: File,
 }
 
 impl Stack {
-    /// Starts everything; returns when the API serves.
+    /// Starts everything. Returns when clients can connect to the API.
     ///
     /// # Errors
-    /// Says which part did not start, and what would help.
+    /// If a component does not start.
     pub async fn start(options: Options) -> Result<Self> {
-        // For reqwest; whoever installed it before us did no other.
+        // reqwest needs a default provider. An error means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let lock = lock_folder(&options.data_dir)?;
-        let api = bind(options.api, "--api").await?;
-        let s3 = bind(options.s3, "--s3").await?;
-        let lambda = bind(([127, 0, 0, 1], 0).into(), "the Lambda Runtime API").await?;
-        let sns = bind(([127, 0, 0, 1], 0).into(), "SNS").await?;
+        let lock = lock_directory(&options.data_dir)?;
+        let api = bind(options.api, "choose another address with --api").await?;
+        let s3 = bind(options.s3, "choose another address with --s3").await?;
+        let lambda = bind(LOOPBACK_ANY_PORT, "the Lambda Runtime API needs a free port").await?;
+        let sns = bind(LOOPBACK_ANY_PORT, "the SNS endpoint needs a free port").await?;
         let (api_at, s3_at, lambda_at) =
             (api.local_addr()?, s3.local_addr()?, lambda.local_addr()?);
         let token = env::var("MRU_API_TOKEN").ok().filter(|token| !token.is_empty());
-        let token = token.unwrap_or_else(|| "local-token".to_owned());
+        let token = token.unwrap_or_else(|| DEFAULT_TOKEN.to_owned());
 
-        let (postgres, database) = database(&options.data_dir).await?;
+        let (postgres, database) = start_database(&options.data_dir).await?;
         let aws = Aws {
             s3: client(s3_at),
             sns: aws_sdk_sns::Client::new(&sdk(sns.local_addr()?)),
@@ -119,8 +119,8 @@ impl Stack {
                 let _ = stopping.wait_for(|stop| *stop).await;
             }
         };
-        let (events, from_s3) = mpsc::unbounded_channel();
-        let endpoint = Endpoint::new(&options.data_dir.join("s3"), events)?;
+        let (event_sender, events) = mpsc::unbounded_channel();
+        let endpoint = Endpoint::new(&options.data_dir.join("s3"), event_sender)?;
         std::fs::create_dir_all(options.data_dir.join("s3").join(&options.bucket))?;
         let s3_task = tokio::spawn(endpoint.serve(s3, stopped()));
         let function = Function {
@@ -128,9 +128,9 @@ impl Stack {
             api_url: format!("http://{api_at}/notify"),
             api_token: token.clone(),
         };
-        let lambda_task = tokio::spawn(lambda::run(lambda, function, from_s3));
-        let (publish, results) = mpsc::unbounded_channel();
-        let sns_task = tokio::spawn(sns::serve(sns, publish));
+        let lambda_task = tokio::spawn(lambda::run(lambda, function, events));
+        let (result_sender, results) = mpsc::unbounded_channel();
+        let sns_task = tokio::spawn(sns::serve(sns, result_sender));
         let store = Store::new(&database, &aws.secrets, 0).await?;
         let config = Config {
             listen: api_at,
@@ -163,53 +163,20 @@ impl Stack {
         })
     }
 
-    /// Puts the sample into the bucket unless it has been taken before, and waits until it is.
+    /// Loads the sample, unless the options exclude it or it has been loaded before. Waits until it
+    /// is ingested.
     ///
     /// # Errors
-    /// If it is not taken.
+    /// If the sample is not ingested.
     pub async fn load_sample(&self) -> Result<()> {
-        let bucket = &self.options.bucket;
-        let url = format!("http://{}/ingests?bucket={bucket}&key={SAMPLE_KEY}&limit=1", self.api);
-        // A proxy of the environment has no business on loopback.
-        let http = reqwest::Client::builder().no_proxy().build()?;
-        let newest = async || -> Result<Value> {
-            let ingests = http.get(&url).send().await?.error_for_status()?;
-            Ok(ingests.json::<Value>().await?[0].clone())
-        };
-        if !self.options.sample || newest().await?["state"] == "succeeded" {
-            return Ok(());
+        if self.options.sample {
+            sample::load(self.api, &client(self.s3), &self.options.bucket).await?;
         }
-        eprintln!("First start: putting a sample of real movies into the bucket ...");
-        let started = Instant::now();
-        let put = client(self.s3)
-            .put_object()
-            .bucket(bucket)
-            .key(SAMPLE_KEY)
-            .body(ByteStream::from_static(SAMPLE));
-        put.send().await.context("cannot put the sample")?;
-        let mut shown = String::new();
-        while started.elapsed() < SAMPLE_TIMEOUT {
-            let ingest = newest().await?;
-            let state = ingest["state"].as_str().unwrap_or("on its way").to_owned();
-            if state == "succeeded" {
-                let (movies, ms) = (&ingest["inserted"], started.elapsed().as_millis());
-                eprintln!("  succeeded: {movies} movies can be queried, {ms} ms after the put");
-                return Ok(());
-            }
-            if state == "rejected" || state == "failed" {
-                bail!("the sample was {state}: {ingest}");
-            }
-            if state != shown {
-                eprintln!("  {state}");
-                shown = state;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        bail!("the sample was not taken within {} s", SAMPLE_TIMEOUT.as_secs())
+        Ok(())
     }
 
-    /// Queues what was put, but of which the API has not heard: the events of AWS outlive a crash,
-    /// ours are held in memory.
+    /// Queues the objects for which the API has received no notification. On AWS events survive a
+    /// crash; here they are kept in memory only.
     ///
     /// # Errors
     /// If the bucket or the ledger cannot be read.
@@ -221,73 +188,59 @@ impl Stack {
         let queued = compared.context("cannot compare the bucket with the ledger")?.queued;
         if queued > 0 {
             eprintln!(
-                "Files that were put, but not taken before the last end: {queued}, queued now"
+                "Objects that were put, but not ingested before the last stop: {queued}, queued now"
             );
         }
         Ok(())
     }
 
-    /// What runs where, and what to try.
+    /// Returns the addresses and the commands to try.
     pub fn welcome(&self) -> String {
-        let Self { api, s3, lambda, token, options, .. } = self;
-        let bucket = &options.bucket;
-        let psql = self.postgres.as_ref().map_or_else(String::new, |postgres| {
+        let psql = self.postgres.as_ref().map(|postgres| {
             let socket = postgres.socket_dir().display();
-            format!("\n  Postgres      psql -h {socket} -U movies_r_us {DATABASE}")
+            format!("psql -h {socket} -U {USER} {DATABASE}")
         });
-        let token = if token == "local-token" { "local-token" } else { "$MRU_API_TOKEN" };
-        format!(
-            "\nmovies-r-us is running. Ctrl-C stops all of it; its data stays in {folder}.\n\n  \
-             API           http://{api}/\n  \
-             S3 endpoint   http://{s3}/{bucket}   (access key {ACCESS_KEY}, secret {SECRET_KEY})\n  \
-             Dead letters  http://{lambda}/dead-letters\n  \
-             Redrive them  curl -X POST http://{lambda}/dead-letters/redrive{psql}\n\nTry:\n\n  \
-             curl 'http://{api}/movies?actor=chaplin&genre=comedy&sort=year&limit=3'\n\n  \
-             echo '{{\"title\":\"My Movie\",\"year\":2026}}' > my.json\n  \
-             AWS_ACCESS_KEY_ID={ACCESS_KEY} AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_REGION={REGION} \\\n    \
-             aws --endpoint-url http://{s3} s3 cp my.json s3://{bucket}/my.json\n\n  \
-             curl -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\\n    \
-             -d '{{\"title\":\"Another Movie\",\"year\":2026}}' http://{api}/movies\n",
-            folder = options.data_dir.display(),
-        )
+        // The user's own token must not appear in the output.
+        let token = if self.token == DEFAULT_TOKEN { DEFAULT_TOKEN } else { "$MRU_API_TOKEN" };
+        let Self { api, s3, lambda, ref options, .. } = *self;
+        let Options { bucket, data_dir, .. } = options;
+        Welcome { api, s3, lambda, bucket, data_dir, psql, token }.to_string()
     }
 
-    /// Prints what becomes of each file, a line each, from now on; and before that, what has become
-    /// of files since the start.
+    /// Prints a line for each ingest that has ended since the start, and from now on for each that
+    /// ends. Omits a success of the sample, which [`Self::load_sample`] prints.
     pub fn print_results(&mut self) {
         let Some(mut results) = self.results.take() else { return };
         tokio::spawn(async move {
-            while let Some(Told { key, state, line }) = results.recv().await {
-                // How the sample fared was said when it was loaded.
-                if key != SAMPLE_KEY || state != "succeeded" {
-                    // Whoever has closed our output can do without.
+            while let Some(IngestResult { key, state, line }) = results.recv().await {
+                if key != sample::KEY || state != "succeeded" {
+                    // A closed stdout is no reason to stop.
                     let _ = writeln!(std::io::stdout(), "{line}");
                 }
             }
         });
     }
 
-    /// Waits for a part to end by itself, which none should.
-    pub async fn broken(&mut self) -> anyhow::Error {
+    /// Waits until a component stops, which happens only by a fault. Returns an error that names it.
+    pub async fn wait_for_failure(&mut self) -> anyhow::Error {
         let postgres = async {
-            match &mut self.postgres {
-                Some(postgres) => postgres.ended().await,
-                None => std::future::pending().await,
-            }
+            let Some(postgres) = &mut self.postgres else { return std::future::pending().await };
+            postgres.wait_for_exit().await;
+            postgres.log_path().display().to_string()
         };
         tokio::select! {
-            () = postgres => anyhow::anyhow!("Postgres ended: see its log beside its data"),
-            ended = &mut self.api_task => anyhow::anyhow!("the API ended: {ended:?}"),
-            ended = &mut self.lambda_task => anyhow::anyhow!("the Lambda ended: {ended:?}"),
-            ended = &mut self.s3_task => anyhow::anyhow!("the S3 endpoint ended: {ended:?}"),
-            ended = &mut self.sns_task => anyhow::anyhow!("SNS ended: {ended:?}"),
+            log = postgres => anyhow::anyhow!("Postgres exited: see its log, {log}"),
+            result = &mut self.api_task => anyhow::anyhow!("the API stopped: {result:?}"),
+            result = &mut self.lambda_task => anyhow::anyhow!("the Lambda stopped: {result:?}"),
+            result = &mut self.s3_task => anyhow::anyhow!("the S3 endpoint stopped: {result:?}"),
+            result = &mut self.sns_task => anyhow::anyhow!("the SNS endpoint stopped: {result:?}"),
         }
     }
 
     /// Stops everything, the database last.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        // Either may have ended before, and said so.
+        // The caller knows about a task that failed: `wait_for_failure` returns its error.
         let _ = self.s3_task.await;
         let _ = self.api_task.await;
         self.lambda_task.abort();
@@ -299,56 +252,39 @@ impl Stack {
     }
 }
 
-/// A client for a local S3 endpoint.
-pub fn client(address: SocketAddr) -> Client {
-    let config = aws_sdk_s3::config::Builder::from(&sdk(address));
-    Client::from_conf(config.force_path_style(true).build())
-}
-
-/// The AWS SDK's configuration for local endpoints at `address`.
-pub fn sdk(address: SocketAddr) -> SdkConfig {
-    SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(aws::http_client())
-        .timeout_config(aws::timeouts())
-        .region(Region::new(REGION))
-        .endpoint_url(format!("http://{address}"))
-        .credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(Credentials::new(
-            ACCESS_KEY, SECRET_KEY, None, None, "local",
-        )))
-        .build()
-}
-
-fn lock_folder(folder: &Path) -> Result<File> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let file = File::create(folder.join("lock"))?;
+fn lock_directory(directory: &Path) -> Result<File> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let file = File::create(directory.join("lock"))?;
     if file.try_lock().is_err() {
         bail!(
-            "{} is in use by another local-stack: give this one another --data-dir",
-            folder.display()
+            "{} is in use by another local-stack: stop that one, or choose another directory with \
+             --data-dir",
+            directory.display()
         );
     }
     Ok(file)
 }
 
-async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.with_context(|| format!("cannot listen on {address}: choose another address by {option}"))
+/// Listens on `address`; `advice` completes the error message.
+async fn bind(address: SocketAddr, advice: &str) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}: {advice}"))
 }
 
-/// The server that `MRU_DB_HOST` names, or our own.
-async fn database(folder: &Path) -> Result<(Option<Postgres>, Database)> {
+/// Returns the server that `MRU_DB_HOST` names, or starts one that keeps its data in `directory`.
+async fn start_database(directory: &Path) -> Result<(Option<Postgres>, Database)> {
     if env::var_os("MRU_DB_HOST").is_some() {
-        // The rest of the service's variables is ours to say.
-        let ours =
+        // Only the database part of the configuration is used; these satisfy the rest.
+        let fixed =
             [("AWS_REGION", REGION), ("MRU_API_TOKEN", "-"), ("MRU_API_TOKEN_SECRET_ARN", "")];
-        let ours = |name: &str| ours.iter().find(|(known, _)| *known == name);
+        let fixed = |name: &str| fixed.iter().find(|(known, _)| *known == name);
         let config = Config::from_lookup(|name| {
-            ours(name).map(|(_, value)| (*value).to_owned()).or_else(|| env::var(name).ok())
+            fixed(name).map(|(_, value)| (*value).to_owned()).or_else(|| env::var(name).ok())
         })?;
         return Ok((None, config.database));
     }
-    let postgres = Postgres::start(&folder.join("postgres"), Purpose::Keep).await?;
+    let postgres = Postgres::start(&directory.join("postgres"), Purpose::Keep).await?;
     postgres.create_database(DATABASE).await?;
     let database = postgres.database(DATABASE);
     Ok((Some(postgres), database))

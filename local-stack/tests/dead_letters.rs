@@ -1,4 +1,4 @@
-//! The local Lambda while the API is down: it behaves as AWS's, and no put is lost.
+//! The local Lambda while the API is down: it retries as on AWS, and loses no event.
 
 #![expect(clippy::unwrap_used, reason = "a test's way to fail")]
 
@@ -12,7 +12,8 @@ use aws::SecretsManager;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use local_stack::{
     client,
-    lambda::{self, Function},
+    function::Function,
+    lambda,
     postgres::{Postgres, Purpose},
     s3::Endpoint,
     sdk,
@@ -31,35 +32,36 @@ use tokio::{
 const BUCKET: &str = "movies";
 const TOKEN: &str = "a-token-for-tests";
 
-/// Bucket, function and database; the API comes and goes, always at the same address.
-struct Parts {
-    folder: PathBuf,
+/// Everything but the API, which tests start and stop at the address `api`.
+struct Environment {
+    directory: PathBuf,
     postgres: Postgres,
     s3: Client,
     lambda: SocketAddr,
     api: SocketAddr,
 }
 
-/// The API, running.
+/// A running API.
 struct Api {
     stop: oneshot::Sender<()>,
     running: JoinHandle<()>,
 }
 
-impl Parts {
+impl Environment {
     async fn start(name: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let folder = std::env::temp_dir().join(format!("mru-dead-{}-{name}", std::process::id()));
-        let postgres = Postgres::start(&folder.join("postgres"), Purpose::Test).await.unwrap();
+        let directory =
+            std::env::temp_dir().join(format!("mru-dead-{}-{name}", std::process::id()));
+        let postgres = Postgres::start(&directory.join("postgres"), Purpose::Test).await.unwrap();
         postgres.create_database("movies").await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let s3 = client(listener.local_addr().unwrap());
         let (sender, events) = mpsc::unbounded_channel();
-        let endpoint = Endpoint::new(&folder.join("s3"), sender).unwrap();
+        let endpoint = Endpoint::new(&directory.join("s3"), sender).unwrap();
         tokio::spawn(endpoint.serve(listener, std::future::pending()));
         s3.create_bucket().bucket(BUCKET).send().await.unwrap();
 
-        // Nobody listens there yet.
+        // Dropping the listener frees the port for `start_api`.
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let lambda = listener.local_addr().unwrap();
@@ -69,20 +71,19 @@ impl Parts {
             api_token: TOKEN.to_owned(),
         };
         tokio::spawn(lambda::run(listener, function, events));
-        let parts = Self { folder, postgres, s3, lambda, api };
-        rest_api::store::migrate(&parts.postgres.database("movies"), &parts.aws().secrets)
-            .await
-            .unwrap();
-        parts
+        let environment = Self { directory, postgres, s3, lambda, api };
+        let database = environment.postgres.database("movies");
+        rest_api::store::migrate(&database, &environment.aws().secrets).await.unwrap();
+        environment
     }
 
     fn aws(&self) -> Aws {
-        // No topic and no secret is configured.
-        let nowhere = sdk(([127, 0, 0, 1], 1).into());
+        // Neither is used: the configuration names no topic and no secret.
+        let unused = sdk(([127, 0, 0, 1], 1).into());
         Aws {
             s3: self.s3.clone(),
-            sns: aws_sdk_sns::Client::new(&nowhere),
-            secrets: SecretsManager::new(&nowhere),
+            sns: aws_sdk_sns::Client::new(&unused),
+            secrets: SecretsManager::new(&unused),
         }
     }
 
@@ -118,7 +119,8 @@ impl Parts {
         letters.json().await.unwrap()
     }
 
-    async fn dead_letters_of(&self, count: usize) -> Vec<Value> {
+    /// Waits until there are `count` dead letters.
+    async fn wait_for_dead_letters(&self, count: usize) -> Vec<Value> {
         let started = Instant::now();
         loop {
             let letters = self.dead_letters().await;
@@ -136,7 +138,8 @@ impl Parts {
         redriven.error_for_status().unwrap().json().await.unwrap()
     }
 
-    async fn queryable(&self, title: &str) {
+    /// Waits until the movie can be queried.
+    async fn wait_for_movie(&self, title: &str) {
         let started = Instant::now();
         loop {
             let movies = reqwest::get(format!("http://{}/movies?title={title}", self.api)).await;
@@ -151,7 +154,7 @@ impl Parts {
 
     async fn stop(self) {
         self.postgres.stop().await;
-        std::fs::remove_dir_all(self.folder).unwrap();
+        std::fs::remove_dir_all(self.directory).unwrap();
     }
 }
 
@@ -163,49 +166,51 @@ impl Api {
 }
 
 #[tokio::test]
-async fn puts_while_the_api_is_down_end_in_the_dead_letters_and_come_in_by_a_redrive() {
-    let parts = Parts::start("redrive").await;
-    assert_eq!(parts.redrive().await, json!({ "redriven": 0 }));
-    let api = parts.start_api().await;
-    parts.put("Before").await;
-    parts.queryable("Before").await;
+async fn puts_while_the_api_is_down_become_dead_letters_and_are_ingested_after_a_redrive() {
+    let environment = Environment::start("redrive").await;
+    assert_eq!(environment.redrive().await, json!({ "redriven": 0 }));
+    let api = environment.start_api().await;
+    environment.put("Before").await;
+    environment.wait_for_movie("Before").await;
     api.stop().await;
 
     let started = Instant::now();
-    parts.put("During").await;
-    parts.put("Meanwhile").await;
-    let letters = parts.dead_letters_of(2).await;
-    assert!(started.elapsed() >= Duration::from_secs(3), "after pauses of 1 and 2 s");
+    environment.put("During").await;
+    environment.put("Meanwhile").await;
+    let letters = environment.wait_for_dead_letters(2).await;
+    assert!(started.elapsed() >= Duration::from_secs(3), "the delays are 1 s and 2 s");
     for letter in &letters {
         assert_eq!(letter["attempts"], 3, "{letter}");
         assert!(letter["error"].as_str().unwrap().contains("could not be reached"), "{letter}");
         assert_eq!(letter["event"]["Records"][0]["s3"]["bucket"]["name"], BUCKET);
     }
-    // Too early: they come back, after as many attempts.
-    assert_eq!(parts.redrive().await, json!({ "redriven": 2 }));
-    assert_eq!(parts.dead_letters().await.len(), 0);
-    assert!(parts.dead_letters_of(2).await.iter().all(|letter| letter["attempts"] == 3));
+    // The API is still down: they become dead letters again, after as many attempts.
+    assert_eq!(environment.redrive().await, json!({ "redriven": 2 }));
+    assert_eq!(environment.dead_letters().await.len(), 0);
+    assert!(
+        environment.wait_for_dead_letters(2).await.iter().all(|letter| letter["attempts"] == 3)
+    );
 
-    let api = parts.start_api().await;
-    assert_eq!(parts.redrive().await, json!({ "redriven": 2 }));
-    parts.queryable("During").await;
-    parts.queryable("Meanwhile").await;
-    assert_eq!(parts.dead_letters().await.len(), 0);
+    let api = environment.start_api().await;
+    assert_eq!(environment.redrive().await, json!({ "redriven": 2 }));
+    environment.wait_for_movie("During").await;
+    environment.wait_for_movie("Meanwhile").await;
+    assert_eq!(environment.dead_letters().await.len(), 0);
     api.stop().await;
-    parts.stop().await;
+    environment.stop().await;
 }
 
 #[tokio::test]
-async fn an_api_that_is_back_within_the_retries_leaves_no_dead_letter() {
-    let parts = Parts::start("retries").await;
-    let failing = TcpListener::bind(parts.api).await.unwrap();
-    parts.put("Retried").await;
-    // The first attempt gets a connection, and no answer.
+async fn an_event_is_retried_until_the_api_is_back() {
+    let environment = Environment::start("retries").await;
+    let failing = TcpListener::bind(environment.api).await.unwrap();
+    environment.put("Retried").await;
+    // The first attempt gets a connection, but no response.
     drop(failing.accept().await.unwrap());
     drop(failing);
-    let api = parts.start_api().await;
-    parts.queryable("Retried").await;
-    assert_eq!(parts.dead_letters().await.len(), 0);
+    let api = environment.start_api().await;
+    environment.wait_for_movie("Retried").await;
+    assert_eq!(environment.dead_letters().await.len(), 0);
     api.stop().await;
-    parts.stop().await;
+    environment.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The whole stack, as `cargo run` starts it: from a put by an S3 client to an answer of the API.
+//! The whole stack, as `cargo run` starts it: from a put by an S3 client to a response of the API.
 
 #![expect(clippy::unwrap_used, reason = "a test's way to fail")]
 
@@ -19,20 +19,30 @@ use serde_json::{Value, json};
 const BUCKET: &str = "movies-r-us";
 const TOKEN: &str = "a-token-that-no-log-may-show";
 
+/// Log messages of the function.
+const NOTIFIED: &str = " notified the API ";
+
+/// Log messages of the service.
+const RECORDED: &str = " recorded ";
+const CLAIMED: &str = " claimed ";
+const ENDED: &str = " ended ";
+const RESPONDED: &str = " answered ";
+
 /// A running stack.
 struct Stack {
     process: Child,
     api: SocketAddr,
     s3: Client,
     postgres_socket: PathBuf,
-    /// What it prints after the welcome.
+    /// The lines that it prints after the welcome.
     printed: mpsc::Receiver<String>,
     log: Option<thread::JoinHandle<String>>,
 }
 
-struct Folder(PathBuf);
+/// A temporary directory, deleted when dropped.
+struct Directory(PathBuf);
 
-impl Folder {
+impl Directory {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("mru-stack-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
@@ -40,19 +50,19 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
 impl Stack {
-    /// Starts the program, and waits until it says that it runs.
-    fn start(folder: &Path, options: &[&str]) -> Self {
+    /// Starts the program, and waits until it has printed its addresses.
+    fn start(directory: &Path, options: &[&str]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut process = Command::new(env!("CARGO_BIN_EXE_local-stack"))
             .args(["--api", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data-dir"])
-            .arg(folder)
+            .arg(directory)
             .args(options)
             .env("MRU_API_TOKEN", TOKEN)
             .env("MRU_LOG", "debug")
@@ -68,7 +78,7 @@ impl Stack {
         });
         let (lines, welcome) = mpsc::channel();
         let stdout = BufReader::new(process.stdout.take().unwrap());
-        // To its end, read by us or not: a closed pipe would end the program.
+        // Reads to the end even if the test does not: the program must not block on a full pipe.
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 let _ = lines.send(line);
@@ -80,7 +90,7 @@ impl Stack {
                 let Ok(line) = welcome.recv_timeout(Duration::from_secs(300)) else {
                     let _ = process.kill();
                     let log = log.take().unwrap().join().unwrap();
-                    panic!("the stack did not say {label:?}:\n{log}");
+                    panic!("the stack did not print {label:?}; it logged:\n{log}");
                 };
                 if let Some(rest) = line.trim().strip_prefix(label) {
                     return rest.trim().to_owned();
@@ -104,8 +114,8 @@ impl Stack {
         put.body(ByteStream::from(body.into())).send().await.unwrap();
     }
 
-    /// The newest ingest of `key`, once `done` says so.
-    async fn ingest(&self, key: &str, done: impl Fn(&str) -> bool) -> Value {
+    /// Waits until the state of the newest ingest of `key` satisfies `is_expected`.
+    async fn ingest(&self, key: &str, is_expected: impl Fn(&str) -> bool) -> Value {
         let url = reqwest::Url::parse_with_params(
             &format!("http://{}/ingests", self.api),
             [("key", key)],
@@ -115,7 +125,7 @@ impl Stack {
         loop {
             let ingests: Value = reqwest::get(url.clone()).await.unwrap().json().await.unwrap();
             let newest = &ingests[0];
-            if newest["state"].as_str().is_some_and(&done) {
+            if newest["state"].as_str().is_some_and(&is_expected) {
                 return newest.clone();
             }
             assert!(started.elapsed() < Duration::from_secs(300), "{key}: {ingests}");
@@ -128,11 +138,12 @@ impl Stack {
         assert!(kill.unwrap().success());
     }
 
-    /// Waits for the program's end and for that of its Postgres; returns what it logged.
+    /// Waits until the program and its Postgres have exited. Returns whether the program succeeded,
+    /// and its log.
     fn wait(mut self) -> (bool, String) {
         let status = self.process.wait().unwrap();
         let started = Instant::now();
-        // The guard removes the socket's folder when Postgres has ended.
+        // The guard removes the socket's directory when Postgres has exited.
         while self.postgres_socket.exists() {
             assert!(started.elapsed() < Duration::from_secs(60), "Postgres outlives its stack");
             thread::sleep(Duration::from_millis(20));
@@ -157,16 +168,16 @@ impl Drop for Stack {
     }
 }
 
-fn ended(state: &str) -> bool {
+fn is_final(state: &str) -> bool {
     !matches!(state, "queued" | "running")
 }
 
 #[tokio::test]
-async fn from_put_to_query_with_any_key_and_no_secret_in_the_log() {
-    let folder = Folder::new("put");
-    let stack = Stack::start(&folder.0, &[]);
-    let sample = stack.ingest("sample/movies.json", ended).await;
-    assert_eq!(sample["state"], "succeeded", "the sample came through the bucket: {sample}");
+async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
+    let directory = Directory::new("put");
+    let stack = Stack::start(&directory.0, &[]);
+    let sample = stack.ingest("sample/movies.json", is_final).await;
+    assert_eq!(sample["state"], "succeeded", "{sample}");
     assert!(sample["inserted"].as_i64().unwrap() > 4000);
 
     let keys = [
@@ -185,59 +196,57 @@ async fn from_put_to_query_with_any_key_and_no_secret_in_the_log() {
         stack.put(key, movie.to_string()).await;
     }
     for key in keys {
-        let ingest = stack.ingest(key, ended).await;
+        let ingest = stack.ingest(key, is_final).await;
         assert_eq!((&ingest["state"], &ingest["key"]), (&json!("succeeded"), &json!(key)));
         assert_eq!(ingest["bucket"], BUCKET);
     }
     assert_eq!(stack.get("/movies?title=of+the+keys").await.as_array().unwrap().len(), keys.len());
-    for refused in ["../escape.json", "a//b.json", "a/./b.json", "/a.json"] {
+    for key in ["../escape.json", "a//b.json", "a/./b.json", "/a.json"] {
         let put =
-            stack.s3.put_object().bucket(BUCKET).key(refused).body(ByteStream::from_static(b"{}"));
-        assert!(put.send().await.is_err(), "{refused}");
+            stack.s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from_static(b"{}"));
+        assert!(put.send().await.is_err(), "{key}");
     }
 
-    let (ok, log) = {
-        stack.signal("-INT");
-        stack.wait()
-    };
-    assert!(ok, "a clean end: {log}");
-    for told in ["object created", "notified the API", "recorded", "claimed", "ended", "answered"] {
-        assert!(log.contains(told), "the log tells that an object was {told:?}");
+    stack.signal("-INT");
+    let (succeeded, log) = stack.wait();
+    assert!(succeeded, "{log}");
+    for message in [" object created ", NOTIFIED, RECORDED, CLAIMED, ENDED, RESPONDED] {
+        assert!(log.contains(message.trim()), "the log lacks {message:?}");
     }
-    follow_the_trace(&log, keys[0]);
+    check_trace(&log, keys[0]);
     for secret in [TOKEN, "localsecret"] {
         let line = log.lines().find(|line| line.contains(secret));
-        assert_eq!(line, None, "the log shows {secret:?}");
+        assert_eq!(line, None, "the log contains {secret:?}");
     }
 }
 
-/// The function's line about `key` names a trace; so do those of the service, to the end.
-fn follow_the_trace(log: &str, key: &str) {
-    let lines = |told: &str| -> Vec<&str> {
-        let of_key = |line: &&str| line.contains(told) && line.contains(key);
-        log.lines().filter(of_key).collect()
+/// Checks that function and service log the same trace id for `key`.
+fn check_trace(log: &str, key: &str) {
+    let lines = |message: &str| -> Vec<&str> {
+        let is_of_key = |line: &&str| line.contains(message) && line.contains(key);
+        log.lines().filter(is_of_key).collect()
     };
-    let notified = lines(" notified the API ");
+    let notified = lines(NOTIFIED);
     assert_eq!(notified.len(), 1, "{notified:?}");
     let (_, trace) = notified[0].split_once("trace_id=").unwrap();
     let trace = &trace[..32];
     assert!(trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", notified[0]);
-    for told in [" recorded ", " claimed ", " ended "] {
-        let told = lines(told);
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains(&format!("trace_id={trace}")), "{trace}: {}", told[0]);
+    for message in [RECORDED, CLAIMED, ENDED] {
+        let found = lines(message);
+        assert_eq!(found.len(), 1, "{message:?}: {found:?}");
+        assert!(found[0].contains(&format!("trace_id={trace}")), "{trace}: {}", found[0]);
     }
-    let answered = log.lines().filter(|line| line.contains(" answered ") && line.contains(trace));
-    assert_eq!(answered.count(), 1, "the request that told of {key}");
+    let responses = log.lines().filter(|line| line.contains(RESPONDED) && line.contains(trace));
+    assert_eq!(responses.count(), 1, "responses to the notification of {key}");
 }
 
 #[tokio::test]
-async fn what_became_of_a_file_is_printed_but_the_sample_is_not() {
-    let folder = Folder::new("printed");
-    let stack = Stack::start(&folder.0, &[]);
+async fn results_are_printed_except_that_of_the_sample() {
+    let directory = Directory::new("printed");
+    let stack = Stack::start(&directory.0, &[]);
     let good = json!({ "title": "Good", "year": 2026 });
     stack.put("my/good.json", good.to_string()).await;
-    stack.ingest("my/good.json", ended).await;
+    stack.ingest("my/good.json", is_final).await;
     let bad = json!([good, { "title": "Bad", "year": 2026, "genre": ["Drama"] }]);
     stack.put("my/bad.json", bad.to_string()).await;
     let mut before = Vec::new();
@@ -248,19 +257,19 @@ async fn what_became_of_a_file_is_printed_but_the_sample_is_not() {
         }
         before.push(line);
     };
-    let says = "rejected   my/bad.json  1 violation: record 1, /genre: expected a property that the \
+    let expected = "rejected   my/bad.json  1 violation: record 1, /genre: expected a property that the \
                 schema knows (did you mean \"genres\"?), found the unknown property \"genre\"  \
                 (/ingests/3)";
-    assert_eq!(line, says);
+    assert_eq!(line, expected);
     let good = "succeeded  my/good.json  1 inserted, 0 updated, 0 unchanged  (/ingests/2)";
     assert!(before.iter().any(|line| line == good), "{before:#?}");
     assert!(!before.iter().any(|line| line.contains("sample/")), "{before:#?}");
 }
 
 #[tokio::test]
-async fn multipart_uploads_and_copies_are_events_too() {
-    let folder = Folder::new("multipart");
-    let stack = Stack::start(&folder.0, &["--no-sample"]);
+async fn multipart_uploads_and_copies_send_events() {
+    let directory = Directory::new("multipart");
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
     assert_eq!(stack.get("/movies").await, json!([]));
     let (bucket, key) = (BUCKET, "large.json");
     let upload = stack.s3.create_multipart_upload().bucket(bucket).key(key).send().await.unwrap();
@@ -282,7 +291,7 @@ async fn multipart_uploads_and_copies_are_events_too() {
         aws_sdk_s3::types::CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
     let complete = stack.s3.complete_multipart_upload().bucket(bucket).key(key).upload_id(id);
     complete.multipart_upload(parts).send().await.unwrap();
-    let ingest = stack.ingest(key, ended).await;
+    let ingest = stack.ingest(key, is_final).await;
     assert_eq!(ingest["inserted"], 3000, "{ingest}");
 
     let copy = stack
@@ -292,13 +301,13 @@ async fn multipart_uploads_and_copies_are_events_too() {
         .key("copy.json")
         .copy_source(format!("{bucket}/{key}"));
     copy.send().await.unwrap();
-    assert_eq!(stack.ingest("copy.json", ended).await["unchanged"], 3000);
+    assert_eq!(stack.ingest("copy.json", is_final).await["unchanged"], 3000);
 }
 
 #[tokio::test]
-async fn a_stack_that_is_killed_finishes_its_ingest_when_started_again() {
-    let folder = Folder::new("killed");
-    let stack = Stack::start(&folder.0, &["--no-sample"]);
+async fn an_ingest_of_a_killed_stack_is_finished_after_a_restart() {
+    let directory = Directory::new("killed");
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
     let count = 60_000;
     let lines: Vec<String> = (0..count)
         .map(|n| {
@@ -311,43 +320,43 @@ async fn a_stack_that_is_killed_finishes_its_ingest_when_started_again() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let before = stack.ingest("large.ndjson", |_| true).await;
     stack.signal("-KILL");
-    let (ok, _) = stack.wait();
-    assert!(!ok);
-    assert_eq!(before["state"], "running", "it was killed in the middle");
+    let (succeeded, _) = stack.wait();
+    assert!(!succeeded);
+    assert_eq!(before["state"], "running", "it was killed during the ingest");
 
-    let stack = Stack::start(&folder.0, &["--no-sample"]);
-    let ingest = stack.ingest("large.ndjson", ended).await;
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
+    let ingest = stack.ingest("large.ndjson", is_final).await;
     assert_eq!(ingest["state"], "succeeded", "{ingest}");
     assert_eq!(ingest["inserted"], count);
     assert_eq!(ingest["attempts"], 2);
-    let ten = stack.get("/movies?title=movie+5999").await;
-    assert_eq!(ten.as_array().unwrap().len(), 11, "5999, and 59990 to 59999");
+    let movies = stack.get("/movies?title=movie+5999").await;
+    assert_eq!(movies.as_array().unwrap().len(), 11, "5999, and 59990 to 59999");
     assert_eq!(stack.get("/ingests").await.as_array().unwrap().len(), 1);
     stack.signal("-INT");
     assert!(stack.wait().0);
 }
 
 #[tokio::test]
-async fn an_object_whose_event_was_lost_in_a_crash_is_told_of_at_the_next_start() {
-    let folder = Folder::new("lost");
-    // As a stack leaves it that was killed between the put and the event's delivery.
-    std::fs::create_dir_all(folder.0.join("s3").join(BUCKET)).unwrap();
+async fn an_object_whose_event_was_lost_in_a_crash_is_ingested_after_a_restart() {
+    let directory = Directory::new("lost");
+    // A stack that is killed between a put and the delivery of its event leaves this.
+    std::fs::create_dir_all(directory.0.join("s3").join(BUCKET)).unwrap();
     std::fs::write(
-        folder.0.join("s3").join(BUCKET).join("lost.json"),
+        directory.0.join("s3").join(BUCKET).join("lost.json"),
         r#"{"title":"Lost","year":2026}"#,
     )
     .unwrap();
-    let stack = Stack::start(&folder.0, &["--no-sample"]);
-    assert_eq!(stack.ingest("lost.json", ended).await["state"], "succeeded");
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
+    assert_eq!(stack.ingest("lost.json", is_final).await["state"], "succeeded");
 }
 
 #[tokio::test]
-async fn postgres_does_not_outlive_a_stack_that_is_killed_at_once() {
-    let folder = Folder::new("at-once");
+async fn postgres_does_not_outlive_a_stack_that_is_killed_while_it_starts() {
+    let directory = Directory::new("at-once");
     for ms in [0, 200, 400, 600, 800, 1000, 1200] {
         let mut process = Command::new(env!("CARGO_BIN_EXE_local-stack"))
             .args(["--no-sample", "--api", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data-dir"])
-            .arg(&folder.0)
+            .arg(&directory.0)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -356,23 +365,23 @@ async fn postgres_does_not_outlive_a_stack_that_is_killed_at_once() {
         process.kill().unwrap();
         process.wait().unwrap();
     }
-    // None is left that holds the data, and none of the starts has damaged it.
-    let stack = Stack::start(&folder.0, &["--no-sample"]);
+    // No Postgres still uses the data, and no interrupted start has damaged it.
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
     assert_eq!(stack.get("/movies").await, json!([]));
     stack.signal("-INT");
     assert!(stack.wait().0);
 }
 
 #[tokio::test]
-async fn two_stacks_do_not_share_a_folder() {
-    let folder = Folder::new("shared");
-    let _first = Stack::start(&folder.0, &["--no-sample"]);
+async fn two_stacks_do_not_share_a_data_directory() {
+    let directory = Directory::new("shared");
+    let _first = Stack::start(&directory.0, &["--no-sample"]);
     let second = Command::new(env!("CARGO_BIN_EXE_local-stack"))
         .args(["--api", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data-dir"])
-        .arg(&folder.0)
+        .arg(&directory.0)
         .output()
         .unwrap();
     assert!(!second.status.success());
-    let says = String::from_utf8_lossy(&second.stderr);
-    assert!(says.contains("--data-dir"), "{says}");
+    let error = String::from_utf8_lossy(&second.stderr);
+    assert!(error.contains("--data-dir"), "{error}");
 }

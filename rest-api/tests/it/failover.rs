@@ -15,7 +15,7 @@ use std::{
 use aws::{Secret, trace::TraceParent};
 use futures_util::future::join_all;
 use ingest_lambda::{ApiClient, Notify, Token};
-use local_stack::postgres::{Postgres, Purpose, give};
+use local_stack::postgres::{Postgres, Purpose, restrict_to_postgres};
 use reqwest::StatusCode;
 use rest_api::config::{Database, Retry};
 use serde_json::{Value, json};
@@ -147,7 +147,7 @@ impl Outage {
             Self::Demoted => {
                 let signal = server.folder.join("data/standby.signal");
                 std::fs::write(&signal, "").unwrap();
-                give(&signal).unwrap();
+                restrict_to_postgres(&signal).unwrap();
                 server.restart().await;
                 proxy.lead_to(server.upstream());
                 sleep(Duration::from_secs(2)).await;

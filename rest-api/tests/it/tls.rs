@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use local_stack::postgres::{Postgres, Purpose, give};
+use local_stack::postgres::{Postgres, Purpose, restrict_to_postgres};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rest_api::{
     config::{Database, Login, Secret, Tls},
@@ -40,7 +40,7 @@ async fn start() -> Secure {
     let file = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
-        give(&path).unwrap();
+        restrict_to_postgres(&path).unwrap();
         path
     };
     let (ca, other_ca) = (authority("ours"), authority("another"));

