@@ -1,4 +1,4 @@
-//! Any bytes as a file. See `oracle.rs`.
+//! The fuzz target: any bytes as a file. The rules are in `oracle.rs`.
 
 #![no_main]
 

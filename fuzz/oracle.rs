@@ -1,15 +1,15 @@
-//! What must hold of any bytes that come as a file.
+//! Rules that hold for any bytes that arrive as a file.
 //!
-//! [`check`] decodes them as the service does, in pieces of several sizes, and holds what it finds
-//! against serde_json, which reads the file as a whole and shares no code with the splitter:
+//! [`check`] decodes them as the service does, in chunks of several sizes, and compares the result
+//! with serde_json, which reads the file as a whole and shares no code with the splitter:
 //!
-//! - Whatever the pieces, and plain or compressed: the same rows, the same violations.
-//! - A file that serde_json takes, as an array or as objects that follow one another, has the same
-//!   records at the same offsets, and each record the same verdict as by itself.
-//! - A file that serde_json does not take is rejected, and the records before the place where it
-//!   gave up are the same.
+//! - However the chunks are cut, plain or compressed: the movies and violations are the same.
+//! - A file that serde_json accepts, as an array or as NDJSON, has the same records at the same
+//!   offsets, and each record has the same faults as by itself.
+//! - A file that serde_json does not accept is rejected, and the records before the position at
+//!   which serde_json stopped are the same.
 //!
-//! They differ on purpose where [`Reference::compare`] says so, and nowhere else.
+//! [`Reference::compare`] lists the intended differences. There are no others.
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -17,77 +17,77 @@ use std::{
 };
 
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
-use rest_api::{
-    ingest::{Decoder, Limits, Violation, Violations},
-    store::CatalogueRow,
-};
+use movie_file::{Decoder, Limits, Violation, Violations};
 use schema::{Definition, Fault, Movie};
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
-/// Small, so that small files reach them.
+/// Limits that small files reach.
 const LIMITS: Limits = Limits { file: 300, record: 180, gap: 12 };
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const GZIP: &[u8] = b"\x1f\x8b";
 
-/// What a file came to.
+/// The result of decoding a file.
 #[derive(Debug, PartialEq)]
 struct Outcome {
-    /// Those before the first violation.
-    rows: Vec<CatalogueRow>,
-    movies: u64,
+    /// The movies before the first violation.
+    movies: Vec<Movie>,
+    /// The number of valid records.
+    valid: u64,
     listed: Vec<Violation>,
     count: u64,
 }
 
 impl Outcome {
-    fn new(rows: Vec<CatalogueRow>, movies: u64, violations: &Violations) -> Self {
-        Self { rows, movies, listed: violations.listed().to_vec(), count: violations.count() }
+    fn new(movies: Vec<Movie>, valid: u64, violations: &Violations) -> Self {
+        Self { movies, valid, listed: violations.listed().to_vec(), count: violations.count() }
     }
 }
 
-/// Decodes a file that comes in pieces of the sizes that `size` gives.
+/// Decodes a file whose chunks have the sizes that `size` returns.
 fn decode(file: &[u8], mut size: impl FnMut() -> usize) -> Outcome {
     let mut decoder = Decoder::new(None, LIMITS).unwrap();
+    let mut movies = Vec::new();
     let mut rest = file;
     while !rest.is_empty() && !decoder.is_lost() {
-        let (mut piece, behind) = rest.split_at(size().min(rest.len()));
-        while !piece.is_empty() && !decoder.is_lost() {
-            piece = &piece[decoder.push(piece)..];
+        let (mut chunk, behind) = rest.split_at(size().min(rest.len()));
+        while !chunk.is_empty() && !decoder.is_lost() {
+            chunk = &chunk[decoder.push(chunk, |movie, _| movies.push(movie))..];
         }
         rest = behind;
     }
-    let (rows, decoded) = decoder.finish();
-    Outcome::new(rows, decoded.movies, &decoded.violations)
+    let summary = decoder.finish(|movie, _| movies.push(movie));
+    Outcome::new(movies, summary.movies, &summary.violations)
 }
 
-/// Checks one file; compressed, too, if `compress`, which takes longer than all else.
+/// Checks all rules for one file; also for its gzip form if `compress`, which takes most of the
+/// time.
 ///
 /// # Panics
-/// If anything does not hold of it.
+/// If a rule does not hold.
 pub(crate) fn check(file: &[u8], compress: bool) {
     let mut hasher = DefaultHasher::new();
     hasher.write(file);
     let seed = hasher.finish();
     let mut random = seed;
-    let mut some = || {
+    let mut small_size = || {
         random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
         (random >> 33) as usize % (1 << (seed % 8)) + 1
     };
     let whole = decode(file, || usize::MAX);
-    let by_byte = decode(file, || 1);
-    let by_some = decode(file, &mut some);
+    let in_bytes = decode(file, || 1);
+    let in_small_chunks = decode(file, &mut small_size);
     if file.starts_with(GZIP) {
-        return check_gzip(file, &[whole, by_byte, by_some]);
+        return check_gzip(file, &[whole, in_bytes, in_small_chunks]);
     }
-    assert_eq!(whole, by_byte, "by the byte: {}", file.escape_ascii());
-    assert_eq!(whole, by_some, "by a few bytes: {}", file.escape_ascii());
+    assert_eq!(whole, in_bytes, "in chunks of one byte: {}", file.escape_ascii());
+    assert_eq!(whole, in_small_chunks, "in small chunks: {}", file.escape_ascii());
     if compress {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(file).unwrap();
         let compressed = encoder.finish().unwrap();
-        assert_eq!(whole, decode(&compressed, &mut some), "as gzip: {}", file.escape_ascii());
+        assert_eq!(whole, decode(&compressed, &mut small_size), "as gzip: {}", file.escape_ascii());
     }
     check_plain(file, &whole);
 }
@@ -96,10 +96,10 @@ fn check_gzip(file: &[u8], outcomes: &[Outcome]) {
     let mut plain = Vec::new();
     let read = MultiGzDecoder::new(file).take(LIMITS.file + 1).read_to_end(&mut plain);
     for outcome in outcomes {
-        // A file within a file is not unpacked. Of one that is damaged, how much is read before the
-        // damage shows depends on the pieces; the verdict does not.
+        // A gzip file within a gzip file is not decompressed. In a damaged file, the number of bytes
+        // read before the damage shows depends on the chunks; the result does not.
         if read.is_err() || plain.len() as u64 > LIMITS.file || plain.starts_with(GZIP) {
-            assert!(outcome.count > 0, "taken: {}", file.escape_ascii());
+            assert!(outcome.count > 0, "accepted: {}", file.escape_ascii());
         } else {
             let expected = decode(&plain, || usize::MAX);
             assert_eq!(*outcome, expected, "unpacked: {}", plain.escape_ascii());
@@ -113,21 +113,21 @@ fn check_plain(file: &[u8], outcome: &Outcome) {
         assert_ne!(violation.fault.expected, never, "the type is stricter than the schema");
     }
     if file.len() as u64 > LIMITS.file {
-        return assert!(outcome.count > 0, "too large, but taken: {}", file.escape_ascii());
+        return assert!(outcome.count > 0, "too large, but accepted: {}", file.escape_ascii());
     }
     let body = file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file);
     let reference = Reference::read(body);
     reference.compare(file, outcome);
     if outcome.count == 0 {
         let values = values(body, reference.in_array);
-        assert_eq!(values.len(), outcome.rows.len());
+        assert_eq!(values.len(), outcome.movies.len());
         for value in values {
-            assert!(Movie::validator().is_valid(&value), "not valid, but taken: {value}");
+            assert!(Movie::validator().is_valid(&value), "invalid, but accepted: {value}");
         }
     }
 }
 
-/// The records of a file that must be sound.
+/// Returns the records of a sound file.
 fn values(body: &[u8], in_array: bool) -> Vec<Value> {
     if in_array {
         return serde_json::from_slice(body).unwrap();
@@ -137,10 +137,10 @@ fn values(body: &[u8], in_array: bool) -> Vec<Value> {
 
 /// A file as serde_json reads it.
 struct Reference<'a> {
-    /// The records before the first fault, as they stand in the file.
+    /// The records before the first fault, as slices of the file.
     records: Vec<&'a RawValue>,
     in_array: bool,
-    /// Whether there was no fault.
+    /// Whether the file has no fault.
     sound: bool,
 }
 
@@ -161,21 +161,21 @@ impl<'a> Reference<'a> {
                 }
             }
         } else {
-            // A scalar is JSON, but no movie.
+            // A scalar is JSON, but not a movie.
             reference.sound = false;
         }
         reference
     }
 
-    /// Holds `outcome` against this, up to where the two differ on purpose:
+    /// Compares `outcome` with this file, up to an intended difference:
     ///
-    /// - White space or a record beyond its limit is a violation.
-    /// - Among lines, `{` at the start of a line begins a record, even within another one. No movie
-    ///   has an object within it, so that both find violations.
-    /// - Among lines, and in a broken array, a scalar ends elsewhere. It is a violation anyway.
+    /// - White space or a record that exceeds its limit is a violation.
+    /// - In NDJSON, `{` at the start of a line begins a record, even within another one. No movie
+    ///   contains an object, so both find violations.
+    /// - In NDJSON, and in a broken array, a scalar ends elsewhere. It is a violation anyway.
     fn compare(&self, file: &[u8], outcome: &Outcome) {
         let mut violations = Violations::default();
-        let (mut rows, mut movies) = (Vec::new(), 0);
+        let (mut movies, mut valid) = (Vec::new(), 0);
         let mut sound = self.sound;
         let (mut compared, mut end) = (0, 0);
         for record in &self.records {
@@ -192,9 +192,9 @@ impl<'a> Reference<'a> {
                 Err(Some(faults)) => violations.add_record(compared, offset as u64, &faults),
                 Err(None) => violations.add(Some(compared), Some(offset as u64), oversized()),
                 Ok(movie) => {
-                    movies += 1;
+                    valid += 1;
                     if violations.count() == 0 {
-                        rows.push(CatalogueRow::new(&movie));
+                        movies.push(movie);
                     }
                 }
             }
@@ -203,17 +203,17 @@ impl<'a> Reference<'a> {
         }
         let shown = || file.escape_ascii();
         if sound && longest_gap(&file[end..]) <= LIMITS.gap {
-            return assert_eq!(*outcome, Outcome::new(rows, movies, &violations), "{}", shown());
+            return assert_eq!(*outcome, Outcome::new(movies, valid, &violations), "{}", shown());
         }
-        assert!(outcome.count > 0, "not sound, but taken: {}", shown());
+        assert!(outcome.count > 0, "unsound, but accepted: {}", shown());
         let before = |violation: &&Violation| violation.record.is_some_and(|n| n < compared);
         let listed: Vec<Violation> = outcome.listed.iter().filter(before).cloned().collect();
         assert_eq!(listed, violations.listed(), "before {compared}: {}", shown());
-        assert_eq!(outcome.rows[..rows.len()], rows, "before {compared}: {}", shown());
+        assert_eq!(outcome.movies[..movies.len()], movies, "before {compared}: {}", shown());
     }
 }
 
-/// One record by itself: the movie or its faults; none if it is too large to be looked at.
+/// Parses one record by itself. Returns the movie or its faults; no faults if it is too large.
 fn parse(raw: &[u8]) -> Result<Movie, Option<schema::Faults>> {
     if raw.len() > LIMITS.record {
         return Err(None);
@@ -234,7 +234,7 @@ fn longest_gap(between: &[u8]) -> usize {
     between.split(|byte| !is_space(*byte)).map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// Collects the elements of an array; those before a fault stay.
+/// Collects the elements of an array, up to the first fault.
 struct Elements<'v, 'a>(&'v mut Vec<&'a RawValue>);
 
 impl<'a> DeserializeSeed<'a> for Elements<'_, 'a> {

@@ -4,7 +4,7 @@ use std::{convert::Infallible, hint::black_box};
 
 use anyhow::{Result, ensure};
 use futures_util::stream;
-use rest_api::ingest::{MAX_FILE, decode};
+use movie_file::{Limits, Reader, limits::MAX_FILE};
 use schema::Movie;
 
 use crate::{
@@ -38,7 +38,8 @@ pub(crate) async fn measure(
         let mut watch = Stopwatch::default();
         let chunks = bytes.chunks(CHUNK).map(|chunk| Ok::<_, Infallible>(chunk.to_vec().into()));
         let run = watch.start();
-        let decoded = decode(None, MAX_FILE, stream::iter(chunks), None).await?;
+        let reader = Reader::new(None, Limits::with_max_file(MAX_FILE), stream::iter(chunks));
+        let (decoded, _) = reader.finish().await?;
         watch.stop(run);
         ensure!(
             decoded.movies == file.movies.len() as u64,

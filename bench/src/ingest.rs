@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use local_stack::postgres::Postgres;
-use rest_api::store::{self, CatalogueRow, Observed, Store};
+use rest_api::store::{self, CatalogueRow, ObservedVersion, Stage, Store};
 use schema::Notification;
 use serde_json::json;
 
@@ -74,14 +74,14 @@ async fn ingest(
         "event_time": format!("2026-01-01T00:00:0{version}Z"), "etag": format!("{version}"),
     });
     let notification: Notification = serde_json::from_value(notification)?;
-    store.record(&notification, &Observed::default(), "", None).await?;
+    store.record(&notification, &ObservedVersion::default(), "", None).await?;
     let claim = store.claim(Duration::from_secs(3600)).await?.context("nothing to claim")?;
-    let place = store.observe(&claim, &Observed::default()).await?;
+    let position = store.observe(&claim, &ObservedVersion::default()).await?;
 
     let before = memory::reset_peak();
     let mut watch = Stopwatch::default();
     let run = watch.start();
-    let mut staging = store.staging(&claim, true).await?;
+    let mut staging = store.staging(&claim, Stage::Changes).await?;
     watch.stop(run);
     for batch in movies.chunks(BATCH) {
         let rows = batch.iter().filter_map(|movie| movies::parse(movie));
@@ -91,10 +91,8 @@ async fn ingest(
         watch.stop(run);
     }
     let run = watch.start();
-    let merged = staging.merge(&place, &claim).await?;
-    if store.tidy(&merged).await? {
-        store.vacuum().await?;
-    }
+    let merged = staging.merge_ingest(&position, &claim).await?;
+    store.maintain_after_merge(&merged).await?;
     watch.stop(run);
     let growth = memory::peak_growth(before);
     let changed = (merged.inserted > 0, merged.updated > 0);

@@ -17,7 +17,7 @@ use aws::SecretsManager;
 use rest_api::{
     Aws,
     config::{ApiToken, Config, Database, LogFormat, Retry, TokenDigest},
-    ingest::ObjectStore,
+    objects::ObjectStore,
     reconcile,
     store::Store,
 };
