@@ -1,24 +1,29 @@
-//! The movies-r-us service: takes movie files from S3 into Postgres, and answers queries.
-//!
-//! Data flows one way, and so do the imports:
+//! The movies-r-us service: ingests movie files from S3 into Postgres, and serves queries.
 //!
 //! ```text
-//!            http  ---->  store  <----  ingest
-//!   notifications,      catalogue,      claims work, reads the object,
-//!   queries             ledger, SQL     validates, merges
+//!  http      requests: notifications, queries, validation
+//!  ingest    workers: claim an ingest, read its object, merge its movies
+//!  results   publishes the results of ingests
+//!  reconcile compares a bucket with the ledger
+//!  validate  checks files before they are put
+//!  ----------------------------------------------------------
+//!  objects   the S3 client
+//!  metrics   counters and gauges
+//!  problem   the table of error codes
+//!  store     every SQL statement
+//!  ----------------------------------------------------------
+//!  secrets   Secrets Manager
+//!  telemetry logging
+//!  shutdown  the signal to stop
+//!  config    environment variables
+//!  retry     backoff
 //! ```
 //!
-//! - [`config`] is what the environment says; [`secrets`] what Secrets Manager says;
-//!   [`telemetry`] how we log; [`metrics`] what we count; [`problem`] how errors look to clients.
-//! - [`store`] holds every SQL statement, and knows neither HTTP nor S3.
-//! - [`ingest`] takes a file from the bucket into the store, in bounded memory.
-//! - `results` tells producers what became of their files, by SNS.
-//! - [`reconcile`] compares the bucket with the ledger, and queues what no notification told of.
-//! - [`validate`] checks files before they are put, without any of the rest.
-//! - `http` is the route table and its handlers, and the accept loop.
+//! Imports run down this list and never back. The modules of the first group do not import each
+//! other. `docs/ARCHITECTURE.md` follows one event and one request through them.
 //!
-//! [`run`] starts all of it. It takes its listener and its end from the caller, so that a test can
-//! run any number of services side by side.
+//! [`run`] starts the service. It takes its listener and its shutdown signal from the caller, so that
+//! a test can run any number of services side by side.
 
 pub mod config;
 pub mod healthcheck;
@@ -30,6 +35,7 @@ pub mod reconcile;
 mod results;
 mod retry;
 pub mod secrets;
+mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod validate;
@@ -49,29 +55,28 @@ use objects::ObjectStore;
 use results::Publisher;
 use store::{Outbox, Store, StoreError};
 
-/// How long workers may take to put their ingests back when the service stops.
-const WORKERS_STOP: Duration = Duration::from_secs(5);
+/// How long workers may take to requeue their ingests when the service stops.
+const WORKERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The clients of AWS that the service works with.
+/// The AWS clients of the service.
 #[derive(Clone, Debug)]
 pub struct Aws {
-    /// For the objects.
+    /// Reads objects.
     pub s3: aws_sdk_s3::Client,
-    /// For the results, where the configuration names a topic.
+    /// Publishes results, if the configuration names a topic.
     pub sns: aws_sdk_sns::Client,
-    /// For the database's password and the API token, where the configuration leaves them to it.
+    /// Reads the database's password and the API token, if the configuration names their secrets.
     pub secrets: SecretsManager,
 }
 
 impl Aws {
-    /// Clients as the AWS SDK's own variables describe them.
+    /// Returns clients as the AWS SDK's own environment variables describe them.
     pub async fn from_env() -> Self {
         let sdk = aws::sdk_from_env().await;
-        // Any endpoint of one's own is addressed by path: its host name has no entry for each
-        // bucket.
-        let own_endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].map(std::env::var);
-        let own_endpoint = own_endpoint.iter().any(Result::is_ok);
-        let s3 = aws_sdk_s3::config::Builder::from(&sdk).force_path_style(own_endpoint).build();
+        // A custom endpoint is addressed by path: its host name has no subdomain for each bucket.
+        let custom_endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].map(std::env::var);
+        let custom_endpoint = custom_endpoint.iter().any(Result::is_ok);
+        let s3 = aws_sdk_s3::config::Builder::from(&sdk).force_path_style(custom_endpoint).build();
         Self {
             s3: aws_sdk_s3::Client::from_conf(s3),
             sns: aws_sdk_sns::Client::new(&sdk),
@@ -80,10 +85,10 @@ impl Aws {
     }
 }
 
-/// Why the service does not start.
+/// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration of the database cannot work.
+    /// The configuration of the database is wrong.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A secret that the configuration names cannot be read.
@@ -93,10 +98,10 @@ pub enum StartError {
 
 /// Runs the service on `listener` until `shutdown` ends. The database must have been migrated.
 ///
-/// Requests under way are given a few seconds to end then, and ingests go back to the queue.
+/// After `shutdown`, requests in flight have a few seconds to end, and ingests are requeued.
 ///
 /// # Errors
-/// If the configuration of the database cannot work, or a secret cannot be read.
+/// If the configuration of the database is wrong, or a secret cannot be read.
 pub async fn run(
     config: Config,
     aws: Aws,
@@ -135,24 +140,18 @@ pub async fn run(
 
     let app = http::App::new(store, objects, api_tokens, Arc::clone(&metrics), stopping.clone());
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    info!(address, workers = config.workers, "serving");
+    info!(address, workers = config.workers, "service started");
     let serving = http::serve(listener, http::routes(Arc::new(app)), metrics, stopping);
     let stopper = async {
         shutdown.await;
         stop.send_replace(true);
     };
     tokio::join!(serving, stopper);
-    if tokio::time::timeout(WORKERS_STOP, workers.join_all()).await.is_err() {
-        // The leases on what they held run out, and others start over.
-        warn!("stopping: leaving workers that did not end in time");
+    if tokio::time::timeout(WORKERS_STOP_TIMEOUT, workers.join_all()).await.is_err() {
+        // The leases of their ingests expire, and other workers start over.
+        warn!("stopping: some workers did not end in time");
     }
     listening.abort();
-    info!("stopped");
+    info!("service stopped");
     Ok(())
-}
-
-/// Ends when the service was asked to stop.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone asks for it too.
-    let _ = stop.wait_for(|stop| *stop).await;
 }

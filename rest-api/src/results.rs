@@ -25,7 +25,7 @@ use tracing::{error, error_span, info, warn};
 
 use crate::{
     config::Retry,
-    stopped,
+    shutdown,
     store::{DueResult, Ingest, Store, StoreError},
     telemetry::chain,
 };
@@ -85,11 +85,11 @@ struct Round {
 
 impl Publisher {
     /// Publishes what is due until `shutdown` changes; what is on its way then is finished.
-    pub(crate) async fn run(self, mut shutdown: watch::Receiver<bool>) {
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut finished = self.store.hints().finished.subscribe();
         // Rounds in which nothing was taken, since the last in which something was.
         let mut failures = 0;
-        while !*shutdown.borrow() {
+        while !*stop.borrow() {
             finished.borrow_and_update();
             let delay = self.retry.delay(failures + 1).min(MAX_DELAY);
             let pause = match self.round(delay).await {
@@ -114,7 +114,7 @@ impl Publisher {
             };
             tokio::select! {
                 biased;
-                () = stopped(&mut shutdown) => {}
+                () = shutdown::requested(&mut stop) => {}
                 _ = finished.changed(), if failures == 0 => {}
                 () = sleep(pause) => {}
             }

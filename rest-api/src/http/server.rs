@@ -41,7 +41,7 @@ use super::metrics::CountRequests;
 use crate::{
     metrics::Metrics,
     problem::{Code, Problem},
-    stopped,
+    shutdown,
     telemetry::milliseconds,
 };
 
@@ -92,7 +92,7 @@ pub(crate) async fn serve(
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            () = stopped(&mut stop) => break,
+            () = shutdown::requested(&mut stop) => break,
             accepted = accept(&listener, &permits) => accepted,
             // Removes connections that have ended from the set.
             Some(_) = connections.join_next() => continue,

@@ -13,7 +13,7 @@ use crate::{
     config::Retry,
     metrics::Metrics,
     objects::ObjectStore,
-    stopped,
+    shutdown,
     store::{Claim, Store},
     telemetry::chain,
 };
@@ -37,20 +37,20 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Processes ingests until `shutdown` turns true. An unfinished one is requeued then.
-    pub async fn run(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
+    /// Processes ingests until `stop` turns true. An unfinished one is requeued then.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut queued = self.store.hints().queued.subscribe();
         loop {
             queued.borrow_and_update();
             let claimed = tokio::select! {
                 biased;
-                () = stopped(&mut shutdown) => return,
+                () = shutdown::requested(&mut stop) => return,
                 claimed = self.store.claim(self.lease) => claimed,
             };
             match claimed {
-                Ok(Some(claim)) => self.process_in_task(claim, &shutdown).await,
+                Ok(Some(claim)) => self.process_in_task(claim, &stop).await,
                 Ok(None) => tokio::select! {
-                    () = stopped(&mut shutdown) => return,
+                    () = shutdown::requested(&mut stop) => return,
                     _ = queued.changed() => {}
                     () = sleep(POLL) => {}
                 },
@@ -64,7 +64,7 @@ impl Worker {
 
     /// Processes an ingest in a task of its own. If it panics, the worker goes on, and the lease
     /// expires as if the process had died.
-    async fn process_in_task(self: &Arc<Self>, claim: Claim, shutdown: &watch::Receiver<bool>) {
+    async fn process_in_task(self: &Arc<Self>, claim: Claim, stop: &watch::Receiver<bool>) {
         let span = error_span!(
             "ingest",
             id = claim.id,
@@ -73,13 +73,13 @@ impl Worker {
             bucket = claim.bucket,
             key = claim.key,
         );
-        let process = Arc::clone(self).process(claim, shutdown.clone());
+        let process = Arc::clone(self).process(claim, stop.clone());
         if let Err(panic) = tokio::spawn(process.instrument(span)).await {
             error!(%panic, "processing an ingest panicked");
         }
     }
 
-    async fn process(self: Arc<Self>, claim: Claim, mut shutdown: watch::Receiver<bool>) {
+    async fn process(self: Arc<Self>, claim: Claim, mut stop: watch::Receiver<bool>) {
         info!(attempt = claim.attempts, taken_over = claim.taken_over, "ingest claimed");
         if claim.taken_over {
             self.metrics.took_over();
@@ -89,7 +89,7 @@ impl Worker {
         let result = tokio::select! {
             biased;
             result = self.attempt(&claim) => result,
-            () = stopped(&mut shutdown) => {
+            () = shutdown::requested(&mut stop) => {
                 drop(renewing);
                 return self.requeue_on_shutdown(&claim).await;
             }
