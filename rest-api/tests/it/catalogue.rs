@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Service, movies::without_id};
 
 /// Returns movies whose titles and names are difficult to search for.
-fn tricky() -> Vec<Value> {
+fn unusual_movies() -> Vec<Value> {
     let movie = |title: &str, actor: &str| json!({ "title": title, "year": 1999, "cast": [actor, "Zoë Ångström"], "genres": ["Sci-Fi", "Film-Noir"] });
     vec![
         movie("100% Wolf", "O'Neil \"Quote\" D'Arc"),
@@ -54,11 +54,11 @@ fn identity(movie: &Value) -> String {
 }
 
 /// Starts a service and ingests the files. Returns it with the expected movies by identity.
-async fn loaded() -> (Service, BTreeMap<String, Value>) {
+async fn start_with_files() -> (Service, BTreeMap<String, Value>) {
     let service = Service::start().await;
     let mut expected_movies = BTreeMap::new();
     let mut files = files();
-    files.push(("tricky.json".to_owned(), json!(tricky()).to_string().into()));
+    files.push(("unusual.json".to_owned(), json!(unusual_movies()).to_string().into()));
     for (name, body) in files {
         let records: Vec<Value> = serde_json::from_slice(&body).unwrap();
         let distinct: std::collections::HashSet<String> = records.iter().map(identity).collect();
@@ -74,7 +74,7 @@ async fn loaded() -> (Service, BTreeMap<String, Value>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_of_real_files_is_stored_and_random_queries_match_a_model() {
-    let (service, expected_movies) = loaded().await;
+    let (service, expected_movies) = start_with_files().await;
     let stored = service.movies("limit=1000").await;
     let by_identity: BTreeMap<String, Value> =
         stored.iter().map(|movie| (identity(movie), without_id(movie))).collect();
@@ -84,7 +84,7 @@ async fn every_record_of_real_files_is_stored_and_random_queries_match_a_model()
 
     let seed = std::env::var("MRU_TEST_SEED").map_or(20_261_121, |seed| seed.parse().unwrap());
     let mut random = Rng::with_seed(seed);
-    let mut found_something = 0;
+    let mut with_movies = 0;
     for _ in 0..600 {
         let filters = random_filters(&mut random, &stored);
         let sort = random.choice(["id", "title", "-title", "year", "-year"]).unwrap();
@@ -104,9 +104,9 @@ async fn every_record_of_real_files_is_stored_and_random_queries_match_a_model()
             found.len(),
             expected.len(),
         );
-        found_something += usize::from(!found.is_empty());
+        with_movies += usize::from(!found.is_empty());
     }
-    assert!(found_something > 200, "only {found_something} queries found a movie");
+    assert!(with_movies > 200, "only {with_movies} queries found a movie");
 }
 
 /// Returns one to four filters, mostly substrings of stored values in another case.
@@ -226,7 +226,7 @@ async fn a_page_of_large_movies_is_shorter_and_links_to_the_next_page() {
 #[tokio::test]
 async fn filters_match_as_documented() {
     let service = Service::start().await;
-    service.ingest("k", json!(tricky()).to_string()).await;
+    service.ingest("k", json!(unusual_movies()).to_string()).await;
     let titles = async |query: &str| -> Vec<String> {
         let movies = service.movies(query).await;
         movies.iter().map(|movie| movie["title"].as_str().unwrap().to_owned()).collect()

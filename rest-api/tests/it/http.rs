@@ -81,7 +81,7 @@ async fn unknown_paths_get_404_and_unknown_methods_get_405_with_allow() {
 }
 
 #[tokio::test]
-async fn head_is_get_without_the_body() {
+async fn head_is_get_without_a_body() {
     let service = Service::start().await;
     for path in ["/", "/movies", "/healthz", "/schema/movies.json"] {
         let get = service.get(path).await;

@@ -97,7 +97,7 @@ async fn a_large_file_is_ingested_in_bounded_memory() {
     .await;
     let before = peak_resident_mb(process.id());
 
-    // Written into the directory of the endpoint, because a PUT needs the whole body in memory.
+    // Written into the directory of the endpoint, so that the test sends no body of this size.
     let path = around.object_path("large.ndjson");
     let count = generate_at(&path, megabytes);
     let size = std::fs::metadata(&path).unwrap().len();

@@ -32,7 +32,7 @@ async fn a_repeated_file_changes_only_the_movies_that_differ() {
     assert_eq!(found, expected);
     let third = service.ingest("k", file(&second) + "\n").await;
     assert_eq!(counts(&third), json!([0, 0, 4]));
-    // A file without movies, and the same movies again: they are in the catalogue.
+    // After a version without movies, the same movies are still in the catalogue.
     assert_eq!(counts(&service.ingest("k", "[]").await), json!([0, 0, 0]));
     assert_eq!(counts(&service.ingest("k", file(&second)).await), json!([0, 0, 4]));
 }

@@ -169,7 +169,7 @@ async fn every_metric_counts_what_the_service_has_done() {
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_route_and_not_by_path() {
+async fn requests_are_counted_by_route_and_never_by_path() {
     let service = Service::start().await;
     for path in ["/movies?title=x", "/movies", "/movies/7", "/movies/seven", "/ingests/1/retry"] {
         service.get(path).await;

@@ -31,7 +31,7 @@ async fn ten_equal_notifications_at_once_are_one_ingest() {
 }
 
 #[tokio::test]
-async fn a_bare_notification_and_its_event_are_one_ingest() {
+async fn a_bare_notification_and_the_event_are_one_ingest() {
     let mut service = Service::start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
     let event = service.next_notification().await;
@@ -164,7 +164,7 @@ async fn an_older_version_of_the_same_key_is_superseded() {
 }
 
 #[tokio::test]
-async fn sequencers_are_padded_before_they_are_compared() {
+async fn sequencers_are_compared_after_padding() {
     let service = Service::start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
     let with = |sequencer: &str| {

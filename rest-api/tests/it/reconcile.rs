@@ -40,7 +40,7 @@ async fn ledger(service: &Service) -> Vec<String> {
     rows.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Waits until no ingest is queued or running, apart from one whose retry is an hour away.
+/// Waits until no ingest is queued or running, apart from one that is delayed by an hour.
 async fn wait_for_ingests(service: &Service) {
     let sql = service.sql().await;
     let open = "select count(*) from ingests where state in ('queued', 'running') \

@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 use crate::support::{
     BUCKET, Service,
     movies::{ndjson, numbered_movies},
-    proxy::{Action, Direction, Proxy},
+    proxy::{
+        Action,
+        Direction::{self, ToClient, ToServer},
+        Proxy,
+    },
 };
 
 const ALWAYS: usize = usize::MAX;
@@ -76,22 +80,21 @@ type TransientFault = (&'static str, Direction, String, usize, Action, i32);
 /// The SDK retries twice within an attempt, until it has the head of a response.
 fn transient_faults() -> Vec<TransientFault> {
     let get = |key: &str| format!("GET /{BUCKET}/{key}?");
-    let (up, down) = (Direction::ToServer, Direction::ToClient);
     let whole = ndjson(&movies("shorter"));
     let length = |length: usize| format!("content-length: {length}\r\n");
     // Up to the end of a line, so that the rest is a valid file.
     let shorter = length(ndjson(&movies("shorter")[..25]).len());
     let throttle = Action::Throttle(16, Duration::from_millis(5));
     vec![
-        ("slow", down, middle("slow"), 1, throttle, 1),
-        ("closed", up, get("closed"), 1, Action::Close, 1),
-        ("cut", down, r#""title":"cut 35""#.to_owned(), 1, Action::Close, 2),
-        ("cut-between-lines", down, middle("cut-between-lines"), 1, Action::Close, 2),
-        ("shorter", down, length(whole.len()), 1, Action::Replace(shorter.into()), 2),
-        ("no-tag", down, "etag: ".to_owned(), 1, Action::Replace("x-etag: ".into()), 2),
-        ("internal-error", up, get("internal-error"), 1, internal_error(), 1),
-        ("slow-down", up, get("slow-down"), 4, slow_down(), 2),
-        ("denied", up, get("denied"), 1, access_denied(), 2),
+        ("slow", ToClient, middle("slow"), 1, throttle, 1),
+        ("closed", ToServer, get("closed"), 1, Action::Close, 1),
+        ("cut", ToClient, r#""title":"cut 35""#.to_owned(), 1, Action::Close, 2),
+        ("cut-between-lines", ToClient, middle("cut-between-lines"), 1, Action::Close, 2),
+        ("shorter", ToClient, length(whole.len()), 1, Action::Replace(shorter.into()), 2),
+        ("no-tag", ToClient, "etag: ".to_owned(), 1, Action::Replace("x-etag: ".into()), 2),
+        ("internal-error", ToServer, get("internal-error"), 1, internal_error(), 1),
+        ("slow-down", ToServer, get("slow-down"), 4, slow_down(), 2),
+        ("denied", ToServer, get("denied"), 1, access_denied(), 2),
     ]
 }
 
@@ -129,7 +132,7 @@ async fn a_truncated_body_without_a_content_length_is_detected() {
     let etag = event["etag"].as_str().unwrap();
     let half = ndjson(&movies("k")[..25]);
     let response = format!("HTTP/1.1 200 OK\r\nETag: {etag}\r\nConnection: close\r\n\r\n{half}");
-    let rule = proxy.on(Direction::ToServer, "GET /movies/k?", 1, Action::Respond(response.into()));
+    let rule = proxy.on(ToServer, "GET /movies/k?", 1, Action::Respond(response.into()));
     let ingest = service.notify(&event).await;
     rule.wait_for_matches(1).await;
     assert_eq!(
@@ -144,8 +147,7 @@ async fn a_changed_byte_is_detected_if_the_object_has_a_checksum() {
     let proxy = Proxy::start().await;
     let service = Service::builder().objects_through(&proxy).start().await;
     let changed = middle("changed").replace("Drama", "Opera");
-    let rule =
-        proxy.on(Direction::ToClient, &middle("changed"), 1, Action::Replace(changed.into()));
+    let rule = proxy.on(ToClient, &middle("changed"), 1, Action::Replace(changed.into()));
     let ingest = service.ingest("changed", ndjson(&movies("changed"))).await;
     rule.wait_for_matches(1).await;
     assert_eq!(
@@ -166,7 +168,7 @@ fn permanent_faults() -> Vec<PermanentFault> {
     vec![
         (
             "cut",
-            Direction::ToClient,
+            ToClient,
             middle("cut"),
             Action::Close,
             3,
@@ -175,24 +177,16 @@ fn permanent_faults() -> Vec<PermanentFault> {
         ),
         (
             "closed",
-            Direction::ToServer,
+            ToServer,
             get("closed"),
             Action::Close,
             3,
             unavailable,
             "the store did not answer",
         ),
-        (
-            "slow-down",
-            Direction::ToServer,
-            get("slow-down"),
-            slow_down(),
-            3,
-            unavailable,
-            "SlowDown",
-        ),
-        ("denied", Direction::ToServer, get("denied"), access_denied(), 2, refused, "AccessDenied"),
-        ("gone", Direction::ToServer, get("gone"), no_such_key(), 1, "object_gone", "NoSuchKey"),
+        ("slow-down", ToServer, get("slow-down"), slow_down(), 3, unavailable, "SlowDown"),
+        ("denied", ToServer, get("denied"), access_denied(), 2, refused, "AccessDenied"),
+        ("gone", ToServer, get("gone"), no_such_key(), 1, "object_gone", "NoSuchKey"),
     ]
 }
 
@@ -248,7 +242,7 @@ async fn a_throttling_bucket_is_retried_with_backoff_up_to_the_last_attempt() {
         .s3_config(|s3| s3.retry_config(RetryConfig::disabled()))
         .start()
         .await;
-    let rule = proxy.on(Direction::ToServer, "GET /movies/k?", ALWAYS, slow_down());
+    let rule = proxy.on(ToServer, "GET /movies/k?", ALWAYS, slow_down());
     put(&service, "k").await;
     let failed = service.notify(&event(&service, "k").await).await;
     assert_eq!((&failed["state"], &failed["attempts"]), (&json!("failed"), &json!(5)), "{failed}");
@@ -268,12 +262,11 @@ async fn a_request_to_a_silent_bucket_times_out_and_is_retried() {
     let service = Service::builder().objects_through(&proxy).start().await;
     let longer = ndjson(&movies("longer")).len();
     let length = |length: usize| format!("content-length: {length}\r\n");
-    let (up, down) = (Direction::ToServer, Direction::ToClient);
     let silences = [
         // The SDK retries within the attempt.
-        ("silent", up, "GET /movies/silent?".to_owned(), Action::Hold, 1),
-        ("stalled", down, middle("stalled"), Action::Hold, 2),
-        ("longer", down, length(longer), Action::Replace(length(longer + 1).into()), 2),
+        ("silent", ToServer, "GET /movies/silent?".to_owned(), Action::Hold, 1),
+        ("stalled", ToClient, middle("stalled"), Action::Hold, 2),
+        ("longer", ToClient, length(longer), Action::Replace(length(longer + 1).into()), 2),
     ];
     let (service, proxy) = (&service, &proxy);
     join_all(silences.map(async |(key, direction, pattern, action, attempts)| {

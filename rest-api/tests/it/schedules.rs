@@ -67,7 +67,7 @@ fn model(uploads: &[Upload]) -> Vec<Value> {
 enum Worker {
     Idle,
     Claimed(Claim),
-    /// Whether the movies are to be compared with the catalogue.
+    /// The flag: whether to compare the movies with the catalogue.
     Observed(Claim, Place, bool),
     Staged(Claim, Place, Box<Staging>),
 }
@@ -129,7 +129,7 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) -> Vec<i64> {
     deliveries.extend(uploads.iter().filter(|_| random.bool()));
     random.shuffle(&mut deliveries);
     let mut workers = [Worker::Idle, Worker::Idle, Worker::Idle];
-    let settled = |result: Result<bool, StoreError>| match result {
+    let has_stepped = |result: Result<bool, StoreError>| match result {
         Ok(has_stepped) => has_stepped,
         // Expected: another worker has claimed the ingest.
         Err(StoreError::LeaseLost) => true,
@@ -148,14 +148,14 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) -> Vec<i64> {
             _ => {
                 // A lease that expires at once lets another worker take over between two steps.
                 let lease = if random.bool() { Duration::ZERO } else { Duration::from_millis(10) };
-                settled(worker.step(store, uploads, lease, &mut ended).await);
+                has_stepped(worker.step(store, uploads, lease, &mut ended).await);
             }
         }
     }
     // The leases of dead workers expire.
     tokio::time::sleep(Duration::from_millis(12)).await;
     let [mut last, ..] = workers;
-    while settled(last.step(store, uploads, LEASE, &mut ended).await) {}
+    while has_stepped(last.step(store, uploads, LEASE, &mut ended).await) {}
     ended.sort_unstable();
     ended
 }
