@@ -23,10 +23,10 @@ const TOKEN: &str = "a-token-that-no-log-may-show";
 const NOTIFIED: &str = " notified the API ";
 
 /// Log messages of the service.
-const RECORDED: &str = " recorded ";
-const CLAIMED: &str = " claimed ";
-const ENDED: &str = " ended ";
-const RESPONDED: &str = " answered ";
+const RECORDED: &str = " ingest recorded ";
+const CLAIMED: &str = " ingest claimed ";
+const ENDED: &str = " ingest succeeded ";
+const RESPONDED: &str = " request served ";
 
 /// A running stack.
 struct Stack {

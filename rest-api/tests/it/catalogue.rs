@@ -1,4 +1,4 @@
-//! Queries, held against a truth that knows no SQL.
+//! Queries of the catalogue, compared with a model without SQL.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -6,10 +6,10 @@ use fastrand::Rng;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::service::{Service, without_id};
+use crate::support::{Service, movies::without_id};
 
-/// Titles and names that have tripped searches before.
-fn tricky() -> Vec<Value> {
+/// Returns movies whose titles and names are difficult to search for.
+fn unusual_movies() -> Vec<Value> {
     let movie = |title: &str, actor: &str| json!({ "title": title, "year": 1999, "cast": [actor, "Zoë Ångström"], "genres": ["Sci-Fi", "Film-Noir"] });
     vec![
         movie("100% Wolf", "O'Neil \"Quote\" D'Arc"),
@@ -25,11 +25,11 @@ fn tricky() -> Vec<Value> {
     ]
 }
 
-/// Files of movies: those of the folder that `MRU_TEST_DATA` names, or the sample that we ship.
+/// Returns the files in the directory `MRU_TEST_DATA`, or the sample of this repository.
 fn files() -> Vec<(String, Vec<u8>)> {
     let sample = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../local-stack/sample");
-    let folder = std::env::var_os("MRU_TEST_DATA").map_or(sample, PathBuf::from);
-    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let directory = std::env::var_os("MRU_TEST_DATA").map_or(sample, PathBuf::from);
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<PathBuf> =
         paths.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
     paths.sort();
@@ -38,7 +38,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
     paths.iter().map(|path| (name(path), std::fs::read(path).unwrap())).collect()
 }
 
-/// A movie as it should come back: no nulls, lists always there.
+/// Returns a movie as the API returns it: without nulls, and with both lists.
 fn normalised(movie: &Value) -> Value {
     let mut movie = movie.clone();
     let fields = movie.as_object_mut().unwrap();
@@ -53,38 +53,38 @@ fn identity(movie: &Value) -> String {
     json!([movie["title"], movie["year"], movie["href"]]).to_string()
 }
 
-/// A service that has taken the files, and what it should hold.
-async fn loaded() -> (Service, BTreeMap<String, Value>) {
+/// Starts a service and ingests the files. Returns it with the expected movies by identity.
+async fn start_with_files() -> (Service, BTreeMap<String, Value>) {
     let service = Service::start().await;
-    let mut truth = BTreeMap::new();
+    let mut expected_movies = BTreeMap::new();
     let mut files = files();
-    files.push(("tricky.json".to_owned(), json!(tricky()).to_string().into()));
+    files.push(("unusual.json".to_owned(), json!(unusual_movies()).to_string().into()));
     for (name, body) in files {
         let records: Vec<Value> = serde_json::from_slice(&body).unwrap();
         let distinct: std::collections::HashSet<String> = records.iter().map(identity).collect();
-        truth.extend(records.iter().map(|movie| (identity(movie), normalised(movie))));
+        expected_movies.extend(records.iter().map(|movie| (identity(movie), normalised(movie))));
         let ingest = service.ingest(&name, body).await;
         assert_eq!(ingest["state"], "succeeded", "{name}: {ingest}");
         let counts =
             ["inserted", "updated", "unchanged"].map(|count| ingest[count].as_u64().unwrap());
         assert_eq!(counts.iter().sum::<u64>(), distinct.len() as u64, "{name}: {ingest}");
     }
-    (service, truth)
+    (service, expected_movies)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_files_come_back_whole_and_every_query_tells_the_truth() {
-    let (service, truth) = loaded().await;
+async fn every_record_of_real_files_is_stored_and_random_queries_match_a_model() {
+    let (service, expected_movies) = start_with_files().await;
     let stored = service.movies("limit=1000").await;
     let by_identity: BTreeMap<String, Value> =
         stored.iter().map(|movie| (identity(movie), without_id(movie))).collect();
-    assert_eq!(stored.len(), truth.len());
-    assert!(by_identity == truth, "every field intact");
-    assert!(stored.is_sorted_by_key(|movie| movie["id"].as_i64()), "in the order of arrival");
+    assert_eq!(stored.len(), expected_movies.len());
+    assert!(by_identity == expected_movies, "a field differs");
+    assert!(stored.is_sorted_by_key(|movie| movie["id"].as_i64()), "not in the order of ids");
 
     let seed = std::env::var("MRU_TEST_SEED").map_or(20_261_121, |seed| seed.parse().unwrap());
     let mut random = Rng::with_seed(seed);
-    let mut found_something = 0;
+    let mut with_movies = 0;
     for _ in 0..600 {
         let filters = random_filters(&mut random, &stored);
         let sort = random.choice(["id", "title", "-title", "year", "-year"]).unwrap();
@@ -104,15 +104,15 @@ async fn real_files_come_back_whole_and_every_query_tells_the_truth() {
             found.len(),
             expected.len(),
         );
-        found_something += usize::from(!found.is_empty());
+        with_movies += usize::from(!found.is_empty());
     }
-    assert!(found_something > 200, "{found_something} of the queries found anything");
+    assert!(with_movies > 200, "only {with_movies} queries found a movie");
 }
 
-/// One to four filters, mostly parts of what there is, with the case changed.
+/// Returns one to four filters, mostly substrings of stored values in another case.
 fn random_filters(random: &mut Rng, movies: &[Value]) -> Vec<(&'static str, String)> {
     let mut filters = Vec::new();
-    // Mostly of one movie, so that there is something to find.
+    // Mostly of one movie, so that a movie matches.
     let mut movie = random.choice(movies).unwrap();
     for _ in 0..random.usize(1..=4) {
         if random.u8(..) < 40 {
@@ -123,10 +123,10 @@ fn random_filters(random: &mut Rng, movies: &[Value]) -> Vec<(&'static str, Stri
             random.choice(names).map_or("Nobody", |name| name.as_str().unwrap()).to_owned()
         };
         let (filter, value) = match random.u8(0..10) {
-            0..4 => ("title", part(random, movie["title"].as_str().unwrap())),
+            0..4 => ("title", substring(random, movie["title"].as_str().unwrap())),
             4..7 => {
                 let whole = name("cast", random);
-                ("actor", part(random, &whole))
+                ("actor", substring(random, &whole))
             }
             7 => ("genre", name("genres", random)),
             8 => ("year", movie["year"].to_string()),
@@ -149,7 +149,7 @@ fn random_filters(random: &mut Rng, movies: &[Value]) -> Vec<(&'static str, Stri
     filters
 }
 
-fn part(random: &mut Rng, text: &str) -> String {
+fn substring(random: &mut Rng, text: &str) -> String {
     let letters: Vec<char> = text.chars().collect();
     let start = random.usize(0..letters.len());
     let end = random.usize(start..letters.len()) + 1;
@@ -184,7 +184,7 @@ fn order(sort: &str, a: &Value, b: &Value) -> std::cmp::Ordering {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_any_size_give_each_movie_once() {
+async fn pages_of_any_size_contain_each_movie_once() {
     let service = Service::start().await;
     let movies: Vec<Value> = (0..750)
         .map(|n| json!({ "title": format!("Title {}", n % 40), "year": 1900 + n % 7, "href": n.to_string() }))
@@ -196,8 +196,8 @@ async fn pages_of_any_size_give_each_movie_once() {
         let mut expected = all.clone();
         expected.sort_by(|a, b| order(sort, a, b));
         for limit in [1, 7, 750, 1000] {
-            let walked = service.movies(&format!("sort={sort}&limit={limit}")).await;
-            assert!(walked == expected, "sort={sort}&limit={limit}: {} movies", walked.len());
+            let found = service.movies(&format!("sort={sort}&limit={limit}")).await;
+            assert!(found == expected, "sort={sort}&limit={limit}: {} movies", found.len());
         }
     }
     let filtered = service.movies("title=title+3&year=1901&limit=1").await;
@@ -211,7 +211,7 @@ async fn pages_of_any_size_give_each_movie_once() {
 }
 
 #[tokio::test]
-async fn a_page_of_enormous_movies_ends_early_and_links_to_the_rest() {
+async fn a_page_of_large_movies_is_shorter_and_links_to_the_next_page() {
     let service = Service::start().await;
     let movies: Vec<Value> = (0..24)
         .map(|n| json!({ "title": format!("{n}"), "year": 2000, "extract": "x".repeat(900_000) }))
@@ -224,9 +224,9 @@ async fn a_page_of_enormous_movies_ends_early_and_links_to_the_rest() {
 }
 
 #[tokio::test]
-async fn filters_are_read_as_the_contract_says() {
+async fn filters_match_as_documented() {
     let service = Service::start().await;
-    service.ingest("k", json!(tricky()).to_string()).await;
+    service.ingest("k", json!(unusual_movies()).to_string()).await;
     let titles = async |query: &str| -> Vec<String> {
         let movies = service.movies(query).await;
         movies.iter().map(|movie| movie["title"].as_str().unwrap().to_owned()).collect()
@@ -239,16 +239,16 @@ async fn filters_are_read_as_the_contract_says() {
     assert_eq!(titles("title=οδος").await, ["ΟΔΟΣ"]);
     assert_eq!(titles("title=οδοσ").await, ["ΟΔΟΣ"]);
     assert_eq!(titles("genre=SCI-FI&limit=1000").await.len(), 10);
-    assert_eq!(titles("genre=sci").await.len(), 0, "a genre is matched whole");
+    assert_eq!(titles("genre=sci").await.len(), 0, "a genre matches as a whole");
     assert_eq!(
         titles("title=1&title=w").await,
         ["100% Wolf"],
-        "a repeated filter is a further one"
+        "every filter of a repeated parameter must match"
     );
     assert_eq!(titles("year=1999&year=2000").await.len(), 0);
     assert_eq!(titles("title=&actor=&year=&genre=").await.len(), 10, "an empty value is no filter");
     assert_eq!(titles("year=99999999999").await.len(), 0);
     assert_eq!(titles("actor=quote\"+d'arc").await, ["100% Wolf"]);
-    assert_eq!(titles("actor=x%1Fzo").await.len(), 0, "no match across names");
+    assert_eq!(titles("actor=x%1Fzo").await.len(), 0, "no match across two names");
     assert_eq!(titles("title=%00").await.len(), 0);
 }

@@ -1,4 +1,4 @@
-//! The configuration, read through a lookup.
+//! The configuration: defaults, checks, and messages that name what is wrong.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ fn read(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::from_lookup(|name| variables.get(name).map(|value| (*value).to_owned()))
 }
 
-fn problem(changes: &[(&str, &str)]) -> String {
+fn error(changes: &[(&str, &str)]) -> String {
     read(changes).unwrap_err().to_string()
 }
 
@@ -35,33 +35,30 @@ fn the_defaults_are_safe() {
 }
 
 #[test]
-fn everything_that_is_missing_or_malformed_is_named_at_once() {
+fn all_missing_and_malformed_variables_are_named() {
     let nothing = Config::from_lookup(|_| None).unwrap_err().to_string();
     for (name, _) in COMPLETE {
         let named = |line: &str| line.starts_with(&format!("{name} is not set"));
         assert!(nothing.lines().any(named), "{name}: {nothing}");
     }
-    assert_eq!(problem(&[("MRU_DB_PASS", "")]), "MRU_DB_PASS is not set, nor is MRU_DB_SECRET_ARN");
+    assert_eq!(error(&[("MRU_DB_PASS", "")]), "MRU_DB_PASS is not set, nor is MRU_DB_SECRET_ARN");
     assert_eq!(
-        problem(&[("MRU_API_TOKEN_SECRET_ARN", "arn")]),
+        error(&[("MRU_API_TOKEN_SECRET_ARN", "arn")]),
         "MRU_API_TOKEN and MRU_API_TOKEN_SECRET_ARN are both set: choose one"
     );
-    assert_eq!(problem(&[("MRU_DB_HOST", "")]), "MRU_DB_HOST is not set");
-    assert_eq!(problem(&[("MRU_DB_PORT", "70000")]), "MRU_DB_PORT must be a port: 70000");
+    assert_eq!(error(&[("MRU_DB_HOST", "")]), "MRU_DB_HOST is not set");
+    assert_eq!(error(&[("MRU_DB_PORT", "70000")]), "MRU_DB_PORT must be a port: 70000");
+    assert_eq!(error(&[("MRU_LISTEN", "8080")]), "MRU_LISTEN must be an address and a port: 8080");
+    assert_eq!(error(&[("MRU_WORKERS", "-1")]), "MRU_WORKERS must be a number: -1");
     assert_eq!(
-        problem(&[("MRU_LISTEN", "8080")]),
-        "MRU_LISTEN must be an address and a port: 8080"
-    );
-    assert_eq!(problem(&[("MRU_WORKERS", "-1")]), "MRU_WORKERS must be a number: -1");
-    assert_eq!(
-        problem(&[("MRU_DB_TLS", "prefer")]),
+        error(&[("MRU_DB_TLS", "prefer")]),
         "MRU_DB_TLS must be verify-full or disable: prefer"
     );
-    assert_eq!(problem(&[("MRU_LOG_FORMAT", "xml")]), "MRU_LOG_FORMAT must be json or text: xml");
+    assert_eq!(error(&[("MRU_LOG_FORMAT", "xml")]), "MRU_LOG_FORMAT must be json or text: xml");
 }
 
 #[test]
-fn secrets_may_be_left_to_secrets_manager() {
+fn secrets_can_be_read_from_secrets_manager() {
     let managed = [
         ("MRU_DB_PASS", ""),
         ("MRU_DB_USER", ""),
@@ -77,7 +74,7 @@ fn secrets_may_be_left_to_secrets_manager() {
 }
 
 #[test]
-fn a_topic_for_results_is_a_standard_one_of_our_region() {
+fn the_topic_for_results_is_a_standard_topic_of_the_configured_region() {
     const NAME: &str = "MRU_RESULTS_TOPIC_ARN";
     assert_eq!(read(&[]).unwrap().results_topic_arn, None);
     let arn = "arn:aws:sns:eu-west-1:111122223333:movies-r-us-results";
@@ -85,17 +82,17 @@ fn a_topic_for_results_is_a_standard_one_of_our_region() {
     for wrong in
         ["movies-r-us-results", "arn:aws:sqs:eu-west-1:1:a", "arn:aws:sns:eu-west-1:1:a.fifo"]
     {
-        let told = problem(&[(NAME, wrong)]);
-        assert!(told.starts_with("MRU_RESULTS_TOPIC_ARN must be arn:aws:sns:"), "{told}");
+        let message = error(&[(NAME, wrong)]);
+        assert!(message.starts_with("MRU_RESULTS_TOPIC_ARN must be arn:aws:sns:"), "{message}");
     }
     assert_eq!(
-        problem(&[(NAME, "arn:aws:sns:us-east-1:1:a")]),
+        error(&[(NAME, "arn:aws:sns:us-east-1:1:a")]),
         "MRU_RESULTS_TOPIC_ARN is in us-east-1, but AWS_REGION is eu-west-1: arn:aws:sns:us-east-1:1:a"
     );
 }
 
 #[test]
-fn tls_goes_off_only_on_this_machine() {
+fn tls_can_be_disabled_only_for_a_database_on_this_machine() {
     for host in ["127.0.0.1", "::1", "localhost", "/run/postgresql"] {
         assert!(read(&[("MRU_DB_TLS", "disable"), ("MRU_DB_HOST", host)]).is_ok(), "{host}");
     }
@@ -105,12 +102,12 @@ fn tls_goes_off_only_on_this_machine() {
         ("MRU_DB_READ_HOST", "reader"),
     ] {
         let local = [("MRU_DB_HOST", "localhost"), ("MRU_DB_TLS", "disable"), (name, host)];
-        assert!(problem(&local).contains(host));
+        assert!(error(&local).contains(host));
     }
 }
 
 #[test]
-fn secrets_do_not_print() {
+fn secrets_are_not_in_debug_output() {
     let printed = format!("{:?}", read(&[]).unwrap());
     assert!(!printed.contains("pass-word") && !printed.contains("to-ken"), "{printed}");
 }

@@ -1,18 +1,18 @@
-//! The files that fuzzing started from and came to, once more: what must hold of every file holds
-//! of them. `fuzz/README.md` says how to look for others.
+//! The fuzzer's oracle accepts every file of the fuzzing corpus. `fuzz/README.md` says how to extend
+//! the corpus.
 
 #[path = "../../../fuzz/oracle.rs"]
 mod oracle;
 
 use std::path::Path;
 
-use crate::files::{bad_files, good_files};
+use crate::support::files::{invalid_files, valid_files};
 
 #[test]
-fn what_must_hold_of_every_file_holds_of_the_corpus() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
+fn the_oracle_accepts_every_file_of_the_corpus() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
     let mut files = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(directory).unwrap() {
         oracle::check(&std::fs::read(entry.unwrap().path()).unwrap(), true);
         files += 1;
     }
@@ -20,11 +20,11 @@ fn what_must_hold_of_every_file_holds_of_the_corpus() {
 }
 
 #[test]
-fn what_must_hold_of_every_file_holds_of_every_form() {
-    for (_, file, _) in good_files() {
+fn the_oracle_accepts_every_kind_of_test_file() {
+    for (_, file, _) in valid_files() {
         oracle::check(&file, true);
     }
-    for (_, file, _) in bad_files().iter().filter(|(_, file, _)| file.len() < 100 << 10) {
+    for (_, file, _) in invalid_files().iter().filter(|(_, file, _)| file.len() < 100 << 10) {
         oracle::check(file, true);
     }
 }

@@ -1,4 +1,4 @@
-//! What the deployment files say must be what the programs read.
+//! The deployment files set the variables that the programs read, and the health check works.
 
 use std::{
     cell::RefCell,
@@ -7,39 +7,41 @@ use std::{
 };
 
 use reqwest::StatusCode;
-use tokio::process::Command;
 
-use crate::service::Service;
+use crate::support::{
+    Service,
+    process::{Output, program},
+};
 
-/// What the chart leaves to its default, and why.
-const CHART_LEAVES: [&str; 0] = [];
+/// Variables that the chart does not set, and why.
+const UNSET_IN_CHART: [&str; 0] = [];
 
-/// What terraform leaves to its default, and why.
-const TERRAFORM_LEAVES: [&str; 2] = [
-    "MRU_API_TOKEN", // it would be in terraform's state; the name of a secret is set instead
-    "MRU_LOG",       // info is right
+/// Variables that Terraform does not set, and why.
+const UNSET_IN_TERRAFORM: [&str; 2] = [
+    "MRU_API_TOKEN", // it would be in the state of Terraform, which sets the name of a secret instead
+    "MRU_LOG",       // the default, info, is right
 ];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every name that `read` asks its lookup for, whether it finds something or not.
-fn asked(read: impl Fn(&dyn Fn(&str) -> Option<String>)) -> BTreeSet<String> {
+/// Returns every name that `read` looks up, when all variables are set and when none is.
+fn looked_up(read: impl Fn(&dyn Fn(&str) -> Option<String>)) -> BTreeSet<String> {
     let names = RefCell::new(BTreeSet::new());
-    for found in [None, Some("http://localhost/1".to_owned())] {
+    for value in [None, Some("http://localhost/1".to_owned())] {
         read(&|name| {
             names.borrow_mut().insert(name.to_owned());
-            found.clone()
+            value.clone()
         });
     }
     names.into_inner()
 }
 
-/// Every variable that the files of `folder` name outside of comments.
-fn named(folder: &str) -> BTreeSet<String> {
+/// Returns every variable in the files of `directory`, outside comments.
+fn variables_in(directory: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for entry in std::fs::read_dir(repository().join(folder)).unwrap() {
+    for entry in std::fs::read_dir(repository().join(directory)).unwrap() {
         let path = entry.unwrap().path();
         if !path.is_file() {
             continue;
@@ -55,44 +57,40 @@ fn named(folder: &str) -> BTreeSet<String> {
     names
 }
 
-fn without(names: &BTreeSet<String>, left: &[&str]) -> BTreeSet<String> {
-    names.iter().filter(|name| !left.contains(&name.as_str())).cloned().collect()
+fn without(names: &BTreeSet<String>, omitted: &[&str]) -> BTreeSet<String> {
+    names.iter().filter(|name| !omitted.contains(&name.as_str())).cloned().collect()
 }
 
 #[test]
-fn the_chart_sets_every_variable_that_the_service_reads_and_no_other() {
-    let read = asked(|lookup| drop(rest_api::config::Config::from_lookup(lookup)));
+fn the_chart_sets_exactly_the_variables_that_the_service_reads() {
+    let read = looked_up(|lookup| drop(rest_api::config::Config::from_lookup(lookup)));
     assert!(read.len() > 10, "{read:?}");
-    assert_eq!(named("helm/movies-r-us/templates"), without(&read, &CHART_LEAVES));
+    assert_eq!(variables_in("helm/movies-r-us/templates"), without(&read, &UNSET_IN_CHART));
 }
 
 #[test]
-fn terraform_sets_every_variable_that_the_function_reads_and_no_other() {
-    let read = asked(|lookup| drop(ingest_lambda::Config::from_lookup(lookup)));
-    let set = named("infrastructure/3-s3-lambda");
-    // AWS itself sets the region.
-    assert_eq!(without(&set, &["AWS_REGION"]), without(&read, &TERRAFORM_LEAVES));
+fn terraform_sets_exactly_the_variables_that_the_lambda_reads() {
+    let read = looked_up(|lookup| drop(ingest_lambda::Config::from_lookup(lookup)));
+    let set = variables_in("infrastructure/3-s3-lambda");
+    // AWS Lambda sets the region.
+    assert_eq!(without(&set, &["AWS_REGION"]), without(&read, &UNSET_IN_TERRAFORM));
 }
 
 #[tokio::test]
-async fn the_health_check_says_what_a_container_needs_to_know() {
+async fn the_health_check_succeeds_or_says_what_failed() {
     let service = Service::start().await;
-    let ask = async |arguments: &[&str], listen: &str| {
-        let program = Command::new(env!("CARGO_BIN_EXE_rest-api"))
-            .arg("healthcheck")
-            .args(arguments)
-            .env("MRU_LISTEN", listen)
-            .output()
-            .await
-            .unwrap();
-        (program.status.success(), String::from_utf8(program.stderr).unwrap())
+    let check = async |arguments: &[&str], listen: &str| {
+        let mut program = program("healthcheck");
+        program.env("MRU_LISTEN", listen);
+        let output = Output::of(program, arguments).await;
+        (output.status == 0, output.stderr)
     };
     let listen = format!("0.0.0.0:{}", service.address.port());
-    assert_eq!(ask(&[], &listen).await, (true, String::new()));
+    assert_eq!(check(&[], &listen).await, (true, String::new()));
     let ready = service.url("/readyz");
-    assert_eq!(ask(&["--url", &ready], "").await, (true, String::new()));
-    let (healthy, told) = ask(&["--url", &service.url("/nowhere")], "").await;
-    assert!(!healthy && told.contains(StatusCode::NOT_FOUND.as_str()), "{told}");
-    let (healthy, told) = ask(&[], "127.0.0.1:1").await;
-    assert!(!healthy && told.contains("127.0.0.1:1"), "{told}");
+    assert_eq!(check(&["--url", &ready], "").await, (true, String::new()));
+    let (healthy, stderr) = check(&["--url", &service.url("/nowhere")], "").await;
+    assert!(!healthy && stderr.contains(StatusCode::NOT_FOUND.as_str()), "{stderr}");
+    let (healthy, stderr) = check(&[], "127.0.0.1:1").await;
+    assert!(!healthy && stderr.contains("127.0.0.1:1"), "{stderr}");
 }

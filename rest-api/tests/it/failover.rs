@@ -1,7 +1,8 @@
-//! The database goes away in every way it can, and comes back, while the service is at work.
+//! Outages of the database under load.
 //!
-//! All the while clients query and files arrive, told of by the Lambda's own client, which repeats
-//! what was not accepted. The Postgres is the test's own; the service reaches it through a proxy.
+//! Clients query and upload files during each outage. The client of the Lambda sends the
+//! notifications, and is called again until it succeeds. The Postgres belongs to this test; the
+//! service reaches it through a proxy.
 
 use std::{
     path::PathBuf,
@@ -24,72 +25,79 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{
-    proxy::{Act, Proxy, Upstream, Way},
-    service::{Answer, BUCKET, Service, TOKEN, no_secrets},
+use crate::support::{
+    Response, Service, TOKEN,
+    builder::no_secrets,
+    function::function,
+    ledger::parse,
+    notification,
+    postgres::migrate,
+    proxy::{Action, Direction, Proxy, Upstream},
 };
 
-/// What the issue asks for.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-const RECOVERED_WITHIN: Duration = Duration::from_secs(10);
+/// The longest time until a response.
+const MAX_RESPONSE_TIME: Duration = Duration::from_secs(5);
 
-/// What clients ask for.
+/// The longest time from the end of an outage until everything works.
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(10);
+
+/// What the clients request.
 const QUERIES: [&str; 4] =
     ["/movies?title=movie&sort=-year", "/movies/1", "/ingests?limit=20", "/ingests/1"];
 
-/// An outage.
 #[derive(Clone, Copy, Debug)]
 enum Outage {
-    /// Postgres stands still with all its connections, and goes on.
+    /// Postgres and all its connections freeze, and continue.
     Frozen,
-    /// It stands still, and then another one takes its place: the connections lead nowhere.
+    /// Postgres freezes, and another one replaces it: all connections are lost.
     Lost,
-    /// Nobody listens.
+    /// Connections are refused.
     Refused,
-    /// Connections break, once.
+    /// All connections are reset once.
     Reset,
-    /// It stops, comes back as a replica that takes no writes, and is promoted.
+    /// Postgres restarts as a standby, which is read-only, and is promoted.
     Demoted,
 }
 
 const OUTAGES: [Outage; 5] =
     [Outage::Frozen, Outage::Lost, Outage::Refused, Outage::Reset, Outage::Demoted];
 
-/// An answer to a query.
-struct Answered {
-    at: Instant,
+/// The response to a query.
+struct Observation {
+    sent_at: Instant,
     took: Duration,
     status: StatusCode,
-    retry_after: bool,
+    has_retry_after: bool,
 }
 
-/// What clients have seen so far.
+/// What the clients have observed so far.
 #[derive(Default)]
 struct Log {
-    answers: Mutex<Vec<Answered>>,
+    observations: Mutex<Vec<Observation>>,
     /// The keys whose notifications were accepted.
     accepted: Mutex<Vec<String>>,
     stop: AtomicBool,
 }
 
 impl Log {
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 }
 
-/// The Postgres, which outlives restarts, and its folder.
+/// The Postgres, which can be restarted, and its directory.
 struct Server {
-    /// None only in the middle of a restart.
+    /// `None` only during a restart.
     postgres: Option<Postgres>,
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Server {
     async fn start() -> Self {
-        let folder = std::env::temp_dir().join(format!("mru-test-failover-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut server = Self { postgres: None, folder };
+        let directory =
+            std::env::temp_dir().join(format!("mru-test-failover-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut server = Self { postgres: None, directory };
         server.restart().await;
         server
     }
@@ -98,10 +106,10 @@ impl Server {
         if let Some(postgres) = self.postgres.take() {
             postgres.stop().await;
         }
-        // The machine does not fail here, and flushing to its disk would take most of the time.
+        // Flushing to disk would take most of the time, and the machine does not fail in this test.
         let settings = ["fsync=off", "shared_buffers=32MB", "max_connections=100"];
         let settings = settings.map(str::to_owned);
-        let data = self.folder.join("data");
+        let data = self.directory.join("data");
         let started = Postgres::start_with(&data, Purpose::Keep, 5432, &settings).await;
         self.postgres = Some(started.unwrap());
     }
@@ -121,13 +129,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
 impl Outage {
-    /// Goes through the outage; returns the moment from which Postgres answers again.
-    async fn happen(self, server: &mut Server, proxy: &mut Proxy) -> Instant {
+    /// Causes the outage and ends it. Returns when Postgres was available again.
+    async fn cause(self, server: &mut Server, proxy: &mut Proxy) -> Instant {
         match self {
             Self::Frozen | Self::Lost => {
                 proxy.freeze();
@@ -145,7 +153,7 @@ impl Outage {
             }
             Self::Reset => proxy.reset(),
             Self::Demoted => {
-                let signal = server.folder.join("data/standby.signal");
+                let signal = server.directory.join("data/standby.signal");
                 std::fs::write(&signal, "").unwrap();
                 restrict_to_postgres(&signal).unwrap();
                 server.restart().await;
@@ -165,59 +173,59 @@ fn movie(title: &str) -> Value {
 }
 
 async fn query(service: &Service, log: &Log, path: &str) {
-    while !log.stopped() {
-        let at = Instant::now();
-        let answer = service.get(path).await;
-        let retry_after = answer.header("retry-after").parse::<u64>().is_ok();
-        let answered = Answered { at, took: at.elapsed(), status: answer.status, retry_after };
-        log.answers.lock().unwrap().push(answered);
+    while !log.is_stopped() {
+        let sent_at = Instant::now();
+        let response = service.get(path).await;
+        let (took, status) = (sent_at.elapsed(), response.status);
+        let has_retry_after = response.header("retry-after").parse::<u64>().is_ok();
+        let observation = Observation { sent_at, took, status, has_retry_after };
+        log.observations.lock().unwrap().push(observation);
         sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Puts a file with one movie into the bucket, and tells of it until that is accepted.
+/// Puts a file with one movie into the bucket, and notifies until the notification is accepted.
 async fn upload(service: &Service, lambda: &ApiClient, key: &str) {
     service.put(key, movie(key).to_string()).await;
-    let notification = json!({ "bucket": BUCKET, "key": key }).to_string();
-    let notification = schema::parse(notification.as_bytes()).unwrap();
+    let notification = parse(&notification::bare(key));
     while lambda.notify(&notification, "drill", &TraceParent::random()).await.is_err() {
         sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Uploads one file after another, each when the one before it is in the catalogue.
-async fn upload_on(service: &Service, lambda: &ApiClient, log: &Log, uploader: usize) {
+/// Uploads files, each as soon as the previous one is in the catalogue.
+async fn upload_repeatedly(service: &Service, lambda: &ApiClient, log: &Log, uploader: usize) {
     for number in 0.. {
-        if log.stopped() {
+        if log.is_stopped() {
             return;
         }
         let key = format!("{uploader}-{number}");
         upload(service, lambda, &key).await;
-        while !log.stopped() && !succeeded(service, &key).await {
+        while !log.is_stopped() && !has_succeeded(service, &key).await {
             sleep(Duration::from_millis(100)).await;
         }
         log.accepted.lock().unwrap().push(key);
     }
 }
 
-/// Whether the file is in the catalogue, as far as the service can tell now.
-async fn succeeded(service: &Service, key: &str) -> bool {
-    let answer = service.get(&format!("/ingests?state=succeeded&key={key}")).await;
-    ok(&answer) && answer.json()[0].is_object()
+/// Returns whether the ingest has succeeded, and the service can say so now.
+async fn has_succeeded(service: &Service, key: &str) -> bool {
+    let response = service.get(&format!("/ingests?state=succeeded&key={key}")).await;
+    is_ok(&response) && response.json()[0].is_object()
 }
 
-/// How many of the ingests that were received before `id` have not ended.
-async fn open_before(sql: &tokio_postgres::Client, id: i64) -> i64 {
+/// Returns how many ingests up to `id` have not ended.
+async fn count_open(sql: &tokio_postgres::Client, id: i64) -> i64 {
     let open = "select count(*) from ingests where id <= $1 and finished_at is null";
     sql.query_one(open, &[&id]).await.unwrap().get(0)
 }
 
-/// All that is drilled.
+/// The service, and the servers whose outages are tested.
 struct Drill {
     server: Server,
-    /// Before the database.
+    /// In front of the database.
     proxy: Proxy,
-    /// Before the bucket.
+    /// In front of the bucket.
     bucket: Proxy,
     service: Arc<Service>,
     lambda: Arc<ApiClient>,
@@ -229,31 +237,27 @@ impl Drill {
         let server = Server::start().await;
         server.postgres().create_database("drill").await.unwrap();
         let database = server.postgres().database("drill");
-        rest_api::store::migrate(&database, &no_secrets()).await.unwrap();
+        migrate(&database).await.unwrap();
         let (proxy, bucket) = (Proxy::to(server.upstream()).await, Proxy::start().await);
         let (host, port) = (proxy.address.ip().to_string(), proxy.address.port());
-        let endpoint = format!("http://{}", bucket.address);
-        let service = Service::start_with_reading(
-            |config| {
+        let service = Service::builder()
+            .config(|config| {
                 config.database = Database { host, port, ..database };
                 // As in production.
                 config.retry = Retry::default();
                 config.lease = Duration::from_secs(15);
-            },
-            |s3| s3.config().to_builder().endpoint_url(endpoint).build(),
-        )
-        .await;
-        bucket.lead_to(Upstream::Tcp(service.s3_address));
+            })
+            .objects_through(&bucket)
+            .start()
+            .await;
         let token = Token::Fixed(Secret::new(TOKEN));
-        let api_url = service.url("/notify").parse().unwrap();
-        let config = ingest_lambda::Config { api_url, token, log_filter: String::new() };
-        let lambda = Arc::new(ApiClient::new(&config, no_secrets()).await.unwrap());
+        let lambda = Arc::new(function(&service, token, no_secrets()).await);
         service.ingest("first", movie("first").to_string()).await;
         Self { server, proxy, bucket, service: Arc::new(service), lambda, log: Arc::default() }
     }
 
-    /// Clients that ask and upload until the log's `stop`.
-    fn clients(&self) -> JoinSet<()> {
+    /// Starts clients that query and upload until `log.stop`.
+    fn start_clients(&self) -> JoinSet<()> {
         let mut clients = JoinSet::new();
         for path in QUERIES {
             let (service, log) = (Arc::clone(&self.service), Arc::clone(&self.log));
@@ -262,24 +266,26 @@ impl Drill {
         for uploader in 0..2 {
             let (service, log) = (Arc::clone(&self.service), Arc::clone(&self.log));
             let lambda = Arc::clone(&self.lambda);
-            clients.spawn(async move { upload_on(&service, &lambda, &log, uploader).await });
+            clients
+                .spawn(async move { upload_repeatedly(&service, &lambda, &log, uploader).await });
         }
         clients
     }
 
-    /// Goes through an outage, with a file half read when it begins. Returns the moment from which
-    /// Postgres answered again, and how long it took from there until all was well: queries,
-    /// writes, a new file, and all the files from before.
+    /// Causes an outage while a file is being read. Returns when Postgres was available again, and
+    /// how long it took from then until everything worked: queries, writes, a new file, and the
+    /// ingests from before.
     async fn go_through(&mut self, outage: Outage) -> (Instant, Duration) {
         let key = format!("half-read-in-{outage:?}");
-        let half_read = self.bucket.on(Way::Down, &format!("movie {key}"), 1, Act::Hold);
+        let half_read =
+            self.bucket.on(Direction::ToClient, &format!("movie {key}"), 1, Action::Hold);
         upload(&self.service, &self.lambda, &key).await;
-        half_read.passed(1).await;
+        half_read.wait_for_matches(1).await;
         tokio::spawn(async move {
             sleep(Duration::from_millis(500)).await;
             half_read.release();
         });
-        let answering = outage.happen(&mut self.server, &mut self.proxy).await;
+        let available = outage.cause(&mut self.server, &mut self.proxy).await;
 
         let sql = self.server.sql().await;
         let last = "select coalesce(max(id), 0) from ingests";
@@ -287,22 +293,22 @@ impl Drill {
         let key = format!("after-{outage:?}");
         upload(&self.service, &self.lambda, &key).await;
         while self.write(outage).await != StatusCode::CREATED
-            || !join_all(QUERIES.map(|path| self.service.get(path))).await.iter().all(ok)
-            || open_before(&sql, last).await > 0
-            || !succeeded(&self.service, &key).await
+            || !join_all(QUERIES.map(|path| self.service.get(path))).await.iter().all(is_ok)
+            || count_open(&sql, last).await > 0
+            || !has_succeeded(&self.service, &key).await
         {
-            assert!(answering.elapsed() < Duration::from_secs(120), "{outage:?}: no recovery");
+            assert!(available.elapsed() < Duration::from_secs(120), "{outage:?}: no recovery");
             sleep(Duration::from_millis(20)).await;
         }
-        (answering, answering.elapsed())
+        (available, available.elapsed())
     }
 
-    /// No connection that the outage has spoilt is left.
-    async fn all_is_well(&self, outage: Outage) {
+    /// Checks that no broken connection is left.
+    async fn check_all_connections(&self, outage: Outage) {
         join_all(QUERIES.map(async |path| {
             for number in 0..50 {
-                let answer = self.service.get(path).await;
-                assert!(ok(&answer), "{outage:?}, {path} {number}: {}", answer.text);
+                let response = self.service.get(path).await;
+                assert!(is_ok(&response), "{outage:?}, {path} {number}: {}", response.text);
             }
         }))
         .await;
@@ -317,56 +323,56 @@ impl Drill {
     }
 }
 
-fn ok(answer: &Answer) -> bool {
-    answer.status == StatusCode::OK
+fn is_ok(response: &Response) -> bool {
+    response.status == StatusCode::OK
 }
 
-/// Says what clients have seen since `start`, and checks it.
-fn check(outage: Outage, log: &Log, start: Instant, answering: Instant, recovered: Duration) {
-    let answers = log.answers.lock().unwrap();
-    let answers = || answers.iter().filter(|answer| answer.at >= start);
-    let refused = || answers().filter(|answer| answer.status != StatusCode::OK);
-    let slowest = answers().map(|answer| answer.took).max().unwrap_or_default();
-    let last = refused().map(|answer| answer.at + answer.took).max();
-    let last = last.map_or(Duration::ZERO, |last| last.saturating_duration_since(answering));
+/// Prints and checks what the clients have observed since `start`.
+fn check(outage: Outage, log: &Log, start: Instant, available: Instant, recovered: Duration) {
+    let observations = log.observations.lock().unwrap();
+    let observations = || observations.iter().filter(|observation| observation.sent_at >= start);
+    let errors = || observations().filter(|observation| observation.status != StatusCode::OK);
+    let slowest = observations().map(|observation| observation.took).max().unwrap_or_default();
+    let last = errors().map(|observation| observation.sent_at + observation.took).max();
+    let last = last.map_or(Duration::ZERO, |last| last.saturating_duration_since(available));
     eprintln!(
         "{outage:?}: {} queries, {} of them 503, all within {slowest:.1?}; the last 503 {last:.1?} \
-         after Postgres answered again, all well after {recovered:.1?}",
-        answers().count(),
-        refused().count(),
+         after Postgres was available again, everything recovered after {recovered:.1?}",
+        observations().count(),
+        errors().count(),
     );
-    for answer in refused() {
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{outage:?}");
-        assert!(answer.retry_after, "{outage:?}: without Retry-After");
+    for error in errors() {
+        assert_eq!(error.status, StatusCode::SERVICE_UNAVAILABLE, "{outage:?}");
+        assert!(error.has_retry_after, "{outage:?}: no Retry-After");
     }
-    assert!(slowest <= ANSWERED_WITHIN, "{outage:?}: an answer after {slowest:?}");
-    assert!(last.max(recovered) <= RECOVERED_WITHIN, "{outage:?}: {last:?}, {recovered:?}");
+    assert!(slowest <= MAX_RESPONSE_TIME, "{outage:?}: a response took {slowest:?}");
+    assert!(last.max(recovered) <= MAX_RECOVERY_TIME, "{outage:?}: {last:?}, {recovered:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_service_lives_through_every_outage_of_its_database() {
+async fn the_service_recovers_from_every_outage_of_its_database() {
     let mut drill = Drill::start().await;
-    let mut clients = drill.clients();
+    let mut clients = drill.start_clients();
     for outage in OUTAGES {
         sleep(Duration::from_secs(1)).await;
         let start = Instant::now();
-        let (answering, recovered) = drill.go_through(outage).await;
-        drill.all_is_well(outage).await;
-        check(outage, &drill.log, start, answering, recovered);
+        let (available, recovered) = drill.go_through(outage).await;
+        drill.check_all_connections(outage).await;
+        check(outage, &drill.log, start, available, recovered);
     }
     drill.log.stop.store(true, Ordering::Relaxed);
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    every_accepted_file_is_there(&drill.server, &drill.log).await;
+    check_accepted_files(&drill.server, &drill.log).await;
     if let Some(postgres) = drill.server.postgres.take() {
         postgres.stop().await;
     }
 }
 
-async fn every_accepted_file_is_there(server: &Server, log: &Log) {
+async fn check_accepted_files(server: &Server, log: &Log) {
     let sql = server.sql().await;
-    while open_before(&sql, i64::MAX).await > 0 {
+    while count_open(&sql, i64::MAX).await > 0 {
         sleep(Duration::from_millis(50)).await;
     }
     let accepted = std::mem::take(&mut *log.accepted.lock().unwrap());
@@ -380,5 +386,8 @@ async fn every_accepted_file_is_there(server: &Server, log: &Log) {
     let attempts = "select sum(attempts)::bigint, max(attempts) from ingests";
     let attempts = sql.query_one(attempts, &[]).await.unwrap();
     let (sum, most): (i64, i32) = (attempts.get(0), attempts.get(1));
-    eprintln!("{} files accepted, all there, in {sum} attempts, {most} at most", accepted.len());
+    eprintln!(
+        "{} files accepted, all ingested, in {sum} attempts, at most {most} each",
+        accepted.len()
+    );
 }

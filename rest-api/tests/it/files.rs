@@ -1,56 +1,18 @@
-//! What becomes of files: of every good form, and of every bad one.
+//! Valid files in every form are ingested. Invalid files are rejected with their violations.
 
-use std::io::Write;
-
-use flate2::{Compression, write::GzEncoder};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::service::{BUCKET, Service, without_id};
-
-pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn movie(title: &str) -> Value {
-    json!({ "title": title, "year": 1999, "cast": ["Ann Actor"], "genres": ["Drama"] })
-}
-
-/// A good file: its name, its bytes, and how many movies it holds, of "A" and "B".
-type Good = (&'static str, Vec<u8>, i64);
-
-pub(crate) fn good_files() -> Vec<Good> {
-    let (a, b) = (movie("A"), movie("B"));
-    let pretty = serde_json::to_string_pretty(&json!([a, b])).unwrap();
-    let lines = format!("{a}\n{b}\n");
-    let single = serde_json::to_string_pretty(&a).unwrap();
-    let bom = |text: &str| format!("\u{feff}{text}").into_bytes();
-    vec![
-        ("array", pretty.clone().into(), 2),
-        ("lines", lines.clone().into(), 2),
-        ("lines-crlf", lines.replace('\n', "\r\n").into(), 2),
-        ("lines-no-end", format!("{a}\n\n{b}").into(), 2),
-        ("single", single.clone().into(), 1),
-        ("empty-array", " [ ] \n".into(), 0),
-        ("bom-array", bom(&pretty), 2),
-        ("bom-lines", bom(&lines), 2),
-        ("array.gz", gzip(pretty.as_bytes()), 2),
-        ("lines.gz", gzip(lines.as_bytes()), 2),
-        ("single.gz", gzip(single.as_bytes()), 1),
-        (
-            "two-members.gz",
-            [gzip(format!("{a}\n").as_bytes()), gzip(b.to_string().as_bytes())].concat(),
-            2,
-        ),
-    ]
-}
+use crate::support::{
+    BUCKET, Service,
+    files::{gzip, invalid_files, movie, valid_files},
+    notification,
+};
 
 #[tokio::test]
-async fn every_form_of_a_good_file_is_taken() {
+async fn a_valid_file_is_ingested_in_every_form() {
     let service = Service::start().await;
-    for (key, body, count) in good_files() {
+    for (key, body, count) in valid_files() {
         let ingest = service.ingest(key, body).await;
         assert_eq!(ingest["state"], "succeeded", "{key}: {ingest}");
         let total: i64 =
@@ -58,30 +20,27 @@ async fn every_form_of_a_good_file_is_taken() {
         assert_eq!(total, count, "{key}: {ingest}");
         assert_eq!(ingest["violations"], json!([]), "{key}");
     }
-    let movies: Vec<Value> = service.movies("").await.iter().map(without_id).collect();
+    let movies = service.movies_without_ids("").await;
     assert_eq!(movies, [movie("A"), movie("B")]);
 }
 
 #[tokio::test]
-async fn content_encoding_gzip_is_undone() {
+async fn an_object_with_content_encoding_gzip_is_decompressed() {
     let service = Service::start().await;
     let put = service.s3.put_object().bucket(BUCKET).key("k").content_encoding("gzip");
     put.body(gzip(movie("A").to_string().as_bytes()).into()).send().await.unwrap();
-    assert_eq!(
-        service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await["state"],
-        "succeeded"
-    );
+    assert_eq!(service.notify(&notification::bare("k")).await["state"], "succeeded");
     for (encoding, body) in [("gzip", b"[]".to_vec()), ("br", b"[]".to_vec())] {
         let key = format!("not-{encoding}");
         let put = service.s3.put_object().bucket(BUCKET).key(&key).content_encoding(encoding);
         put.body(body.into()).send().await.unwrap();
-        let ingest = service.notify(&json!({ "bucket": BUCKET, "key": key })).await;
+        let ingest = service.notify(&notification::bare(&key)).await;
         assert_eq!(ingest["state"], "rejected", "{encoding}");
     }
 }
 
 #[tokio::test]
-async fn null_is_as_good_as_absent_and_every_field_comes_back() {
+async fn every_field_is_returned_and_null_means_absent() {
     let service = Service::start().await;
     let full = json!({
         "title": "Full \"quoted\" \\ Ünïcode 映画 🎬", "year": 2001, "cast": ["A\tB", "Ça"],
@@ -91,7 +50,7 @@ async fn null_is_as_good_as_absent_and_every_field_comes_back() {
     let sparse = json!({ "title": "Sparse", "year": 2002, "href": null, "extract": null, "thumbnail_width": null });
     let ingest = service.ingest("k", json!([full, sparse]).to_string()).await;
     assert_eq!(ingest["state"], "succeeded", "{ingest}");
-    let movies: Vec<Value> = service.movies("").await.iter().map(without_id).collect();
+    let movies = service.movies_without_ids("").await;
     assert_eq!(
         movies,
         [full, json!({ "title": "Sparse", "year": 2002, "cast": [], "genres": [] })]
@@ -99,20 +58,20 @@ async fn null_is_as_good_as_absent_and_every_field_comes_back() {
 }
 
 #[tokio::test]
-async fn within_one_file_the_later_record_wins() {
+async fn the_last_record_of_a_movie_in_a_file_wins() {
     let service = Service::start().await;
     let mut later = movie("A");
     later["cast"] = json!(["Someone Else"]);
     let mut other = movie("A");
     other["href"] = json!("A_(other)");
     let ingest = service.ingest("k", json!([movie("A"), other, later]).to_string()).await;
-    assert_eq!(ingest["inserted"], 2, "a href makes it another movie");
-    let movies: Vec<Value> = service.movies("").await.iter().map(without_id).collect();
+    assert_eq!(ingest["inserted"], 2, "another href is another movie");
+    let movies = service.movies_without_ids("").await;
     assert_eq!(movies, [other, later]);
 }
 
 #[tokio::test]
-async fn one_movie_many_times_over_is_merged_in_linear_time() {
+async fn a_movie_repeated_many_times_is_merged_in_linear_time() {
     let service = Service::start().await;
     let mut lines: Vec<String> = (0..60_000)
         .map(|n| json!({ "title": "A", "year": 1999, "extract": format!("{n}") }).to_string())
@@ -127,113 +86,10 @@ async fn one_movie_many_times_over_is_merged_in_linear_time() {
     assert_eq!(service.movies("").await[0]["extract"], "the last");
 }
 
-/// A bad file: its name, its bytes, and for each violation that is expected, where it is.
-pub(crate) type Bad = (&'static str, Vec<u8>, Vec<Value>);
-
-fn at(record: u64, pointer: &str) -> Value {
-    json!([record, pointer])
-}
-
-fn whole_file() -> Vec<Value> {
-    vec![json!([null, ""])]
-}
-
-pub(crate) fn bad_files() -> Vec<Bad> {
-    let good = movie("Good").to_string();
-    let array = |bad: &str| format!("[{good},{bad},{good}]").into_bytes();
-    let utf_16: Vec<u8> = "[{}]".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let half = gzip(good.repeat(500).as_bytes());
-    let mut damaged = half.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 0xff;
-    vec![
-        ("empty file", vec![], whole_file()),
-        ("white space", b" \n\t ".to_vec(), whole_file()),
-        ("only a byte order mark", b"\xef\xbb\xbf".to_vec(), whole_file()),
-        ("truncated array", format!("[{good},").into(), whole_file()),
-        ("truncated record", format!("[{good},{{\"title\":\"x").into(), vec![at(1, "")]),
-        ("truncated line", format!("{good}\n{{\"title\":\"x").into(), vec![at(1, "")]),
-        ("trailing text", format!("[{good}] and more").into(), whole_file()),
-        ("trailing text behind one movie", format!("{good} more").into(), vec![at(1, "")]),
-        ("a comma too many", format!("[{good},]").into(), vec![at(1, "")]),
-        ("a comma too few", format!("[{good} {good}]").into(), vec![at(1, "")]),
-        ("nesting bomb", "[".repeat(500 << 10).into(), vec![at(0, "")]),
-        ("nesting bomb of megabytes", "[".repeat(3 << 20).into(), vec![at(0, ""), at(0, "")]),
-        (
-            "nesting bomb in a field",
-            array(&format!(
-                r#"{{"title":"x","year":1999,"cast":{}{}}}"#,
-                "[".repeat(9000),
-                "]".repeat(9000)
-            )),
-            vec![at(1, "")],
-        ),
-        (
-            "one giant record",
-            array(&format!(r#"{{"title":"x","year":1999,"extract":"{}"}}"#, "x".repeat(9 << 20))),
-            vec![at(1, "")],
-        ),
-        (
-            "white space bomb",
-            format!("[{good},{}{good}]", " ".repeat(2 << 20)).into(),
-            whole_file(),
-        ),
-        ("UTF-16 with mark", [b"\xff\xfe".to_vec(), utf_16.clone()].concat(), whole_file()),
-        ("UTF-16 without", utf_16, whole_file()),
-        (
-            "bad UTF-8",
-            [b"[{\"title\":\"".to_vec(), vec![0xc3, 0x28], b"\",\"year\":1999}]".to_vec()].concat(),
-            vec![at(0, "")],
-        ),
-        ("binary", (0..=255).rev().collect(), whole_file()),
-        ("a picture", b"\x89PNG\r\n\x1a\n".to_vec(), whole_file()),
-        ("cut gzip", half[..half.len() / 2].to_vec(), whole_file()),
-        ("damaged gzip", damaged, whole_file()),
-        ("gzip of nothing", gzip(b""), whole_file()),
-        ("gzip and rubbish", [gzip(good.as_bytes()), b"rubbish".to_vec()].concat(), whole_file()),
-        ("gzip bomb of spaces", gzip(&vec![b' '; 64 << 20]), whole_file()),
-        (
-            "gzip bomb of a record",
-            gzip(format!("[{{\"title\":\"{}", "x".repeat(64 << 20)).as_bytes()),
-            vec![at(0, ""), at(0, "")],
-        ),
-        (
-            "gzip bomb of records",
-            gzip(&format!("{good}\n").repeat(1 << 20).into_bytes()),
-            whole_file(),
-        ),
-        (
-            "wrong types",
-            array(r#"{"title":1,"year":"1999","cast":"x","genres":[1]}"#),
-            vec![at(1, "/cast"), at(1, "/genres/0"), at(1, "/title"), at(1, "/year")],
-        ),
-        ("missing properties", array("{}"), vec![at(1, "/title"), at(1, "/year")]),
-        (
-            "an unknown property",
-            array(r#"{"title":"x","year":1999,"genre":["Drama"]}"#),
-            vec![at(1, "/genre")],
-        ),
-        ("year too early", array(r#"{"title":"x","year":1869}"#), vec![at(1, "/year")]),
-        ("year too late", array(r#"{"title":"x","year":2201}"#), vec![at(1, "/year")]),
-        ("a zero character", array(r#"{"title":"x\u0000","year":1999}"#), vec![at(1, "/title")]),
-        ("a lone surrogate", array(r#"{"title":"x\ud83d","year":1999}"#), vec![at(1, "")]),
-        (
-            "a duplicate key",
-            array(r#"{"title":"x","title":"y","year":1999}"#),
-            vec![at(1, "/title")],
-        ),
-        ("no object", array("12"), vec![at(1, "")]),
-        ("null", b"null".to_vec(), whole_file()),
-        ("text", b"title,year\nHeat,1995\n".to_vec(), whole_file()),
-        ("an array in an array", format!("[[{good}]]").into(), vec![at(0, "")]),
-        ("two arrays", format!("[{good}]\n[{good}]").into(), whole_file()),
-    ]
-}
-
 #[tokio::test]
-async fn every_bad_file_is_rejected_and_says_where() {
+async fn every_invalid_file_is_rejected_with_its_violations() {
     let service = Service::start().await;
-    for (name, body, expected) in bad_files() {
+    for (name, body, expected) in invalid_files() {
         let ingest = service.ingest(name, body).await;
         assert_eq!(ingest["state"], "rejected", "{name}: {ingest}");
         assert_eq!(ingest["attempts"], 1, "{name}: {ingest}");
@@ -247,7 +103,7 @@ async fn every_bad_file_is_rejected_and_says_where() {
             assert!(violation["found"].as_str().is_some_and(|text| !text.is_empty()), "{name}");
         }
     }
-    assert_eq!(service.movies("").await, Vec::<Value>::new(), "nothing of a bad file is stored");
+    assert_eq!(service.movies("").await, Vec::<Value>::new(), "a rejected file changes nothing");
     assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
 }
 
@@ -267,7 +123,7 @@ async fn a_violation_has_the_offset_of_its_record() {
 }
 
 #[tokio::test]
-async fn of_many_violations_the_first_thousand_are_listed_and_all_are_counted() {
+async fn the_first_thousand_violations_are_listed_and_all_are_counted() {
     let service = Service::start().await;
     let bad: Vec<Value> =
         (0..2000).map(|n| json!({ "title": format!("{n}"), "year": 1 })).collect();
@@ -277,14 +133,13 @@ async fn of_many_violations_the_first_thousand_are_listed_and_all_are_counted() 
     assert_eq!(violations.len(), 1000);
     assert!(violations.iter().enumerate().all(|(n, violation)| violation["record"] == n));
     let listed = service.get("/ingests").await.json();
-    assert_eq!(listed[0].get("violations"), None, "the list leaves them out");
+    assert_eq!(listed[0].get("violations"), None, "the list of ingests contains no violations");
 }
 
 #[tokio::test]
-async fn after_a_broken_record_the_next_one_is_found() {
+async fn records_after_a_malformed_record_are_checked() {
     let service = Service::start().await;
-    // Lines with a lost quote, a lost brace and a lost value: three bad records, two of them good
-    // JSON once more behind each.
+    // Malformed lines without a quote, a brace and a value. After each, a line that is JSON.
     let lines = "{\"title\":\"a,\"year\":1999}\n{\"title\":\"b\",\"year\":1}\n{\"title\":\"c\",\"year\":1999\n\
                  {\"title\":\"d\",\"year\":2}\n{\"title\":,\"year\":1999}\n{\"title\":\"e\",\"year\":3}\n";
     let ingest = service.ingest("k", lines).await;
@@ -295,9 +150,9 @@ async fn after_a_broken_record_the_next_one_is_found() {
 }
 
 #[tokio::test]
-async fn a_movie_may_be_as_large_as_the_schema_lets_it_be() {
+async fn a_movie_of_the_largest_size_in_the_schema_is_stored_and_found() {
     let service = Service::start().await;
-    // Beyond what index entries of the database hold (2,704 bytes), and hard to compress.
+    // Larger than an index entry of Postgres can be (2,704 bytes), and hard to compress.
     let mut random = fastrand::Rng::with_seed(7);
     let mut word = |length: usize| -> String {
         (0..length).map(|_| char::from_u32(random.u32(0x4e00..0x9fff)).unwrap()).collect()
@@ -317,7 +172,7 @@ async fn a_movie_may_be_as_large_as_the_schema_lets_it_be() {
         "sort=title".to_owned(),
         "sort=-title".to_owned(),
     ] {
-        let movies: Vec<Value> = service.movies(&query).await.iter().map(without_id).collect();
+        let movies = service.movies_without_ids(&query).await;
         assert!(movies == [big.clone()], "{}", &query[..20.min(query.len())]);
     }
 }

@@ -1,8 +1,7 @@
-//! The API's manners: errors that say what to do, bounds on everything, a stop that ends.
+//! The HTTP API: errors, limits, timeouts, authorisation, shutdown.
 
 use std::time::{Duration, Instant};
 
-use futures_util::stream;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -11,19 +10,21 @@ use tokio::{
     time::timeout,
 };
 
-use crate::service::{Answer, BUCKET, Service, TOKEN, eventually};
+use crate::support::{
+    BUCKET, Response, Service, TOKEN, eventually, files::chunked, movies::MOVIE, notification,
+};
 
-fn assert_problem(answer: &Answer, status: StatusCode, code: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text);
-    assert_eq!(answer.header("content-type"), "application/problem+json");
-    let problem = answer.json();
+fn assert_problem(response: &Response, status: StatusCode, code: &str) {
+    assert_eq!(response.status, status, "{}", response.text);
+    assert_eq!(response.header("content-type"), "application/problem+json");
+    let problem = response.json();
     assert_eq!(problem["code"], code, "{problem}");
     assert_eq!(problem["status"], status.as_u16());
-    assert!(!answer.header("x-request-id").is_empty());
+    assert!(!response.header("x-request-id").is_empty());
 }
 
 #[tokio::test]
-async fn a_parameter_that_is_not_right_is_named() {
+async fn an_invalid_parameter_is_named() {
     let service = Service::start().await;
     for (path, named) in [
         ("/movies?titel=x", "titel"),
@@ -43,9 +44,9 @@ async fn a_parameter_that_is_not_right_is_named() {
         ("/ingests/1?x=1", "x"),
         ("/healthz?x=1", "x"),
     ] {
-        let answer = service.get(path).await;
-        assert_problem(&answer, StatusCode::BAD_REQUEST, "invalid_parameter");
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        let response = service.get(path).await;
+        assert_problem(&response, StatusCode::BAD_REQUEST, "invalid_parameter");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains(&format!("\"{named}\"")), "{path}: {detail}");
     }
     let many = format!("/movies?{}", "title=x&".repeat(33));
@@ -53,7 +54,7 @@ async fn a_parameter_that_is_not_right_is_named() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods_are_told_what_there_is() {
+async fn unknown_paths_get_404_and_unknown_methods_get_405_with_allow() {
     let service = Service::start().await;
     for path in
         ["/nothing", "/movies/1", "/movies/x", "/ingests/1", "/ingests/-", "/movies/1/cast", "//"]
@@ -72,9 +73,9 @@ async fn unknown_paths_and_methods_are_told_what_there_is() {
         ("/healthz", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
     ] {
-        let answer = service.send(service.request(Method::DELETE, path)).await;
-        assert_problem(&answer, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
-        assert_eq!(answer.header("allow"), allow, "{path}");
+        let response = service.send(service.request(Method::DELETE, path)).await;
+        assert_problem(&response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+        assert_eq!(response.header("allow"), allow, "{path}");
     }
     assert_eq!(service.get("/notify").await.header("allow"), "POST");
 }
@@ -92,7 +93,7 @@ async fn head_is_get_without_a_body() {
 }
 
 #[tokio::test]
-async fn what_is_there_to_read() {
+async fn the_home_page_links_to_every_page_and_the_schema_is_served() {
     let service = Service::start().await;
     let home = service.get("/").await;
     assert!(home.header("content-type").starts_with("text/html"));
@@ -106,9 +107,9 @@ async fn what_is_there_to_read() {
 }
 
 #[tokio::test]
-async fn writes_need_the_token() {
+async fn writes_without_the_token_get_401() {
     let service = Service::start().await;
-    let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
+    let body = notification::bare("k").to_string();
     for path in ["/notify", "/movies"] {
         let request = || service.request(Method::POST, path).body(body.clone());
         for request in [
@@ -118,16 +119,16 @@ async fn writes_need_the_token() {
             request().basic_auth("user", Some(TOKEN)),
             request().header("authorization", TOKEN),
         ] {
-            let answer = service.send(request.header("content-type", "application/json")).await;
-            assert_problem(&answer, StatusCode::UNAUTHORIZED, "unauthorized");
-            assert_eq!(answer.header("www-authenticate"), "Bearer");
+            let response = service.send(request.header("content-type", "application/json")).await;
+            assert_problem(&response, StatusCode::UNAUTHORIZED, "unauthorized");
+            assert_eq!(response.header("www-authenticate"), "Bearer");
         }
     }
     assert_eq!(service.get("/ingests").await.json(), json!([]));
 }
 
 #[tokio::test]
-async fn a_notification_that_is_not_right_says_why() {
+async fn an_invalid_notification_is_refused_with_a_reason() {
     let service = Service::start().await;
     for (body, status, code) in [
         ("", StatusCode::BAD_REQUEST, "malformed_json"),
@@ -151,48 +152,48 @@ async fn a_notification_that_is_not_right_says_why() {
             "violations",
         ),
     ] {
-        let answer = service.send(service.post("/notify", body)).await;
-        assert_problem(&answer, status, code);
+        let response = service.send(service.post("/notify", body)).await;
+        assert_problem(&response, status, code);
     }
     let wrong_type = service.request(Method::POST, "/notify").bearer_auth(TOKEN);
     let wrong_type = wrong_type.header("content-type", "text/plain").body("{}");
-    let answer = service.send(wrong_type).await;
-    assert_problem(&answer, StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
-    assert_eq!(service.get("/ingests").await.json(), json!([]), "none was recorded");
+    let response = service.send(wrong_type).await;
+    assert_problem(&response, StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
+    assert_eq!(
+        service.get("/ingests").await.json(),
+        json!([]),
+        "an invalid notification was recorded"
+    );
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_announced_or_not() {
+async fn a_body_over_the_limit_is_refused_with_and_without_a_content_length() {
     let service = Service::start().await;
     let large = vec![b' '; 9 << 20];
-    let answer = service.send(service.post("/movies", large.clone())).await;
-    assert_problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
-    // In chunks, so that no length is announced.
+    let response = service.send(service.post("/movies", large.clone())).await;
+    assert_problem(&response, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
     for path in ["/movies", "/notify"] {
-        let pieces: Vec<Result<Vec<u8>, std::io::Error>> =
-            large.chunks(64 << 10).map(|piece| Ok(piece.to_vec())).collect();
-        let body = reqwest::Body::wrap_stream(stream::iter(pieces));
-        let answer = service.send(service.post(path, body)).await;
-        assert_problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+        let response = service.send(service.post(path, chunked(&large))).await;
+        assert_problem(&response, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
     }
 }
 
 #[tokio::test]
-async fn movies_can_be_posted() {
+async fn posted_movies_are_merged_into_the_catalogue() {
     let service = Service::start().await;
     let post = async |body: Value| service.send(service.post("/movies", body.to_string())).await;
     let heat = json!({ "title": "Heat", "year": 1995 });
     let ronin = json!({ "title": "Ronin", "year": 1998, "cast": ["Robert De Niro"] });
-    let answer = post(heat.clone()).await;
-    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
-    assert_eq!(answer.json(), json!({ "inserted": 1, "updated": 0, "unchanged": 0 }));
-    let answer = post(json!([heat, ronin])).await;
-    assert_eq!(answer.json(), json!({ "inserted": 1, "updated": 0, "unchanged": 1 }));
+    let response = post(heat.clone()).await;
+    assert_eq!(response.status, StatusCode::CREATED, "{}", response.text);
+    assert_eq!(response.json(), json!({ "inserted": 1, "updated": 0, "unchanged": 0 }));
+    let response = post(json!([heat, ronin])).await;
+    assert_eq!(response.json(), json!({ "inserted": 1, "updated": 0, "unchanged": 1 }));
     assert_eq!(post(json!([])).await.status, StatusCode::CREATED);
 
-    let answer = post(json!([heat, { "title": "", "yaer": 1 }])).await;
-    assert_problem(&answer, StatusCode::UNPROCESSABLE_ENTITY, "violations");
-    let problem = answer.json();
+    let response = post(json!([heat, { "title": "", "yaer": 1 }])).await;
+    assert_problem(&response, StatusCode::UNPROCESSABLE_ENTITY, "violations");
+    let problem = response.json();
     assert_eq!(problem["violation_count"], 3);
     assert_eq!(problem["violations"][0]["record"], 1);
 
@@ -202,7 +203,7 @@ async fn movies_can_be_posted() {
     assert!(one.as_object_mut().unwrap().remove("provenance").unwrap().is_object());
     assert_eq!(one, found[0]);
 
-    // What was posted is newer than a file that was put before, and older than one put later.
+    // A posted movie is newer than a file that was put before, and older than one put later.
     let old = json!({ "bucket": BUCKET, "key": "old", "event_time": "2020-01-01T00:00:00Z", "sequencer": "1" });
     service
         .put("old", json!({ "title": "Heat", "year": 1995, "genres": ["Old"] }).to_string())
@@ -215,27 +216,27 @@ async fn movies_can_be_posted() {
 }
 
 #[tokio::test]
-async fn a_notification_waits_only_as_long_as_it_should() {
-    let service = Service::start_with(|config| config.workers = 0).await;
-    let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
+async fn a_notification_waits_as_long_as_prefer_says() {
+    let service = Service::start_without_workers().await;
+    let body = notification::bare("k").to_string();
     let started = Instant::now();
-    let answer =
+    let response =
         service.send(service.post("/notify", body.clone()).header("prefer", "wait=1")).await;
-    assert_eq!(answer.status, StatusCode::ACCEPTED);
-    assert_eq!(answer.header("preference-applied"), "wait=1");
+    assert_eq!(response.status, StatusCode::ACCEPTED);
+    assert_eq!(response.header("preference-applied"), "wait=1");
     assert!((1..10).contains(&started.elapsed().as_secs()));
     for ignored in ["wait=soon", "return=minimal"] {
-        let answer =
+        let response =
             service.send(service.post("/notify", body.clone()).header("prefer", ignored)).await;
-        assert_eq!(answer.status, StatusCode::ACCEPTED);
+        assert_eq!(response.status, StatusCode::ACCEPTED);
     }
 }
 
 #[tokio::test]
-async fn ingests_are_listed_newest_first_and_filtered() {
+async fn the_list_of_ingests_starts_with_the_newest_and_can_be_filtered() {
     let service = Service::start().await;
     for key in ["a", "b", "c"] {
-        service.ingest(key, r#"{"title":"A","year":2000}"#).await;
+        service.ingest(key, MOVIE).await;
     }
     service.ingest("d", "?").await;
     let keys = async |path: &str| -> Vec<String> {
@@ -256,50 +257,47 @@ async fn ingests_are_listed_newest_first_and_filtered() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_half_sent_is_closed() {
+async fn a_connection_with_an_incomplete_request_is_closed() {
     let service = Service::start().await;
     let head = format!(
         "POST /notify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 99\r\n\r\n{{"
     );
     let mut waiting = Vec::new();
     for half in ["GET /movies HTT", "GET /movies HTTP/1.1\r\nhost:", "", &head] {
-        let mut client = TcpStream::connect(service.address).await.unwrap();
-        client.write_all(half.as_bytes()).await.unwrap();
-        waiting.push((half.to_owned(), client));
+        waiting.push((half.to_owned(), service.connect_and_send(half).await));
     }
     let started = Instant::now();
     for (half, mut client) in waiting {
-        let mut answer = Vec::new();
-        let closed = timeout(Duration::from_secs(15), client.read_to_end(&mut answer)).await;
+        let mut response = Vec::new();
+        let closed = timeout(Duration::from_secs(15), client.read_to_end(&mut response)).await;
         assert!(closed.is_ok(), "still open after 15 s: {half:?}");
     }
     assert!(started.elapsed() < Duration::from_secs(15));
 }
 
 #[tokio::test]
-async fn a_connection_is_kept_for_longer_than_a_load_balancer_keeps_it() {
+async fn an_idle_connection_stays_open_longer_than_a_load_balancer_keeps_it() {
     let service = Service::start().await;
     let mut client = TcpStream::connect(service.address).await.unwrap();
-    let mut answer = vec![0; 64 << 10];
-    for pause in [0, 62] {
-        tokio::time::sleep(Duration::from_secs(pause)).await;
+    let mut response = vec![0; 64 << 10];
+    for idle_seconds in [0, 62] {
+        tokio::time::sleep(Duration::from_secs(idle_seconds)).await;
         client.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let length = client.read(&mut answer).await.unwrap();
-        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "after {pause} s");
+        let length = client.read(&mut response).await.unwrap();
+        assert!(response[..length].starts_with(b"HTTP/1.1 200"), "after {idle_seconds} s");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_its_answer_is_let_go() {
+async fn a_connection_whose_client_does_not_read_is_closed() {
     let service = Service::start().await;
     let movies: Vec<Value> = (0..16)
         .map(|n| json!({ "title": format!("{n}"), "year": 2000, "extract": "x".repeat(1_000_000) }))
         .collect();
     service.ingest("k", json!(movies).to_string()).await;
-    let mut client = TcpStream::connect(service.address).await.unwrap();
-    client.write_all(b"GET /movies HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut client = service.connect_and_send("GET /movies HTTP/1.1\r\nhost: x\r\n\r\n").await;
     tokio::time::sleep(Duration::from_secs(30)).await;
-    // What the kernels had room for is there; the rest was given up.
+    // The socket buffers have the beginning of the response; the service has dropped the rest.
     let mut received = Vec::new();
     let ended = timeout(Duration::from_secs(5), client.read_to_end(&mut received)).await;
     assert!(ended.is_ok(), "still open after {} bytes", received.len());
@@ -307,7 +305,7 @@ async fn a_client_that_does_not_read_its_answer_is_let_go() {
 }
 
 #[tokio::test]
-async fn stuck_clients_do_not_keep_the_service_from_stopping() {
+async fn the_service_stops_although_clients_neither_send_nor_read() {
     let mut service = Service::start().await;
     let movies: Vec<Value> = (0..1000)
         .map(|n| json!({ "title": format!("{n}"), "year": 2000, "extract": "x".repeat(5000) }))
@@ -318,12 +316,10 @@ async fn stuck_clients_do_not_keep_the_service_from_stopping() {
         "",
         "GET /movies HTTP/1.1\r\nhost:",
         "POST /movies HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n",
-        // Asks for five megabytes, and never reads them.
+        // Requests five megabytes and never reads them.
         "GET /movies?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n",
     ] {
-        let mut client = TcpStream::connect(service.address).await.unwrap();
-        client.write_all(request.as_bytes()).await.unwrap();
-        stuck.push(client);
+        stuck.push(service.connect_and_send(request).await);
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     let took = service.stop().await;
@@ -332,9 +328,9 @@ async fn stuck_clients_do_not_keep_the_service_from_stopping() {
 }
 
 #[tokio::test]
-async fn requests_under_way_are_answered_before_the_service_stops() {
-    let mut service = Service::start_with(|config| config.workers = 0).await;
-    let body = json!({ "bucket": BUCKET, "key": "k" }).to_string();
+async fn requests_in_flight_get_a_response_before_the_service_stops() {
+    let mut service = Service::start_without_workers().await;
+    let body = notification::bare("k").to_string();
     let request = service.post("/notify", body).header("prefer", "wait=30");
     let waiting = tokio::spawn(async move { request.send().await.unwrap().status() });
     eventually(async || service.get("/ingests/1").await.status == StatusCode::OK).await;
@@ -344,14 +340,14 @@ async fn requests_under_way_are_answered_before_the_service_stops() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_migrated_is_not_ready() {
+async fn the_service_is_not_ready_before_the_database_is_migrated() {
     let service = Service::start().await;
     let sql = service.sql().await;
-    for what in ["delete from schema_migrations", "drop table schema_migrations"] {
-        sql.batch_execute(what).await.unwrap();
-        let answer = service.get("/readyz").await;
-        assert_problem(&answer, StatusCode::SERVICE_UNAVAILABLE, "unavailable");
-        assert!(!answer.header("retry-after").is_empty());
+    for statement in ["delete from refinery_schema_history", "drop table refinery_schema_history"] {
+        sql.batch_execute(statement).await.unwrap();
+        let response = service.get("/readyz").await;
+        assert_problem(&response, StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+        assert!(!response.header("retry-after").is_empty());
     }
     assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
 }

@@ -1,35 +1,69 @@
-//! The service over HTTP, with a real Postgres and a real S3 endpoint. Every test has a service, a
-//! database and a bucket of its own.
+//! Integration tests: the service over HTTP, with a real Postgres and a real S3 endpoint.
+//!
+//! Each test has a service, a database and a bucket of its own. The databases are clones of one
+//! migrated template. `support` has what the tests share.
+//!
+//! Each module below is a group, which runs by its name:
+//!
+//! ```sh
+//! cargo test -p rest-api --test it order::
+//! ```
+//!
+//! | group | behaviour |
+//! | --- | --- |
+//! | `catalogue::` | queries of the catalogue: filters, sort orders, pages |
+//! | `concurrent_ingests::` | ingests of the same object or the same movies that run at the same time |
+//! | `config::` | environment variables: defaults, checks, messages |
+//! | `corpus::` | the oracle of the fuzzer, on the corpus and on the files of the tests |
+//! | `deployment::` | chart, Terraform and health check agree with the programs |
+//! | `failover::` | outages of the database under load |
+//! | `files::` | file formats, violations, limits of a movie |
+//! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
+//! | `ingest_failures::` | ingests whose infrastructure fails: retries, leases, `/retry` |
+//! | `memory::` | peak memory while a large file is ingested |
+//! | `merge::` | repeated files, first loads, provenance, assertions |
+//! | `metrics::` | `/metrics` |
+//! | `migrations::` | migrations: taken over, verified, run at once |
+//! | `order::` | duplicate and reordered notifications: the newest version wins |
+//! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
+//! | `reconcile::` | the command `rest-api reconcile` |
+//! | `reconcile_comparison::` | the comparison of a bucket with the ledger |
+//! | `results::` | results that are published to a topic |
+//! | `s3_faults::` | faults of the object store, injected by a proxy |
+//! | `schedules::` | random interleavings of workers, against a model |
+//! | `secrets::` | credentials and tokens in Secrets Manager, and their rotation |
+//! | `sigkill::` | a process that is killed at each step of an ingest |
+//! | `tls::` | TLS to the database |
+//! | `traces::` | trace ids in the log, from the request to the result |
+//! | `validate::` | `rest-api validate` and `POST /validate` |
+//! | `versioned_bucket::` | a bucket that keeps versions |
 
-#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod catalogue;
-mod comparison;
+mod concurrent_ingests;
 mod config;
 mod corpus;
 mod deployment;
-mod emulator;
 mod failover;
-mod faults;
 mod files;
 mod http;
+mod ingest_failures;
 mod memory;
+mod merge;
 mod metrics;
+mod migrations;
 mod order;
-mod process;
-mod proxy;
-mod reader;
+mod read_host;
 mod reconcile;
-mod reload;
+mod reconcile_comparison;
 mod results;
-mod rivals;
 mod s3_faults;
 mod schedules;
 mod secrets;
-mod service;
 mod sigkill;
+mod support;
 mod tls;
-mod topic;
 mod traces;
 mod validate;
-mod versions;
+mod versioned_bucket;

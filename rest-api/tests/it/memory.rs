@@ -1,14 +1,14 @@
-//! A large file in bounded memory.
+//! Peak memory while a large file is ingested.
 //!
-//! The service runs as a process of its own here, and the kernel says how much memory it held at
-//! most: `VmHWM` in `/proc/PID/status`, the peak of its resident set. By default the file is small;
-//! with a gigabyte, optimised, and figures to read:
+//! The service runs as a process of its own. The kernel reports the peak of its resident set:
+//! `VmHWM` in `/proc/PID/status`. By default the file is small. With a gigabyte, an optimised build,
+//! and printed figures:
 //!
 //! ```sh
 //! MRU_TEST_FILE_MB=1024 cargo test --release -p rest-api --test it memory -- --nocapture
 //! ```
 //!
-//! `MRU_TEST_GZIP=1` compresses the file, `MRU_TEST_MOVIE_BYTES` (1000) says how large a movie is.
+//! `MRU_TEST_GZIP=1` compresses the file. `MRU_TEST_MOVIE_BYTES` (1000) is the size of a movie.
 
 #![cfg(target_os = "linux")]
 
@@ -22,30 +22,31 @@ use std::{
 use fastrand::Rng;
 use flate2::{Compression, write::GzEncoder};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::{
-    process::Process,
-    service::{BUCKET, Service, eventually},
+use crate::support::{
+    Service, eventually, free_address, notification,
+    process::{Process, peak_resident_mb},
 };
 
-/// What the service may hold at most, whatever the size of the file; and how much more than at
-/// rest. The default file is larger than that.
+/// The largest resident set of the service, whatever the size of the file.
 const MAX_RESIDENT_MB: u64 = 150;
+
+/// How much the resident set can grow during an ingest. The default file is larger.
 const MAX_GROWTH_MB: u64 = 40;
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// Writes NDJSON of about `megabytes`; returns how many movies it holds.
+/// Writes NDJSON of about this size. Returns the number of movies.
 fn generate(megabytes: usize, mut file: impl Write) -> u64 {
     let mut random = Rng::with_seed(1);
     let extract = setting("MRU_TEST_MOVIE_BYTES", 1000) - 300;
     let word = |random: &mut Rng, length: usize| -> String {
         (0..length).map(|_| random.lowercase()).collect()
     };
-    // Text that compresses about as well as prose.
+    // Compresses about as well as prose.
     let words: Vec<String> = (0..200).map(|_| word(&mut random, 7)).collect();
     let (mut size, mut count) = (0, 0);
     while size < megabytes << 20 {
@@ -69,7 +70,7 @@ fn generate(megabytes: usize, mut file: impl Write) -> u64 {
     count
 }
 
-/// The same at `path`, compressed or not.
+/// Writes the file at `path`, compressed or not. Returns the number of movies.
 fn generate_at(path: &Path, megabytes: usize) -> u64 {
     let file = BufWriter::new(File::create(path).unwrap());
     if setting("MRU_TEST_GZIP", 0) == 0 {
@@ -81,36 +82,30 @@ fn generate_at(path: &Path, megabytes: usize) -> u64 {
     count
 }
 
-pub(crate) fn peak_resident_mb(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_file_is_taken_in_bounded_memory() {
+async fn a_large_file_is_ingested_in_bounded_memory() {
     let megabytes = setting("MRU_TEST_FILE_MB", 64);
-    let around = Service::start_with(|config| config.workers = 0).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let around = Service::start_without_workers().await;
+    let address = free_address();
     let process = Process::serve(&around, |environment| {
-        environment.insert("MRU_LISTEN", format!("127.0.0.1:{port}"));
+        environment.insert("MRU_LISTEN", address.to_string());
     });
-    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let ready = format!("http://{address}/readyz");
     eventually(async || {
-        reqwest::get(url("/readyz")).await.is_ok_and(|r| r.status() == StatusCode::OK)
+        reqwest::get(&ready).await.is_ok_and(|response| response.status() == StatusCode::OK)
     })
     .await;
-    let at_rest = peak_resident_mb(process.id());
+    let before = peak_resident_mb(process.id());
 
-    // Into the endpoint's own folder: no body that is sent need be as large.
+    // Written into the directory of the endpoint, so that the test sends no body of this size.
     let path = around.object_path("large.ndjson");
     let count = generate_at(&path, megabytes);
     let size = std::fs::metadata(&path).unwrap().len();
     let started = Instant::now();
-    let notification = json!({ "bucket": BUCKET, "key": "large.ndjson" }).to_string();
+    let notification = notification::bare("large.ndjson").to_string();
     let recorded = around.send(around.post("/notify", notification)).await.json();
     let ingest = loop {
-        let ingest: Value = around.get(&format!("/ingests/{}", recorded["id"])).await.json();
+        let ingest = around.get_ingest(&recorded["id"]).await;
         if ingest["finished_at"].is_string() {
             break ingest;
         }
@@ -120,8 +115,8 @@ async fn a_large_file_is_taken_in_bounded_memory() {
     let (seconds, peak) = (started.elapsed().as_secs_f64(), peak_resident_mb(process.id()));
     drop(process);
     eprintln!(
-        "{megabytes} MB ({} MB in the bucket), {count} movies: {seconds:.1} s; resident {peak} MB at \
-         most, {at_rest} MB at rest",
+        "{megabytes} MB ({} MB in the bucket), {count} movies: {seconds:.1} s; resident set {peak} MB at \
+         most, {before} MB before",
         size >> 20
     );
     assert_eq!(
@@ -129,6 +124,9 @@ async fn a_large_file_is_taken_in_bounded_memory() {
         (&json!("succeeded"), &json!(count)),
         "{ingest}"
     );
-    assert!(peak - at_rest < MAX_GROWTH_MB, "{at_rest} MB at rest, {peak} MB for {megabytes} MB");
+    assert!(
+        peak - before < MAX_GROWTH_MB,
+        "{peak} MB for a file of {megabytes} MB, {before} MB before"
+    );
     assert!(peak < MAX_RESIDENT_MB, "{peak} MB for a file of {megabytes} MB");
 }

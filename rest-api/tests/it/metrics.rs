@@ -1,4 +1,4 @@
-//! What `/metrics` says, against what was done.
+//! `/metrics` agrees with what the service has done.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,29 +9,31 @@ use std::{
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::service::{BUCKET, Service, eventually, postgres};
+use crate::support::{
+    BUCKET, Service, eventually, movies::MOVIE, notification, postgres::postgres,
+};
 
-/// One scrape, every line of it read: series by name and labels.
+/// The values of one scrape, by name and labels.
 #[derive(Debug)]
 struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
     async fn of(service: &Service) -> Self {
-        let answer = service.get("/metrics").await;
-        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-        assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
-        Self::read(&answer.text)
+        let response = service.get("/metrics").await;
+        assert_eq!(response.status, StatusCode::OK, "{}", response.text);
+        assert_eq!(response.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+        Self::parse(&response.text)
     }
 
-    /// By the rules of <https://prometheus.io/docs/instrumenting/exposition_formats/>.
-    fn read(text: &str) -> Self {
+    /// Parses and checks the text by the rules of <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+    fn parse(text: &str) -> Self {
         let (mut series, mut known) = (BTreeMap::new(), BTreeSet::new());
         let (mut helped, mut family, mut kind) = (String::new(), String::new(), String::new());
         assert!(text.ends_with('\n'));
         for line in text.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {
-                let (name, words) = help.split_once(' ').unwrap();
-                assert!(is_name(name) && name.starts_with("mru_") && !words.is_empty(), "{line}");
+                let (name, text) = help.split_once(' ').unwrap();
+                assert!(is_name(name) && name.starts_with("mru_") && !text.is_empty(), "{line}");
                 assert!(known.insert(name.to_owned()), "described twice: {line}");
                 helped = name.to_owned();
             } else if let Some(described) = line.strip_prefix("# TYPE ") {
@@ -58,7 +60,7 @@ impl Scrape {
         scrape
     }
 
-    /// Buckets never fall, and the last one counts all.
+    /// Checks that buckets are cumulative, and that the last one equals the count.
     fn check_histograms(&self) {
         for (series, count) in self.0.iter().filter(|(series, _)| series.contains("_count")) {
             let (name, labels) = series.split_once("_count").unwrap();
@@ -91,7 +93,7 @@ fn is_name(name: &str) -> bool {
     letters && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
-/// Label names as names are, each once; values without anything to escape.
+/// Checks that label names are valid and unique, and that values need no escapes.
 fn labels(labels: &str, line: &str) {
     if labels.is_empty() {
         return;
@@ -106,7 +108,7 @@ fn labels(labels: &str, line: &str) {
 }
 
 #[tokio::test]
-async fn every_figure_says_what_was_done() {
+async fn every_metric_counts_what_the_service_has_done() {
     let service = Service::start().await;
     let before = Scrape::of(&service).await;
     for state in ["succeeded", "rejected", "superseded", "failed"] {
@@ -121,13 +123,13 @@ async fn every_figure_says_what_was_done() {
     assert_eq!(service.ingest("1", good).await["state"], "succeeded");
     assert_eq!(service.ingest("2", better).await["state"], "succeeded");
     assert_eq!(service.ingest("3", bad).await["state"], "rejected");
-    // Refused, tried once more, refused again.
+    // Refused in both attempts.
     let failed = service.notify(&json!({ "bucket": "nowhere", "key": "k" })).await;
     assert_eq!((&failed["state"], &failed["attempts"]), (&json!("failed"), &json!(2)));
     let posted = service.post("/movies", r#"{"title":"D","year":2003}"#);
     assert_eq!(service.send(posted).await.status, StatusCode::CREATED);
 
-    // The ledger has the end of an ingest a moment before it is counted.
+    // The end of an ingest is in the ledger a moment before it is counted.
     eventually(async || {
         Scrape::of(&service).await.get("mru_ingests_ended_total{state=\"failed\"}") == 1.0
     })
@@ -178,8 +180,8 @@ async fn requests_are_counted_by_route_and_never_by_path() {
     for path in ["/nowhere", "/movies/1/2/3", "/%2e%2e/secret?key=bucket"] {
         service.get(path).await;
     }
-    let invented = Method::from_bytes(b"BREW").unwrap();
-    service.send(service.request(invented, "/healthz")).await;
+    let unknown = Method::from_bytes(b"BREW").unwrap();
+    service.send(service.request(unknown, "/healthz")).await;
 
     let scrape = Scrape::of(&service).await;
     let requests = |route: &str, method: &str, status: &str| {
@@ -202,7 +204,7 @@ async fn requests_are_counted_by_route_and_never_by_path() {
         assert_eq!(raw, None, "{series}");
     }
 
-    // Another service of the same process counts for itself.
+    // Another service in the same process has metrics of its own.
     let other = Service::start().await;
     assert!(!Scrape::of(&other).await.has("mru_http_requests_total"));
 
@@ -212,10 +214,10 @@ async fn requests_are_counted_by_route_and_never_by_path() {
 }
 
 #[tokio::test]
-async fn the_queue_is_counted_and_the_ended_are_not() {
-    let service = Service::start_with(|config| config.workers = 0).await;
+async fn queued_and_running_ingests_are_counted_and_ended_ones_are_not() {
+    let service = Service::start_without_workers().await;
     let sql = service.sql().await;
-    // Ended ones first; then three that wait, the oldest for an hour, and one that runs.
+    // 1,000 ended ingests, three queued ones of which the oldest is an hour old, and a running one.
     sql.batch_execute(
         "insert into ingests (bucket, key, state, finished_at, violation_count)
              select 'b', 'ended', 'rejected', now(), 1 from generate_series(1, 1000);
@@ -235,10 +237,10 @@ async fn the_queue_is_counted_and_the_ended_are_not() {
 }
 
 #[tokio::test]
-async fn a_lost_lease_and_a_takeover_are_counted() {
+async fn lost_leases_and_takeovers_are_counted() {
     let service = Service::start().await;
     let mut sql = service.sql().await;
-    // As a worker leaves it that was killed.
+    // The row that a killed worker leaves.
     sql.execute(
         "insert into ingests (bucket, key, state, attempts, lease_token, lease_expires_at)
          values ($1, 'gone', 'running', 1, gen_random_uuid(), now())",
@@ -248,16 +250,16 @@ async fn a_lost_lease_and_a_takeover_are_counted() {
     .unwrap();
     eventually(async || Scrape::of(&service).await.get("mru_ingest_takeovers_total") == 1.0).await;
 
-    // While the merge waits for its lock, another worker takes the ingest.
+    // While the merge waits for its lock, another worker claims the ingest.
     let lock = sql.transaction().await.unwrap();
     lock.execute("select revision from catalogue for no key update", &[]).await.unwrap();
-    service.put("k", r#"{"title":"A","year":2000}"#).await;
-    let notify = json!({ "bucket": BUCKET, "key": "k" }).to_string();
+    service.put("k", MOVIE).await;
+    let notify = notification::bare("k").to_string();
     let id = service.send(service.post("/notify", notify)).await.json()["id"].as_i64().unwrap();
-    let steal = "update ingests set lease_token = gen_random_uuid(), \
+    let claim = "update ingests set lease_token = gen_random_uuid(), \
         lease_expires_at = now() + interval '1 hour' where id = $1 and state = 'running'";
-    let thief = service.sql().await;
-    eventually(async || thief.execute(steal, &[&id]).await.unwrap() == 1).await;
+    let other = service.sql().await;
+    eventually(async || other.execute(claim, &[&id]).await.unwrap() == 1).await;
     lock.commit().await.unwrap();
     eventually(async || Scrape::of(&service).await.get("mru_ingest_leases_lost_total") == 1.0)
         .await;
@@ -268,9 +270,9 @@ async fn a_lost_lease_and_a_takeover_are_counted() {
 }
 
 #[tokio::test]
-async fn while_the_database_is_away_the_rest_is_told_in_time() {
+async fn during_a_database_outage_the_other_metrics_are_served_in_time() {
     let service = Service::start().await;
-    service.ingest("k", r#"{"title":"A","year":2000}"#).await;
+    service.ingest("k", MOVIE).await;
     let admin = postgres().await.connect("postgres").await.unwrap();
     let name = &service.database.name;
     admin.batch_execute(&format!("alter database {name} allow_connections false")).await.unwrap();
@@ -289,8 +291,8 @@ async fn while_the_database_is_away_the_rest_is_told_in_time() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_slow_does_not_hold_the_scrape() {
-    let service = Service::start_with(|config| config.workers = 0).await;
+async fn a_slow_database_does_not_delay_the_scrape() {
+    let service = Service::start_without_workers().await;
     let mut sql = service.sql().await;
     let lock = sql.transaction().await.unwrap();
     lock.batch_execute("lock table ingests in access exclusive mode").await.unwrap();
@@ -302,9 +304,9 @@ async fn a_database_that_is_slow_does_not_hold_the_scrape() {
 }
 
 #[tokio::test]
-async fn every_metric_that_the_manual_speaks_of_is_there() {
+async fn every_metric_in_the_manual_exists() {
     let service = Service::start().await;
-    service.ingest("k", r#"{"title":"A","year":2000}"#).await;
+    service.ingest("k", MOVIE).await;
     eventually(async || Scrape::of(&service).await.has("mru_ingest_duration_seconds_count")).await;
     let scrape = Scrape::of(&service).await;
     let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");

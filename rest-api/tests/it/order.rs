@@ -1,41 +1,30 @@
-//! Whatever the order and repetition of notifications, the newest version of each file wins.
+//! The newest version of each object wins, in whatever order its notifications arrive and however
+//! often.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::service::{BUCKET, Service, without_id};
+use crate::support::{BUCKET, Service, movies::movie, notification};
 
-fn movie(title: &str, genre: &str) -> Value {
-    json!({ "title": title, "year": 2000, "cast": [], "genres": [genre] })
-}
-
-/// A notification as from an event: `second` orders it.
-fn notification(key: &str, second: u32) -> Value {
-    json!({
-        "bucket": BUCKET, "key": key, "event_time": format!("2026-01-01T00:00:{second:02}Z"),
-        "sequencer": format!("{second:04X}"),
-    })
-}
-
+/// Returns the catalogue by title.
 async fn catalogue(service: &Service) -> Vec<Value> {
-    let mut movies: Vec<Value> =
-        service.movies("limit=1000").await.iter().map(without_id).collect();
+    let mut movies = service.movies_without_ids("limit=1000").await;
     movies.sort_by_key(|movie| movie["title"].to_string());
     movies
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_notification_ten_times_at_once_is_one_ingest() {
+async fn ten_equal_notifications_at_once_are_one_ingest() {
     let service = Service::start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
-    for notification in [json!({ "bucket": BUCKET, "key": "k" }), notification("k", 1)] {
-        let answers = join_all((0..10).map(|_| service.notify(&notification))).await;
-        assert!(answers.iter().all(|ingest| ingest["id"] == answers[0]["id"]), "{notification}");
-        assert!(answers.iter().all(|ingest| ingest["attempts"] == 1));
+    for notification in [notification::bare("k"), notification::at_second("k", 1)] {
+        let ingests = join_all((0..10).map(|_| service.notify(&notification))).await;
+        assert!(ingests.iter().all(|ingest| ingest["id"] == ingests[0]["id"]), "{notification}");
+        assert!(ingests.iter().all(|ingest| ingest["attempts"] == 1));
     }
     let ingests = service.get("/ingests").await.json();
-    // The bare notification and the event tell of the same version too, but only the object's etag
-    // could say so, and that event has none.
+    // The bare notification and the event are of the same version too, but this event has no etag,
+    // without which the service cannot know.
     assert_eq!(ingests.as_array().unwrap().len(), 2, "{ingests}");
     assert_eq!(ingests[1]["inserted"], 1);
     assert_eq!(ingests[0]["unchanged"], 1);
@@ -45,19 +34,14 @@ async fn the_same_notification_ten_times_at_once_is_one_ingest() {
 async fn a_bare_notification_and_the_event_are_one_ingest() {
     let mut service = Service::start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
-    let event = service.events.recv().await.unwrap();
-    let object = &event["Records"][0]["s3"]["object"];
-    let event = json!({
-        "bucket": BUCKET, "key": "k", "etag": object["eTag"], "sequencer": object["sequencer"],
-        "event_time": event["Records"][0]["eventTime"], "size": object["size"],
-    });
-    let first = service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await;
+    let event = service.next_notification().await;
+    let first = service.notify(&notification::bare("k")).await;
     assert_eq!(service.notify(&event).await["id"], first["id"]);
-    assert_eq!(service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await["id"], first["id"]);
+    assert_eq!(service.notify(&notification::bare("k")).await["id"], first["id"]);
 }
 
 #[tokio::test]
-async fn unchanged_rows_are_not_touched() {
+async fn unchanged_rows_are_not_written() {
     let service = Service::start().await;
     let file = json!([movie("A", "x"), movie("B", "x"), movie("C", "x")]);
     service.ingest("first", file.to_string()).await;
@@ -86,7 +70,7 @@ async fn unchanged_rows_are_not_touched() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_put_again_is_loaded_again() {
+async fn an_object_that_is_put_again_is_ingested_again() {
     let service = Service::start().await;
     let wrong = service.ingest("k", json!([movie("A", "x"), { "title": "B" }]).to_string()).await;
     assert_eq!(wrong["state"], "rejected");
@@ -94,7 +78,7 @@ async fn a_file_that_is_put_again_is_loaded_again() {
         service.ingest("k", json!([movie("A", "x"), movie("B", "x")]).to_string()).await;
     assert_eq!(corrected["state"], "succeeded");
     assert_ne!(corrected["id"], wrong["id"]);
-    // And back to what it was before.
+    // The content that it had before.
     let changed = service.ingest("k", json!([movie("A", "y")]).to_string()).await;
     assert_eq!(changed["updated"], 1);
     let back = service.ingest("k", json!([movie("A", "x")]).to_string()).await;
@@ -103,7 +87,7 @@ async fn a_file_that_is_put_again_is_loaded_again() {
 }
 
 #[tokio::test]
-async fn the_same_content_put_again_is_newer_than_what_came_between() {
+async fn content_that_is_put_again_is_newer_than_versions_in_between() {
     let service = Service::start().await;
     let second = || tokio::time::sleep(std::time::Duration::from_millis(1100));
     let x = json!([movie("A", "x")]).to_string();
@@ -111,19 +95,20 @@ async fn the_same_content_put_again_is_newer_than_what_came_between() {
     second().await;
     service.ingest("two", json!([movie("A", "y")]).to_string()).await;
     second().await;
-    // Notified without sequencer: only the time of its writing tells it from the first.
+    // Without a sequencer, only the modification time distinguishes it from the first version.
     let again = service.ingest("one", x).await;
     assert_ne!(again["id"], first["id"]);
     assert_eq!(catalogue(&service).await, [movie("A", "x")]);
 }
 
 #[tokio::test]
-async fn a_sequencer_that_comes_late_still_orders_the_versions() {
-    // A bare notification of the newer version, its event, and then the event of the older one,
-    // whose time is later than the whole second that the bare one has to go by.
+async fn a_sequencer_that_arrives_late_orders_the_versions() {
+    // A bare notification of the newer version, its event, and then the event of the older version.
+    // The time of that event is later than the modification time of the newer version, which has no
+    // fraction of a second.
     let service = Service::start().await;
     service.put("k", json!([movie("A", "new")]).to_string()).await;
-    let newer = service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await;
+    let newer = service.notify(&notification::bare("k")).await;
     let event = |sequencer: &str, etag: &serde_json::Value| {
         let event_time = newer["received_at"].as_str().unwrap();
         json!({ "bucket": BUCKET, "key": "k", "sequencer": sequencer, "etag": etag, "event_time": event_time })
@@ -137,38 +122,41 @@ async fn a_sequencer_that_comes_late_still_orders_the_versions() {
 async fn quotes_around_an_etag_are_not_part_of_it() {
     let service = Service::start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
-    let bare = service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await;
+    let bare = service.notify(&notification::bare("k")).await;
     let quoted = format!("\"{}\"", bare["etag"].as_str().unwrap());
     let quoted = service.notify(&json!({ "bucket": BUCKET, "key": "k", "etag": quoted })).await;
     assert_eq!((&quoted["id"], &quoted["state"]), (&bare["id"], &json!("succeeded")));
 }
 
 #[tokio::test]
-async fn an_older_version_changes_nothing_that_a_newer_one_has_said() {
+async fn an_older_version_does_not_overwrite_a_newer_one() {
     let service = Service::start().await;
-    // The newest says what the oldest said: its rows stay untouched, and still it must win.
+    // The newest version equals the oldest one: its rows are not written, and it wins nevertheless.
     service.put("oldest", json!([movie("A", "x"), movie("B", "x")]).to_string()).await;
     service
         .put("middle", json!([movie("A", "y"), movie("B", "y"), movie("C", "y")]).to_string())
         .await;
     service.put("newest", json!([movie("A", "x")]).to_string()).await;
     for (key, second) in [("oldest", 1), ("newest", 3), ("middle", 2)] {
-        assert_eq!(service.notify(&notification(key, second)).await["state"], "succeeded");
+        assert_eq!(
+            service.notify(&notification::at_second(key, second)).await["state"],
+            "succeeded"
+        );
     }
     let expected = [movie("A", "x"), movie("B", "y"), movie("C", "y")];
     assert_eq!(catalogue(&service).await, expected);
 }
 
 #[tokio::test]
-async fn of_one_key_the_older_version_is_superseded() {
+async fn an_older_version_of_the_same_key_is_superseded() {
     let service = Service::start().await;
     service.put("k", json!([movie("A", "new")]).to_string()).await;
-    assert_eq!(service.notify(&notification("k", 2)).await["state"], "succeeded");
-    // The bucket has no versions: what it holds is new, whatever the notification tells of.
-    let older = service.notify(&notification("k", 1)).await;
+    assert_eq!(service.notify(&notification::at_second("k", 2)).await["state"], "succeeded");
+    // The bucket keeps no versions: it has the newest content, whichever version is notified.
+    let older = service.notify(&notification::at_second("k", 1)).await;
     assert_eq!(older["state"], "superseded");
-    let mut replaced = notification("k", 0);
-    replaced["etag"] = json!("of-something-that-is-not-there-any-more");
+    let mut replaced = notification::at_second("k", 0);
+    replaced["etag"] = json!("of-a-replaced-version");
     let replaced = service.notify(&replaced).await;
     assert_eq!(replaced["state"], "superseded");
     assert_eq!(replaced["attempts"], 1);
@@ -190,8 +178,8 @@ async fn sequencers_are_compared_after_padding() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_permutation_with_any_repetition_ends_in_the_same_catalogue() {
-    // Five keys that share movies; the model: apply them in the order of their times.
+async fn any_order_and_repetition_of_notifications_leads_to_the_same_catalogue() {
+    // Five keys that share movies. The model applies them in the order of their times.
     let mut random = fastrand::Rng::with_seed(42);
     let files: Vec<(String, u32, Vec<Value>)> = (0..5)
         .map(|n| {
@@ -212,10 +200,13 @@ async fn any_permutation_with_any_repetition_ends_in_the_same_catalogue() {
         for (key, _, movies) in &files {
             service.put(key, json!(movies).to_string()).await;
         }
-        let mut deliveries: Vec<Value> =
-            files.iter().chain(&files).map(|(key, second, _)| notification(key, *second)).collect();
+        let mut deliveries: Vec<Value> = files
+            .iter()
+            .chain(&files)
+            .map(|(key, second, _)| notification::at_second(key, *second))
+            .collect();
         random.shuffle(&mut deliveries);
-        // Two at a time, so that workers meet.
+        // Two at a time, so that workers run concurrently.
         for pair in deliveries.chunks(2) {
             join_all(pair.iter().map(|notification| service.notify(notification))).await;
         }

@@ -1,42 +1,48 @@
-//! Results of ingests, published to an emulated SNS and received from queues of an emulated SQS.
+//! Results of ingests, published to the emulated SNS and received from queues of the emulated SQS.
 
 use std::time::Duration;
 
-use rest_api::store::Store;
+use futures_util::future::join_all;
 use serde_json::json;
-use tokio::net::TcpListener;
 
-use crate::{
-    service::{BUCKET, Service, config, eventually, no_secrets},
-    topic::{Gate, Topic},
+use crate::support::{
+    BUCKET, Service, eventually,
+    movies::MOVIE,
+    notification,
+    topic::{Gate, Message, Topic},
 };
 
-const MOVIE: &str = r#"{"title":"A","year":2000}"#;
 const MISSPELT: &str = r#"{"title":"A","year":2000,"genre":["Drama"]}"#;
 
-/// How many results are due, now or later.
+/// Returns how many results are not published yet.
 async fn due(service: &Service) -> i64 {
     let count = "select count(*) from ingests where result_due_at is not null";
     service.sql().await.query_one(count, &[]).await.unwrap().get(0)
 }
 
+fn ingests(messages: &[Message]) -> Vec<i64> {
+    let mut ingests: Vec<i64> = messages.iter().map(Message::ingest).collect();
+    ingests.sort();
+    ingests
+}
+
 #[tokio::test]
-async fn a_producer_hears_of_its_own_rejections_alone() {
+async fn a_subscription_can_be_limited_to_the_rejections_of_one_prefix() {
     let topic = Topic::new("own").await;
     let mut all = topic.queue("own-all", None).await;
     let own = json!({ "state": ["rejected"], "prefix": ["studio-a/"] });
     let mut own = topic.queue("own-studio-a", Some(own)).await;
-    let service = Service::start_publishing(&topic.arn, topic.sns.clone()).await;
+    let service = Service::builder().publishing(&topic.arn, topic.sns.clone()).start().await;
     service.ingest("studio-a/good.json", MOVIE).await;
     service.ingest("studio-b/bad.json", MISSPELT).await;
     service.ingest("bad.json", MISSPELT).await;
-    service.notify(&json!({ "bucket": BUCKET, "key": "missing.json" })).await;
+    service.notify(&notification::bare("missing.json")).await;
     let outdated = json!({ "bucket": BUCKET, "key": "studio-a/good.json", "etag": "another" });
     service.notify(&outdated).await;
     let rejected = service.ingest("studio-a/bad.json", MISSPELT).await;
 
     let mut keys = Vec::new();
-    for message in all.receive_just(6).await {
+    for message in all.receive_exactly(6).await {
         assert_eq!(message.attribute("state"), message.body["state"]);
         assert_eq!(message.attribute("bucket"), BUCKET);
         let prefix =
@@ -44,11 +50,11 @@ async fn a_producer_hears_of_its_own_rejections_alone() {
         assert_eq!(message.attribute("prefix"), prefix);
         let subject = format!("{}: {}", message.attribute("state"), message.key());
         assert_eq!(message.envelope["Subject"], subject);
-        // As the API shows it, and where.
+        // The message is the ingest as the API returns it, and its location.
         let location = message.body["location"].as_str().unwrap();
-        let mut shown = service.get(location).await.json();
-        shown["location"] = location.into();
-        assert_eq!(message.body, shown);
+        let mut ingest = service.get(location).await.json();
+        ingest["location"] = location.into();
+        assert_eq!(message.body, ingest);
         keys.push((message.key().to_owned(), message.attribute("state").to_owned()));
     }
     keys.sort();
@@ -62,27 +68,27 @@ async fn a_producer_hears_of_its_own_rejections_alone() {
     ];
     assert_eq!(keys, expected.map(|(key, state)| (key.to_owned(), state.to_owned())));
 
-    let [message] = own.receive_just(1).await else { panic!("not one") };
+    let [message] = own.receive_exactly(1).await else { panic!("expected one message") };
     assert_eq!(message.body["id"], rejected["id"]);
     assert_eq!(message.body["violations"][0]["pointer"], "/genre");
     eventually(async || due(&service).await == 0).await;
 }
 
 #[tokio::test]
-async fn a_rejection_with_violations_without_end_fits_into_a_message() {
+async fn a_rejection_with_very_many_violations_fits_into_a_message() {
     let topic = Topic::new("large").await;
     let mut queue = topic.queue("large", None).await;
-    let service = Service::start_publishing(&topic.arn, topic.sns.clone()).await;
-    // As long as they get, quotes and characters that need care among them.
+    let service = Service::builder().publishing(&topic.arn, topic.sns.clone()).start().await;
+    // The longest violations, with quotes and characters that JSON or XML must escape.
     let name = "\"\\\u{fffe}".repeat(70);
     let record = json!({ "title": "A", "year": 2000, name: 1 }).to_string();
     let key = format!("{}\u{1}ü.json", "long/".repeat(20));
     let rejected = service.ingest(&key, vec![record; 2000].join("\n")).await;
     assert_eq!(rejected["violation_count"], 2000);
 
-    let [message] = queue.receive_just(1).await else { panic!("not one") };
+    let [message] = queue.receive_exactly(1).await else { panic!("expected one message") };
     assert!(message.size <= 256 << 10, "{} bytes", message.size);
-    assert!(message.size >= 200 << 10, "as many as fit: {} bytes", message.size);
+    assert!(message.size >= 200 << 10, "fewer than fit: {} bytes", message.size);
     let listed = message.body["violations"].as_array().unwrap();
     assert!(listed.len() < 1000, "{} are listed", listed.len());
     assert_eq!(listed[..], rejected["violations"].as_array().unwrap()[..listed.len()]);
@@ -94,127 +100,118 @@ async fn a_rejection_with_violations_without_end_fits_into_a_message() {
 }
 
 #[tokio::test]
-async fn results_wait_while_sns_is_away() {
+async fn results_stay_due_while_sns_is_unavailable() {
     let topic = Topic::new("away").await;
     let mut queue = topic.queue("away", None).await;
     let gate = Gate::closed().await;
-    let service = Service::start_publishing(&topic.arn, gate.client()).await;
-    // More than are published at once.
+    let service = Service::builder().publishing(&topic.arn, gate.client()).start().await;
+    // More than one batch.
     for number in 0..25 {
         service.ingest(&format!("{number}.json"), MOVIE).await;
     }
-    assert_eq!(due(&service).await, 25, "nothing is lost");
-    assert_eq!(service.get("/readyz").await.status, 200, "and nobody else is troubled");
+    assert_eq!(due(&service).await, 25, "a result is lost");
+    assert_eq!(service.get("/readyz").await.status, 200, "the outage of SNS affects the service");
     assert_eq!(queue.receive().await.len(), 0);
     gate.open();
-    let messages = queue.receive_just(25).await;
-    let mut ids: Vec<i64> = messages.iter().map(|m| m.body["id"].as_i64().unwrap()).collect();
-    ids.sort();
-    assert_eq!(ids, (1..=25).collect::<Vec<_>>(), "each once");
+    let messages = queue.receive_exactly(25).await;
+    assert_eq!(ingests(messages), (1..=25).collect::<Vec<_>>(), "not each once");
     eventually(async || due(&service).await == 0).await;
 }
 
 #[tokio::test]
-async fn results_due_when_the_service_stops_are_published_by_the_next_one() {
+async fn results_that_are_due_when_the_service_stops_are_published_by_its_successor() {
     let topic = Topic::new("stopped").await;
     let mut queue = topic.queue("stopped", None).await;
     let gate = Gate::closed().await;
-    let mut service = Service::start_publishing(&topic.arn, gate.client()).await;
+    let mut service = Service::builder().publishing(&topic.arn, gate.client()).start().await;
     service.ingest("a.json", MOVIE).await;
     service.ingest("b.json", MISSPELT).await;
     let took = service.stop().await;
-    assert!(took < Duration::from_secs(5), "SNS that is away does not hold up the end: {took:?}");
+    assert!(took < Duration::from_secs(5), "the outage of SNS delays the shutdown: {took:?}");
     assert_eq!(due(&service).await, 2);
 
-    let service = service.successor_publishing(&topic.arn, topic.sns.clone()).await;
-    queue.receive_just(2).await;
+    let service = service.successor().publishing(&topic.arn, topic.sns.clone()).start().await;
+    queue.receive_exactly(2).await;
     eventually(async || due(&service).await == 0).await;
 }
 
 #[tokio::test]
-async fn results_that_somebody_took_and_died_with_are_published_by_another() {
+async fn results_claimed_by_a_process_that_died_are_published_by_its_successor() {
     let topic = Topic::new("died").await;
     let mut queue = topic.queue("died", None).await;
     let gate = Gate::closed().await;
-    let mut service = Service::start_publishing(&topic.arn, gate.client()).await;
+    let mut service = Service::builder().publishing(&topic.arn, gate.client()).start().await;
     service.ingest("a.json", MOVIE).await;
     service.stop().await;
-    let store = Store::new(&service.database, &no_secrets(), 1).await.unwrap();
-    let mut taken = Vec::new();
+    let store = service.store(1).await;
+    let mut claimed = Vec::new();
     let lease = Duration::from_secs(2);
     for _ in 0..50 {
-        if taken.is_empty() {
+        if claimed.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            taken = store.claim_results(10, lease).await.unwrap();
+            claimed = store.claim_results(10, lease).await.unwrap();
         }
     }
-    assert_eq!(taken.len(), 1);
-    assert!(store.claim_results(10, lease).await.unwrap().is_empty(), "one has it");
+    assert_eq!(claimed.len(), 1);
+    assert!(store.claim_results(10, lease).await.unwrap().is_empty(), "claimed twice");
 
-    let service = service.successor_publishing(&topic.arn, topic.sns.clone()).await;
-    queue.receive_just(1).await;
+    let service = service.successor().publishing(&topic.arn, topic.sns.clone()).start().await;
+    queue.receive_exactly(1).await;
     eventually(async || due(&service).await == 0).await;
-    // Should it live after all, it changes nothing.
-    let taken: Vec<_> = taken.iter().collect();
-    store.settle_results(&taken, Some(Duration::ZERO)).await.unwrap();
+    // The first claim has expired, and changes nothing.
+    let claimed: Vec<_> = claimed.iter().collect();
+    store.reschedule_results(&claimed, Duration::ZERO).await.unwrap();
     assert_eq!(due(&service).await, 0);
 }
 
 #[tokio::test]
-async fn an_ingest_that_is_retried_is_published_again() {
+async fn the_result_of_a_retried_ingest_is_published_again() {
     let topic = Topic::new("retried").await;
     let mut queue = topic.queue("retried", None).await;
-    let service = Service::start_publishing(&topic.arn, topic.sns.clone()).await;
-    let failed = service.notify(&json!({ "bucket": BUCKET, "key": "k" })).await;
-    let [message] = queue.receive_just(1).await else { panic!("not one") };
+    let service = Service::builder().publishing(&topic.arn, topic.sns.clone()).start().await;
+    let failed = service.notify(&notification::bare("k")).await;
+    let [message] = queue.receive_exactly(1).await else { panic!("expected one message") };
     assert_eq!(message.body["error"]["code"], "object_gone", "{message:?}");
     service.put("k", MOVIE).await;
     service.send(service.post(&format!("/ingests/{}/retry", failed["id"]), "")).await;
-    let [_, again] = queue.receive_just(2).await else { panic!("not two") };
+    let [_, again] = queue.receive_exactly(2).await else { panic!("expected two messages") };
     assert_eq!((&again.body["id"], again.attribute("state")), (&failed["id"], "succeeded"));
 }
 
 #[tokio::test]
-async fn a_result_that_was_refused_is_tried_again_much_later() {
+async fn a_result_that_sns_refuses_is_retried_minutes_later() {
     let topic = Topic::new("refused").await;
     let missing = format!("{}-missing", topic.arn);
-    let service = Service::start_publishing(&missing, topic.sns.clone()).await;
+    let service = Service::builder().publishing(&missing, topic.sns.clone()).start().await;
     service.ingest("a.json", MOVIE).await;
     let later = "select result_due_at > now() + interval '4 minutes' from ingests";
     let sql = service.sql().await;
     eventually(async || sql.query_one(later, &[]).await.unwrap().get(0)).await;
-    // The operator makes the topic, and time passes.
+    // The operator creates the topic, and the delay ends.
     let topic = Topic::new("refused-missing").await;
     assert_eq!(topic.arn, missing);
     let mut queue = topic.queue("refused", None).await;
     sql.execute("update ingests set result_due_at = now()", &[]).await.unwrap();
-    queue.receive_just(1).await;
+    queue.receive_exactly(1).await;
     eventually(async || due(&service).await == 0).await;
 }
 
 #[tokio::test]
-async fn replicas_share_the_work() {
+async fn replicas_publish_each_result_once() {
     let topic = Topic::new("replicas").await;
     let mut queue = topic.queue("replicas", None).await;
     let gate = Gate::closed().await;
-    let mut service = Service::start_publishing(&topic.arn, gate.client()).await;
+    let mut service = Service::builder().publishing(&topic.arn, gate.client()).start().await;
     for number in 0..60 {
         service.ingest(&format!("{number}.json"), MOVIE).await;
     }
     service.stop().await;
-    let aws =
-        || rest_api::Aws { s3: service.s3.clone(), sns: topic.sns.clone(), secrets: no_secrets() };
-    for _ in 0..3 {
-        let mut config = config(service.database.clone());
-        config.results_topic_arn = Some(topic.arn.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        tokio::spawn(rest_api::run(config, aws(), listener, std::future::pending()));
-    }
-    let messages = queue.receive_just(60).await;
-    let mut ids: Vec<i64> = messages.iter().map(|m| m.body["id"].as_i64().unwrap()).collect();
-    ids.sort();
+    let replica = |_| service.replica_publishing(&topic.arn, topic.sns.clone());
+    let _replicas = join_all((0..3).map(replica)).await;
+    let messages = queue.receive_exactly(60).await;
+    let mut ids = ingests(messages);
     ids.dedup();
-    assert_eq!(ids.len(), 60, "each by one of them");
+    assert_eq!(ids.len(), 60, "a result was published twice");
 }
 
 #[tokio::test]
@@ -222,6 +219,6 @@ async fn without_a_topic_no_result_is_due() {
     let service = Service::start().await;
     service.ingest("a.json", MOVIE).await;
     service.ingest("b.json", MISSPELT).await;
-    service.notify(&json!({ "bucket": BUCKET, "key": "missing.json" })).await;
+    service.notify(&notification::bare("missing.json")).await;
     assert_eq!(due(&service).await, 0);
 }

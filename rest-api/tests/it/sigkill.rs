@@ -1,78 +1,76 @@
-//! The service is killed at every boundary of an ingest, and another one takes over.
+//! A process is killed at each step of an ingest, and another process completes the ingest.
 //!
-//! The service is a process of its own here. Proxies before its database and its bucket hold what
-//! it says, or what it is told, at the boundary; then it gets SIGKILL. Its successor finds the
-//! ingest when the lease has run out: the real lease, so that all boundaries are tried at once.
+//! Proxies in front of the database and the bucket hold the bytes of one step; then the process gets
+//! SIGKILL. Its successor claims the ingest when the lease has expired. The lease has its real
+//! length, so all steps are tested concurrently.
 
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::{
+use crate::support::{
+    Service, eventually,
+    movies::{ndjson, numbered_movies},
+    notification,
+    postgres::postgres,
     process::Process,
-    proxy::{Act, Proxy, Upstream, Way},
-    service::{BUCKET, Service, eventually, postgres, without_id},
+    proxy::{Action, Direction, Proxy, Upstream},
 };
 
-const KEY: &str = "boundary.ndjson";
+const KEY: &str = "step.ndjson";
 
-/// Before whom the proxy stands that sees the boundary.
+/// The server whose proxy holds the bytes.
 #[derive(Clone, Copy)]
-enum Before {
+enum Server {
     Database,
     Bucket,
 }
-use Before::{Bucket, Database};
+use Direction::{ToClient, ToServer};
+use Server::{Bucket, Database};
 
-/// A boundary, and the bytes that are held there.
-struct Boundary {
+/// The bytes that are held: a server, a direction and a pattern.
+type Held = (Server, Direction, &'static str);
+
+/// A step of an ingest.
+struct Step {
     name: &'static str,
-    place: (Before, Way, &'static str),
+    held: Held,
     /// Whether the movies are in the catalogue by then.
     committed: bool,
 }
 
-const fn boundary(
-    name: &'static str,
-    place: (Before, Way, &'static str),
-    committed: bool,
-) -> Boundary {
-    Boundary { name, place, committed }
+const fn step(name: &'static str, held: Held, committed: bool) -> Step {
+    Step { name, held, committed }
 }
 
-/// In their order. Statements open with their names.
-const BOUNDARIES: [Boundary; 11] = [
-    boundary("claimed, and not told so", (Database, Way::Down, KEY), false),
-    boundary("claimed", (Bucket, Way::Up, "GET /movies/"), false),
-    boundary("half fetched", (Bucket, Way::Down, r#""title":"movie 25""#), false),
-    boundary("fetched", (Database, Way::Up, "ingests::observe"), false),
-    boundary("observed", (Database, Way::Up, "merge::staging"), false),
-    boundary("staging", (Database, Way::Up, "merge::stage */"), false),
-    boundary("staged", (Database, Way::Up, "merge::lock"), false),
-    boundary("merged", (Database, Way::Up, "merge::announce"), false),
-    boundary("merged, and about to commit", (Database, Way::Up, "COMMIT"), false),
-    boundary("committed, and not told so", (Database, Way::Down, "COMMIT"), true),
-    boundary("committed", (Database, Way::Up, "merge::tidy"), true),
+/// The steps in their order. Each SQL statement begins with its name.
+const STEPS: [Step; 11] = [
+    step("claimed, before the response arrives", (Database, ToClient, KEY), false),
+    step("claimed", (Bucket, ToServer, "GET /movies/"), false),
+    step("half of the object read", (Bucket, ToClient, r#""title":"movie 25""#), false),
+    step("object read", (Database, ToServer, "queue::observe"), false),
+    step("observed", (Database, ToServer, "staging::new"), false),
+    step("staging", (Database, ToServer, "staging::add */"), false),
+    step("staged", (Database, ToServer, "merge::lock"), false),
+    step("merged", (Database, ToServer, "merge::announce"), false),
+    step("merged, before the commit", (Database, ToServer, "COMMIT"), false),
+    step("committed, before the response arrives", (Database, ToClient, "COMMIT"), true),
+    step("committed", (Database, ToServer, "maintenance::clean_indexes"), true),
 ];
 
 fn movies(range: std::ops::Range<u32>) -> Vec<Value> {
-    let movie = |number| json!({ "title": format!("movie {number}"), "year": 2000, "cast": [], "genres": ["Drama"] });
-    range.map(movie).collect()
+    numbered_movies("movie", range, "Drama")
 }
 
-fn file(movies: &[Value]) -> String {
-    movies.iter().map(|movie| format!("{movie}\n")).collect()
-}
-
-/// The catalogue as its database holds it.
+/// The state of the ingest and of the catalogue in the database.
 #[derive(Debug, PartialEq)]
 struct State {
     ingest: String,
     attempts: i32,
     movies: i64,
     revision: i64,
-    /// How many versions the catalogue was told of, and how many movies they held.
     assertions: i64,
+    /// How many movies the assertions contain.
     asserted: i64,
 }
 
@@ -92,19 +90,19 @@ async fn state(sql: &tokio_postgres::Client) -> State {
     }
 }
 
-/// What is to be found, by attempts, and whether the movies are in the catalogue.
+/// Returns the state after so many attempts, before or after the commit.
 fn expected(attempts: i32, committed: bool) -> State {
     let (ingest, movies, once) = if committed { ("succeeded", 50, 1) } else { ("running", 0, 0) };
     let ingest = ingest.to_owned();
     State { ingest, attempts, movies, revision: once, assertions: once, asserted: movies }
 }
 
-/// A service that works on nothing, with a file in its queue, and proxies before its database and
-/// its bucket.
+/// Starts a service without workers that has queued an ingest, and proxies in front of its database
+/// and its bucket.
 async fn start() -> (Service, Proxy, Proxy) {
-    let around = Service::start_with(|config| config.workers = 0).await;
-    around.put(KEY, file(&movies(0..50))).await;
-    let notification = json!({ "bucket": BUCKET, "key": KEY }).to_string();
+    let around = Service::start_without_workers().await;
+    around.put(KEY, ndjson(&movies(0..50))).await;
+    let notification = notification::bare(KEY).to_string();
     let recorded = around.send(around.post("/notify", notification)).await;
     assert_eq!(recorded.status, StatusCode::ACCEPTED);
     let socket = postgres().await.socket_dir().to_owned();
@@ -113,19 +111,19 @@ async fn start() -> (Service, Proxy, Proxy) {
     (around, database, bucket)
 }
 
-async fn kill_at(boundary: &Boundary) {
-    let Boundary { name, place: (before, way, pattern), committed } = boundary;
+async fn kill_at(step: &Step) {
+    let Step { name, held: (server, direction, pattern), committed } = step;
     let (around, database, bucket) = start().await;
     let sql = around.sql().await;
-    let proxy = match before {
+    let proxy = match server {
         Database => &database,
         Bucket => &bucket,
     };
-    let held = proxy.on(*way, pattern, 1, Act::Hold);
+    let held = proxy.on(*direction, pattern, 1, Action::Hold);
     let mut process = Process::serve_behind(&around, database.address, bucket.address);
-    held.passed(1).await;
+    held.wait_for_matches(1).await;
     process.kill();
-    // What the process sent is lost with it, and its sockets are closed.
+    // What the process has sent is lost, and its connections are closed.
     database.reset();
     bucket.reset();
     assert_eq!(state(&sql).await, expected(1, *committed), "{name}");
@@ -134,11 +132,10 @@ async fn kill_at(boundary: &Boundary) {
     eventually(async || state(&sql).await.ingest == "succeeded").await;
     let attempts = if *committed { 1 } else { 2 };
     assert_eq!(state(&sql).await, expected(attempts, true), "{name}");
-    let found: Vec<Value> = around.movies("").await.iter().map(without_id).collect();
-    assert_eq!(found, movies(0..50), "{name}");
+    assert_eq!(around.movies_without_ids("").await, movies(0..50), "{name}");
 
-    // And whatever comes next is taken as usual.
-    let next = around.ingest("next.ndjson", file(&movies(40..60))).await;
+    // The next ingest is not affected.
+    let next = around.ingest("next.ndjson", ndjson(&movies(40..60))).await;
     let counts = json!([next["attempts"], next["inserted"], next["updated"], next["unchanged"]]);
     assert_eq!(counts, json!([1, 10, 0, 10]), "{name}: {next}");
     assert_eq!(state(&sql).await.revision, 2, "{name}");
@@ -149,20 +146,20 @@ async fn kill_at(boundary: &Boundary) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_killed_at_any_boundary_leaves_its_ingest_to_the_next_one() {
-    join_all(BOUNDARIES.iter().map(kill_at)).await;
+async fn an_ingest_whose_process_is_killed_at_any_step_is_completed_by_another_process() {
+    join_all(STEPS.iter().map(kill_at)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_whose_answer_is_lost_is_given_back_by_the_worker_that_made_it() {
+async fn a_claim_whose_response_is_lost_is_released_by_its_own_worker() {
     let (around, database, bucket) = start().await;
     let sql = around.sql().await;
-    let held = database.on(Way::Down, KEY, 1, Act::Hold);
+    let held = database.on(ToClient, KEY, 1, Action::Hold);
     let _process = Process::serve_behind(&around, database.address, bucket.address);
-    held.passed(1).await;
+    held.wait_for_matches(1).await;
     assert_eq!(state(&sql).await, expected(1, false));
     database.reset();
-    // One attempt: had the lease run out, it would be two.
+    // If the lease had expired, there would be two attempts.
     eventually(async || state(&sql).await.ingest == "succeeded").await;
     assert_eq!(state(&sql).await, expected(1, true));
 }

@@ -1,5 +1,5 @@
-//! A topic of an emulated SNS, queues of an emulated SQS that it delivers to, and a way to it that
-//! can be closed.
+//! A topic of the emulated SNS, queues of the emulated SQS that subscribe to it, and a switchable
+//! connection to SNS.
 
 use std::{
     net::SocketAddr,
@@ -18,10 +18,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::emulator;
+use super::emulator;
 
-/// How long a message may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for messages. Large, for slow machines.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A topic.
 pub(crate) struct Topic {
@@ -36,7 +36,7 @@ impl Topic {
         Self { arn: created.topic_arn.unwrap(), sns }
     }
 
-    /// A queue that is sent what `filter` lets through, all of it without one.
+    /// Creates a queue that receives the messages that match `filter`, or all messages.
     pub(crate) async fn queue(&self, name: &str, filter: Option<Value>) -> Queue {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let created = sqs(&http, "CreateQueue", &json!({ "QueueName": name })).await;
@@ -52,21 +52,21 @@ impl Topic {
     }
 }
 
-/// A queue, and what was received from it so far.
+/// A queue, and the messages received from it so far.
 pub(crate) struct Queue {
     http: reqwest::Client,
     url: Value,
     received: Vec<Message>,
 }
 
-/// What a subscriber gets.
+/// A message as a subscriber receives it.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    /// SNS's form around the message.
+    /// What SNS puts around the message.
     pub(crate) envelope: Value,
-    /// What we sent.
+    /// What the service published.
     pub(crate) body: Value,
-    /// The size of all of it, in bytes.
+    /// The size of the envelope and the body, in bytes.
     pub(crate) size: usize,
 }
 
@@ -78,16 +78,20 @@ impl Message {
     pub(crate) fn key(&self) -> &str {
         self.body["key"].as_str().unwrap()
     }
+
+    pub(crate) fn ingest(&self) -> i64 {
+        self.body["id"].as_i64().unwrap()
+    }
 }
 
 impl Queue {
-    /// Receives what there is by now.
+    /// Receives what has arrived by now. Returns all messages received so far.
     pub(crate) async fn receive(&mut self) -> &[Message] {
         loop {
             let receive = json!({ "QueueUrl": self.url, "MaxNumberOfMessages": 10,
                 "VisibilityTimeout": 600 });
-            let answer = sqs(&self.http, "ReceiveMessage", &receive).await;
-            let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
+            let response = sqs(&self.http, "ReceiveMessage", &receive).await;
+            let messages = response["Messages"].as_array().cloned().unwrap_or_default();
             if messages.is_empty() {
                 return &self.received;
             }
@@ -100,10 +104,10 @@ impl Queue {
         }
     }
 
-    /// Receives until there are `count`, and then makes sure that there are no more.
-    pub(crate) async fn receive_just(&mut self, count: usize) -> &[Message] {
+    /// Receives until there are `count` messages, and checks that no more arrive.
+    pub(crate) async fn receive_exactly(&mut self, count: usize) -> &[Message] {
         let started = Instant::now();
-        while self.receive().await.len() < count && started.elapsed() < PATIENCE {
+        while self.receive().await.len() < count && started.elapsed() < RECEIVE_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -113,27 +117,27 @@ impl Queue {
     }
 }
 
-/// Calls the emulator's SQS, which verifies no signature but reads the region from it.
+/// Calls the emulated SQS, which verifies no signature but takes the region from it.
 async fn sqs(http: &reqwest::Client, action: &str, input: &Value) -> Value {
     let scope = "Credential=local/20260101/eu-west-1/sqs/aws4_request";
-    let call = http
+    let request = http
         .post(format!("http://{}/", emulator::address().await))
         .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=, Signature="))
         .header("content-type", "application/x-amz-json-1.0")
         .header("x-amz-target", format!("AmazonSQS.{action}"))
         .body(input.to_string());
-    let answer = call.send().await.unwrap().error_for_status().unwrap();
-    answer.json().await.unwrap()
+    let response = request.send().await.unwrap().error_for_status().unwrap();
+    response.json().await.unwrap()
 }
 
-/// A way to the emulator that can be closed.
+/// A connection to the emulated SNS that can be closed.
 pub(crate) struct Gate {
     address: SocketAddr,
     open: Arc<AtomicBool>,
 }
 
 impl Gate {
-    /// It is closed at first: whoever comes is turned away.
+    /// Starts closed: it accepts connections and closes them at once.
     pub(crate) async fn closed() -> Self {
         let emulator = emulator::address().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -156,7 +160,7 @@ impl Gate {
         self.open.store(true, Ordering::Relaxed);
     }
 
-    /// A client that goes this way, and tries once.
+    /// Returns a client that connects through the gate and does not retry.
     pub(crate) fn client(&self) -> Client {
         let config = aws_sdk_sns::config::Builder::from(&sdk(self.address));
         Client::from_conf(config.retry_config(RetryConfig::disabled()).build())

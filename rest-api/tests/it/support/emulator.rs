@@ -1,4 +1,4 @@
-//! An emulator of AWS: its Secrets Manager, SNS and SQS. Fetched from PyPI once.
+//! An emulator of AWS: Secrets Manager, SNS, SQS and S3 with versions. Fetched from PyPI once.
 
 use std::{
     net::SocketAddr,
@@ -7,13 +7,13 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use tokio::{net::TcpListener, sync::OnceCell};
+use tokio::sync::OnceCell;
 
-use crate::service::eventually;
+use super::{eventually, free_address};
 
 const PACKAGE: &str = "ministack==1.5.33";
 
-/// Runs the emulator until its standard input closes, which it does when the test program ends.
+/// Runs the emulator until standard input closes, which it does when the test program ends.
 const GUARD: &str = r#""$@" </dev/null & emulator=$!; cat >/dev/null; kill $emulator"#;
 
 struct Emulator {
@@ -21,9 +21,10 @@ struct Emulator {
     _guard: Child,
 }
 
+/// One emulator for the whole run.
 static EMULATOR: OnceCell<Emulator> = OnceCell::const_new();
 
-/// The configuration of clients for the emulator, one for the whole run.
+/// Returns the configuration of clients for the emulator.
 pub(crate) async fn sdk() -> SdkConfig {
     local_stack::sdk(address().await)
 }
@@ -34,13 +35,11 @@ pub(crate) async fn address() -> SocketAddr {
 
 async fn start() -> Emulator {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let folder = tokio::task::spawn_blocking(fetch).await.unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let directory = tokio::task::spawn_blocking(fetch).await.unwrap();
+    let address = free_address();
     let guard = Command::new("/bin/sh")
         .args(["-c", GUARD, "emulator", "python3", "-m", "ministack"])
-        .env("PYTHONPATH", folder)
+        .env("PYTHONPATH", directory)
         .envs([("BIND_HOST", "127.0.0.1"), ("LOG_LEVEL", "WARNING")])
         .env("GATEWAY_PORT", address.port().to_string())
         .stdin(Stdio::piped())
@@ -54,18 +53,18 @@ async fn start() -> Emulator {
 }
 
 fn fetch() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
-    if folder.exists() {
-        return folder;
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
+    if directory.exists() {
+        return directory;
     }
-    let unpacked = folder.with_extension(format!("unpacking-{}", std::process::id()));
+    let unpacked = directory.with_extension(format!("unpacking-{}", std::process::id()));
     let pip = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--root-user-action=ignore", PACKAGE, "--target"])
         .arg(&unpacked)
         .output()
         .unwrap_or_else(|error| panic!("Python 3 with pip is needed to fetch {PACKAGE}: {error}"));
     assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
-    // In one step, so that nobody sees half of it.
-    std::fs::rename(&unpacked, &folder).unwrap();
-    folder
+    // Atomic, so that an interrupted run leaves no incomplete directory.
+    std::fs::rename(&unpacked, &directory).unwrap();
+    directory
 }

@@ -1,43 +1,24 @@
-//! Comparing the bucket with the ledger: any number of keys of any name, versions, and what happens
-//! meanwhile.
+//! The comparison of a bucket with the ledger: pages, key names, versions, concurrent changes.
 
 use futures_util::{StreamExt, stream};
 use rest_api::{
-    ingest::ObjectStore,
-    reconcile::{Difference, Event, Kind, Options, Printer, Summary, reconcile},
-    store::{Observed, Store},
+    reconcile::{Event, Kind, Options, Printer},
+    store::ObservedVersion,
 };
-use schema::Notification;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::service::{BUCKET, Service, no_secrets};
+use crate::support::{
+    BUCKET, Service,
+    comparison::{apply, compare, compare_with},
+    ledger::{parse, record},
+    movies::MOVIE,
+    notification,
+};
 
-const MOVIE: &str = r#"{"title":"A","year":2000}"#;
-
-/// What differs, in the order told, and the summary.
-pub(crate) async fn compare(service: &Service, options: Options) -> (Vec<Difference>, Summary) {
-    let store = Store::new(&service.database, &no_secrets(), 0).await.unwrap();
-    let objects = ObjectStore::new(service.s3.clone());
-    let options = Options { bucket: Some(BUCKET.to_owned()), ..options };
-    let mut found = Vec::new();
-    let summary = reconcile(&store, &objects, options, |event| {
-        if let Event::Found(difference) = event {
-            found.push(difference.clone());
-        }
-        Ok(())
-    });
-    let summary = summary.await.unwrap();
-    (found, summary)
-}
-
-pub(crate) fn apply() -> Options {
-    Options { apply: true, ..Options::default() }
-}
-
-/// Keys that S3 admits, and that something on the way might take for something else. Their order
-/// is that of UTF-8, which is neither that of UTF-16 nor that of any language.
+/// Returns keys that need escapes somewhere on the way. S3 sorts them by their UTF-8 bytes, which is
+/// neither the order of UTF-16 nor that of a locale.
 fn keys() -> Vec<String> {
-    let nasty = [
+    let names = [
         "plain",
         "with space",
         "plus+plus",
@@ -66,12 +47,12 @@ fn keys() -> Vec<String> {
         "null",
         "\\N",
     ];
-    (0..2500).map(|number| format!("{}{number}", nasty[number % nasty.len()])).collect()
+    (0..2500).map(|number| format!("{}{number}", names[number % names.len()])).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_number_of_files_of_any_name() {
-    let service = Service::start_with(|config| config.workers = 0).await;
+async fn thousands_of_objects_with_unusual_keys_are_compared() {
+    let service = Service::start_without_workers().await;
     let keys = keys();
     stream::iter(&keys).for_each_concurrent(16, |key| service.put(key, MOVIE)).await;
     let (found, summary) = compare(&service, apply()).await;
@@ -83,13 +64,13 @@ async fn any_number_of_files_of_any_name() {
     assert_eq!((again.0.len(), again.1.in_flight, again.1.queued), (0, 2500, 0));
 
     let sql = service.sql().await;
-    let take = "update ingests set state = 'succeeded', inserted = 0, updated = 0, unchanged = 0, \
+    let succeed = "update ingests set state = 'succeeded', inserted = 0, updated = 0, unchanged = 0, \
         violation_count = 0, finished_at = now()";
-    assert_eq!(sql.execute(take, &[]).await.unwrap(), 2500);
+    assert_eq!(sql.execute(succeed, &[]).await.unwrap(), 2500);
     let (found, summary) = compare(&service, apply()).await;
     assert_eq!((found.len(), summary.up_to_date), (0, 2500), "{found:?}");
 
-    // Whole pages of the ledger have vanished, at its beginning, in its middle and at its end.
+    // Whole pages of the bucket vanish at the beginning, in the middle and at the end.
     let kept = &sorted[1300..1900];
     let gone: Vec<&String> = sorted.iter().filter(|key| !kept.contains(key)).collect();
     stream::iter(&gone).for_each_concurrent(16, |key| service.delete(key)).await;
@@ -111,65 +92,58 @@ async fn any_number_of_files_of_any_name() {
 }
 
 #[tokio::test]
-async fn which_version_is_held_is_what_recording_it_would_say() {
-    let service = Service::start_with(|config| config.workers = 0).await;
-    let store = Store::new(&service.database, &no_secrets(), 2).await.unwrap();
-    let parse = |notification: Value| -> Notification {
-        schema::parse(notification.to_string().as_bytes()).unwrap()
-    };
-    // The event came at 10.3 s; the bucket says 10 or 11, as it rounds.
+async fn the_comparison_and_the_recording_identify_the_same_version() {
+    let service = Service::start_without_workers().await;
+    let store = service.store(2).await;
+    // The time of the event is 10.3 s. The modification time is 10 or 11 s, by rounding.
     let event = json!({ "bucket": BUCKET, "key": "k", "etag": "e", "sequencer": "01",
         "event_time": "2026-01-01T00:00:10.300Z" });
-    let bare = parse(json!({ "bucket": BUCKET, "key": "k" }));
+    let bare = parse(&notification::bare("k"));
     for (etag, second, same) in
         [("e", 9, true), ("e", 10, true), ("e", 11, true), ("e", 12, false), ("f", 10, false)]
     {
         let sql = service.sql().await;
         sql.batch_execute("truncate ingests").await.unwrap();
-        let known =
-            store.record(&parse(event.clone()), &Observed::default(), "", None).await.unwrap();
-        let observed = Observed {
+        let known = record(&store, &parse(&event)).await;
+        let observed = ObservedVersion {
             etag: Some(etag.to_owned()),
             last_modified: Some(format!("2026-01-01T00:00:{second:02}Z").parse().unwrap()),
-            ..Observed::default()
+            ..ObservedVersion::default()
         };
         let newest = store.newest_versions(BUCKET, &[("k", &observed)]).await.unwrap();
         let newest = newest[0].unwrap();
-        assert_eq!((newest.id, newest.held), (known.id, same), "{observed:?}");
+        assert_eq!((newest.id, newest.is_current), (known.id, same), "{observed:?}");
         let recorded = store.record(&bare, &observed, "", None).await.unwrap();
         assert_eq!(recorded.id == known.id, same, "{observed:?}");
-        // And then it is known.
+        // After it is recorded, it is held.
         let newest = store.newest_versions(BUCKET, &[("k", &observed)]).await.unwrap();
-        assert!(newest[0].unwrap().held, "{observed:?}");
+        assert!(newest[0].unwrap().is_current, "{observed:?}");
     }
 }
 
 #[tokio::test]
-async fn a_file_that_failed_before_it_was_there_is_told_of_once_from_then_on() {
+async fn a_notification_before_its_object_exists_does_not_hide_the_object() {
     let service = Service::start().await;
-    let bare = json!({ "bucket": BUCKET, "key": "k" });
+    let bare = notification::bare("k");
     let failed = service.notify(&bare).await;
     assert_eq!(failed["state"], "failed");
     service.put("k", MOVIE).await;
-    let taken = service.notify(&bare).await;
-    assert_eq!(taken["state"], "succeeded");
-    assert_eq!(service.notify(&bare).await["id"], taken["id"]);
+    let succeeded = service.notify(&bare).await;
+    assert_eq!(succeeded["state"], "succeeded");
+    assert_eq!(service.notify(&bare).await["id"], succeeded["id"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_put_and_taken_meanwhile_has_not_vanished() {
+async fn an_object_that_is_put_and_ingested_meanwhile_has_not_vanished() {
     let service = Service::start().await;
     service.put("a", MOVIE).await;
     service.ingest("b", MOVIE).await;
-    let store = Store::new(&service.database, &no_secrets(), 0).await.unwrap();
-    let objects = ObjectStore::new(service.s3.clone());
-    let options = Options { bucket: Some(BUCKET.to_owned()), ..Options::default() };
     let runtime = tokio::runtime::Handle::current();
     let mut found = Vec::new();
-    let summary = reconcile(&store, &objects, options, |event| {
+    let summary = compare_with(&service, Options::default(), |event| {
         if let Event::Found(difference) = event {
             found.push(difference.key.clone());
-            // The bucket has been listed, the end of the ledger not been read yet.
+            // The bucket has been listed. The end of the ledger has not been read yet.
             tokio::task::block_in_place(|| runtime.block_on(service.ingest("c", MOVIE)));
         }
         Ok(())
@@ -179,7 +153,7 @@ async fn what_is_put_and_taken_meanwhile_has_not_vanished() {
 }
 
 #[tokio::test]
-async fn an_output_that_is_closed_ends_it() {
+async fn a_closed_output_ends_the_comparison() {
     struct Closed;
     impl std::io::Write for Closed {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
@@ -189,12 +163,9 @@ async fn an_output_that_is_closed_ends_it() {
             Ok(())
         }
     }
-    let service = Service::start_with(|config| config.workers = 0).await;
+    let service = Service::start_without_workers().await;
     service.put("k", MOVIE).await;
-    let store = Store::new(&service.database, &no_secrets(), 0).await.unwrap();
-    let objects = ObjectStore::new(service.s3.clone());
-    let options = Options { bucket: Some(BUCKET.to_owned()), ..Options::default() };
     let mut printer = Printer::new(Closed, Vec::new(), false);
-    let ended = reconcile(&store, &objects, options, |event| printer.event(event)).await;
+    let ended = compare_with(&service, Options::default(), |event| printer.event(event)).await;
     assert_eq!(ended.unwrap_err().to_string(), "cannot write what was found");
 }

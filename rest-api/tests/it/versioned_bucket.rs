@@ -1,4 +1,4 @@
-//! A bucket that keeps versions, as the one on AWS does; the emulator's, since ours keeps none.
+//! A bucket that keeps versions. It is in the emulator: the S3 endpoint of the other tests keeps none.
 
 use aws_sdk_s3::{
     Client,
@@ -10,16 +10,9 @@ use aws_sdk_s3::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    emulator,
-    service::{BUCKET, Service, without_id},
-};
+use crate::support::{BUCKET, Service, emulator, movies::movie};
 
-fn movie(title: &str, genre: &str) -> Value {
-    json!({ "title": title, "year": 2000, "cast": [], "genres": [genre] })
-}
-
-/// A client of the emulator, and a bucket there with versioning.
+/// Creates a bucket with versioning in the emulator. Returns a client.
 async fn bucket() -> Client {
     let config = aws_sdk_s3::config::Builder::from(&emulator::sdk().await);
     let s3 = Client::from_conf(config.force_path_style(true).build());
@@ -35,9 +28,9 @@ async fn bucket() -> Client {
 }
 
 #[tokio::test]
-async fn every_version_is_read_as_it_was_and_the_newest_wins() {
+async fn each_notified_version_is_read_and_the_newest_wins() {
     let s3 = bucket().await;
-    let service = Service::start_reading(|_| s3.config().clone()).await;
+    let service = Service::builder().s3_config(|_| s3.config().to_builder()).start().await;
     let put = async |second: u32, movies: Value| {
         let body = ByteStream::from(movies.to_string().into_bytes());
         let put = s3.put_object().bucket(BUCKET).key("k").body(body).send().await.unwrap();
@@ -52,7 +45,7 @@ async fn every_version_is_read_as_it_was_and_the_newest_wins() {
     let third = put(3, json!({ "title": "A", "yaer": 2000 })).await;
     assert_ne!(first["version_id"], second["version_id"]);
 
-    // The last first: what it holds is at fault, which does not unmake the versions before it.
+    // The last version first. It is rejected, which does not affect the versions before it.
     let third = service.notify(&third).await;
     assert_eq!(third["state"], "rejected", "{third}");
     let newer = service.notify(&second).await;
@@ -61,10 +54,10 @@ async fn every_version_is_read_as_it_was_and_the_newest_wins() {
     let older = service.notify(&first).await;
     assert_eq!(older["state"], "superseded", "{older}");
     assert_eq!(json!([older["inserted"], older["updated"]]), json!([1, 0]));
-    let found: Vec<Value> = service.movies("sort=title").await.iter().map(without_id).collect();
+    let found = service.movies_without_ids("sort=title").await;
     assert_eq!(found, [movie("A", "y"), movie("B", "x"), movie("C", "y")]);
 
-    // A version that was deleted for good is gone; one behind a delete marker is not.
+    // A version behind a delete marker can be read. A deleted version cannot.
     s3.delete_object().bucket(BUCKET).key("k").send().await.unwrap();
     let fourth = put(4, json!([movie("D", "z")])).await;
     s3.delete_object().bucket(BUCKET).key("k").send().await.unwrap();

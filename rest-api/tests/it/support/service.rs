@@ -1,0 +1,246 @@
+//! A service under test, with a database and a bucket of its own.
+
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_s3::{Client, primitives::ByteStream};
+use local_stack::{client, s3::Endpoint};
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use rest_api::{
+    Aws,
+    config::{Config, Database},
+    store::Store,
+};
+use serde_json::Value;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{
+    builder::no_secrets,
+    eventually,
+    movies::without_id,
+    notification,
+    postgres::{migrated_database, postgres},
+};
+
+pub(crate) const TOKEN: &str = "a-token-for-tests";
+pub(crate) const BUCKET: &str = "movies";
+
+/// A service with a database and a bucket of its own. [`super::builder`] starts it.
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
+    pub(crate) database: Database,
+    /// The client of the test.
+    pub(crate) s3: Client,
+    pub(crate) s3_address: SocketAddr,
+    /// The events that S3 would send to the Lambda.
+    events: mpsc::UnboundedReceiver<Value>,
+    http: reqwest::Client,
+    running: Option<Running>,
+    objects: PathBuf,
+}
+
+/// A running service. It stops when this is dropped.
+pub(crate) struct Running {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts a service on a free port.
+    pub(crate) async fn start(config: Config, aws: Aws) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = rest_api::run(config, aws, listener, async {
+            let _ = stopped.await;
+        });
+        Self { address, stop, ended: tokio::spawn(async { serving.await.unwrap() }) }
+    }
+}
+
+/// The response to a request, read to its end.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Response {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// Returns the value of a header, empty if it is not there.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Service {
+    /// Creates the database and the bucket. No service runs yet.
+    pub(super) async fn stopped() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let database = migrated_database().await;
+        let name = format!("mru-s3-{}-{}", std::process::id(), database.name);
+        let objects = std::env::temp_dir().join(name);
+        let (sender, events) = mpsc::unbounded_channel();
+        let endpoint = Endpoint::new(&objects, sender).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let s3_address = listener.local_addr().unwrap();
+        let s3 = client(s3_address);
+        tokio::spawn(endpoint.serve(listener, std::future::pending()));
+        s3.create_bucket().bucket(BUCKET).send().await.unwrap();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let address = ([127, 0, 0, 1], 0).into();
+        Self { address, database, s3, s3_address, events, http, running: None, objects }
+    }
+
+    pub(super) async fn run(&mut self, config: Config, aws: Aws) {
+        let running = Running::start(config, aws).await;
+        self.address = running.address;
+        self.running = Some(running);
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Response {
+        let response = request.timeout(Duration::from_secs(300)).send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Response { status, headers, text: response.text().await.unwrap() }
+    }
+
+    /// A request without a token.
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, self.url(path))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// A POST with the token.
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::RequestBuilder {
+        let request = self.request(Method::POST, path).bearer_auth(TOKEN);
+        request.header("content-type", "application/json").body(body)
+    }
+
+    /// Opens a connection, and sends `bytes` over it.
+    pub(crate) async fn connect_and_send(&self, bytes: impl AsRef<[u8]>) -> TcpStream {
+        let mut connection = TcpStream::connect(self.address).await.unwrap();
+        connection.write_all(bytes.as_ref()).await.unwrap();
+        connection
+    }
+
+    /// Returns the path of the file in which the endpoint keeps an object.
+    pub(crate) fn object_path(&self, key: &str) -> PathBuf {
+        self.objects.join(BUCKET).join(key)
+    }
+
+    /// Puts an object into the bucket.
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+        let body = ByteStream::from(body.into());
+        self.s3.put_object().bucket(BUCKET).key(key).body(body).send().await.unwrap();
+    }
+
+    /// Deletes an object from the bucket.
+    pub(crate) async fn delete(&self, key: &str) {
+        self.s3.delete_object().bucket(BUCKET).key(key).send().await.unwrap();
+    }
+
+    /// Returns the notification that the Lambda makes of the next event.
+    pub(crate) async fn next_notification(&mut self) -> Value {
+        notification::of_event(&self.events.recv().await.unwrap())
+    }
+
+    /// Sends a notification, and waits until its ingest has ended. Returns the ingest.
+    pub(crate) async fn notify(&self, notification: &Value) -> Value {
+        let request = self.post("/notify", notification.to_string()).header("prefer", "wait=30");
+        let mut response = self.send(request).await;
+        assert!(response.status.is_success(), "{}", response.text);
+        // A slow machine can need longer than the API waits.
+        while matches!(response.json()["state"].as_str(), Some("queued" | "running")) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            response = self.get(&format!("/ingests/{}", response.json()["id"])).await;
+        }
+        response.json()
+    }
+
+    /// Puts an object, and waits until its ingest has ended. Returns the ingest with all violations.
+    pub(crate) async fn ingest(&self, key: &str, body: impl Into<Vec<u8>>) -> Value {
+        self.put(key, body).await;
+        let id = &self.notify(&notification::bare(key)).await["id"];
+        self.get_ingest(id).await
+    }
+
+    /// Returns the ingest `id` as it is now.
+    pub(crate) async fn get_ingest(&self, id: impl Display) -> Value {
+        self.get(&format!("/ingests/{id}")).await.json()
+    }
+
+    /// Waits until the ingest `id` is in `state`.
+    pub(crate) async fn reaches(&self, id: impl Display, state: &str) {
+        eventually(async || self.get_ingest(&id).await["state"] == state).await;
+    }
+
+    /// Returns the movies that match `query`, of all pages.
+    pub(crate) async fn movies(&self, query: &str) -> Vec<Value> {
+        let mut movies = Vec::new();
+        let mut path = format!("/movies?{query}");
+        loop {
+            let page = self.get(&path).await;
+            assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text);
+            movies.extend(page.json().as_array().unwrap().iter().cloned());
+            match page.header("link").split_once("; rel=\"next\"") {
+                Some((next, _)) => path = next.trim_matches(['<', '>']).to_owned(),
+                None => return movies,
+            }
+        }
+    }
+
+    /// Returns the movies that match `query`, of all pages, without their ids.
+    pub(crate) async fn movies_without_ids(&self, query: &str) -> Vec<Value> {
+        self.movies(query).await.iter().map(without_id).collect()
+    }
+
+    /// Opens a connection to the database of the service.
+    pub(crate) async fn sql(&self) -> tokio_postgres::Client {
+        postgres().await.connect(&self.database.name).await.unwrap()
+    }
+
+    /// Opens the database as the service does, with so many connections for workers.
+    pub(crate) async fn store(&self, workers: usize) -> Store {
+        Store::new(&self.database, &no_secrets(), workers).await.unwrap()
+    }
+
+    /// Stops the service. Returns how long that took.
+    pub(crate) async fn stop(&mut self) -> Duration {
+        let started = Instant::now();
+        let Running { stop, ended, .. } = self.running.take().unwrap();
+        stop.send(()).unwrap();
+        ended.await.unwrap();
+        started.elapsed()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.objects);
+    }
+}
