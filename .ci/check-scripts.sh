@@ -12,8 +12,8 @@ mapfile -t python < <(grep -lE '^#!.*\bpython3$' .ci/* scripts/*)
 mapfile -t shell < <(grep -lE '^#!.*\b(bash|sh)$' .ci/* scripts/*)
 
 echo "check-scripts: ruff, ${#python[@]} files"
-ruff check --quiet --config .ci/ruff.toml "${python[@]}"
-ruff format --check --quiet --diff --config .ci/ruff.toml "${python[@]}"
+ruff check --no-cache --quiet --config .ci/ruff.toml "${python[@]}"
+ruff format --no-cache --check --quiet --diff --config .ci/ruff.toml "${python[@]}"
 
 echo "check-scripts: shellcheck, ${#shell[@]} files"
 shellcheck "${shell[@]}"
