@@ -1,5 +1,5 @@
-# The form with a reader: a Multi-AZ DB cluster, one writer and two readable standbys in three zones.
-# A read replica beside the instance is not to be had: RDS refuses one where it manages the password.
+# With a reader: a Multi-AZ DB cluster, one writer and two readable standbys in three zones.
+# Not a read replica of the instance: RDS does not support one with a managed password.
 
 resource "aws_rds_cluster_parameter_group" "this" {
   count = var.reader ? 1 : 0
@@ -20,8 +20,8 @@ resource "aws_rds_cluster_parameter_group" "this" {
 }
 
 resource "aws_rds_cluster" "this" {
-  #checkov:skip=CKV2_AWS_8:RDS's own backups reach back 14 days, and the catalogue can be rebuilt from the bucket
-  #checkov:skip=CKV2_AWS_27:Slow statements are logged; log_statement would log every movie's text as well
+  #checkov:skip=CKV2_AWS_8:RDS keeps backups for 14 days, and the catalogue can be rebuilt from the bucket
+  #checkov:skip=CKV2_AWS_27:Slow statements are logged; log_statement would also log the text of every movie
   count = var.reader ? 1 : 0
 
   cluster_identifier        = local.name

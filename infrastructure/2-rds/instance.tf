@@ -1,4 +1,4 @@
-# The usual form: a Multi-AZ instance, whose standby in another zone takes over within two minutes.
+# Default: a Multi-AZ instance, whose standby in another zone takes over within two minutes.
 
 resource "aws_db_parameter_group" "this" {
   count = var.reader ? 0 : 1
@@ -19,8 +19,8 @@ resource "aws_db_parameter_group" "this" {
 }
 
 resource "aws_db_instance" "this" {
-  #checkov:skip=CKV_AWS_161:The service signs in with the password that RDS changes, and with nothing else
-  #checkov:skip=CKV_AWS_354:Performance Insights encrypts with RDS's own key; its statements hold movies, which are public
+  #checkov:skip=CKV_AWS_161:The service uses the password that RDS rotates, not IAM authentication
+  #checkov:skip=CKV_AWS_354:Performance Insights encrypts with RDS's own key; its statements contain movies, which are public
   count = var.reader ? 0 : 1
 
   identifier     = local.name
@@ -36,7 +36,7 @@ resource "aws_db_instance" "this" {
 
   db_name  = local.database
   username = local.username
-  # RDS makes the password, keeps it in Secrets Manager and changes it every seven days.
+  # RDS generates the password, stores it in Secrets Manager and rotates it every seven days.
   manage_master_user_password = true
 
   port                   = local.port
@@ -57,11 +57,11 @@ resource "aws_db_instance" "this" {
   auto_minor_version_upgrade = true
 
   performance_insights_enabled          = true
-  performance_insights_retention_period = 7 # days, free of charge
+  performance_insights_retention_period = 7 # days; free of charge
   monitoring_interval                   = 60
   monitoring_role_arn                   = aws_iam_role.monitoring.arn
   enabled_cloudwatch_logs_exports       = local.logs
 
-  # The role must be allowed to write before it is used; the log groups made before RDS makes its own.
+  # The role needs its policy before RDS uses it. The log groups must exist before RDS creates its own.
   depends_on = [aws_iam_role_policy_attachment.monitoring, aws_cloudwatch_log_group.this]
 }

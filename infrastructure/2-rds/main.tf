@@ -1,5 +1,5 @@
-# What both forms of the database share: network, parameters, logs, monitoring, and the pods' right to
-# its secret. The database itself is in instance.tf, or, with a reader, in cluster.tf.
+# Resources that both kinds of database share: network, logs, monitoring, and the pods' permission to read
+# the secret. The database is in instance.tf or, with a reader, in cluster.tf.
 
 locals {
   name     = "movies-r-us"
@@ -7,15 +7,15 @@ locals {
   username = "movies_r_us"
   port     = 5432
 
-  engine_version = "17" # the minor version is RDS's to choose, and to upgrade
+  engine_version = "17" # RDS chooses and upgrades the minor version
   family         = "postgres17"
   instance_class = coalesce(var.instance_class, var.reader ? "db.m6gd.large" : "db.m7g.large")
 
   logs = ["postgresql", "upgrade"]
 
   backup_days        = 14
-  backup_window      = "02:00-03:00" # UTC, as is the next
-  maintenance_window = "sun:03:30-sun:04:30"
+  backup_window      = "02:00-03:00"         # UTC
+  maintenance_window = "sun:03:30-sun:04:30" # UTC
 
   secret_arn = var.reader ? aws_rds_cluster.this[0].master_user_secret[0].secret_arn : aws_db_instance.this[0].master_user_secret[0].secret_arn
 }
@@ -35,7 +35,7 @@ data "aws_subnets" "private" {
     values = [data.aws_vpc.this.id]
   }
 
-  # eksctl's tag for private subnets, where internal load balancers go as well.
+  # eksctl sets this tag on private subnets; internal load balancers use it, too.
   tags = { "kubernetes.io/role/internal-elb" = "1" }
 }
 
@@ -47,12 +47,12 @@ resource "aws_db_subnet_group" "this" {
   lifecycle {
     precondition {
       condition     = length(coalesce(var.subnet_ids, data.aws_subnets.private.ids)) >= (var.reader ? 3 : 2)
-      error_message = "Two private subnets are needed, with a reader three, each in a zone of its own: tag them kubernetes.io/role/internal-elb=1, or name them in subnet_ids."
+      error_message = "The database needs two private subnets, or three with a reader, each in a different zone: tag them kubernetes.io/role/internal-elb=1, or set subnet_ids."
     }
   }
 }
 
-# Terraform takes away the rule by which a new security group lets everything out.
+# No egress: terraform removes the default egress rule of a new security group.
 resource "aws_security_group" "database" {
   name        = "${local.name}-database"
   description = "Postgres, from the nodes of the cluster"
@@ -65,14 +65,14 @@ resource "aws_vpc_security_group_ingress_rule" "from_nodes" {
   ip_protocol       = "tcp"
   from_port         = local.port
   to_port           = local.port
-  # EKS puts this group on every managed node; pods send from their node's interfaces.
+  # EKS attaches this group to every managed node; pods send from their node's interfaces.
   referenced_security_group_id = data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
 }
 
-# RDS would make these itself, and keep them for ever.
+# RDS would otherwise create these groups without a retention limit.
 resource "aws_cloudwatch_log_group" "this" {
-  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts at rest with its own key; slow statements hold movies, which are public
-  #checkov:skip=CKV_AWS_338:Thirty days are enough to look into a slow or failed database; nothing here is evidence
+  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts at rest with its own key; slow statements contain movies, which are public
+  #checkov:skip=CKV_AWS_338:Thirty days are enough to diagnose a slow or failed database; these are not audit logs
   for_each = toset(local.logs)
 
   name              = "/aws/rds/${var.reader ? "cluster" : "instance"}/${local.name}/${each.key}"
@@ -92,7 +92,7 @@ resource "aws_iam_role" "monitoring" {
   })
 }
 
-# AWS's own policy: what enhanced monitoring needs is RDS's to define.
+# AWS's managed policy, because RDS defines the permissions that enhanced monitoring needs.
 resource "aws_iam_role_policy_attachment" "monitoring" {
   role       = aws_iam_role.monitoring.name
   policy_arn = "arn:aws:iam::aws:policy/service-role/AmazonRDSEnhancedMonitoringRole"

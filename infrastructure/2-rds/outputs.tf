@@ -1,4 +1,4 @@
-# What the chart's values need, and nothing else.
+# The outputs that the chart's values need.
 
 output "database_host" {
   value = var.reader ? aws_rds_cluster.this[0].endpoint : aws_db_instance.this[0].address
@@ -13,11 +13,11 @@ output "database_name" {
 }
 
 output "database_secret_arn" {
-  description = "The secret with user and password, as RDS keeps it."
+  description = "ARN of the RDS-managed secret with user and password."
   value       = local.secret_arn
 }
 
 output "database_read_host" {
-  description = "null without a reader."
+  description = "Endpoint for queries; null without a reader."
   value       = var.reader ? aws_rds_cluster.this[0].reader_endpoint : null
 }

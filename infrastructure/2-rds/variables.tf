@@ -1,11 +1,11 @@
 variable "cluster_name" {
-  description = "The EKS cluster whose nodes may connect, and whose VPC is used by default."
+  description = "EKS cluster whose nodes may connect. Its VPC is the default VPC."
   type        = string
   default     = "movies-r-us-cluster"
 }
 
 variable "vpc_id" {
-  description = "The VPC. By default the one that eksctl made for the cluster."
+  description = "VPC id. Default: the VPC that eksctl created for the cluster."
   type        = string
   default     = null
 
@@ -16,30 +16,30 @@ variable "vpc_id" {
 }
 
 variable "subnet_ids" {
-  description = "Private subnets, in two zones or more. By default those that eksctl made for the cluster."
+  description = "Private subnets in at least two zones. Default: those that eksctl created for the cluster."
   type        = list(string)
   default     = null
 
   validation {
     condition     = var.subnet_ids == null ? true : length(var.subnet_ids) >= 2 && alltrue([for id in var.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))])
-    error_message = "subnet_ids must be two or more that look like subnet-0123456789abcdef0."
+    error_message = "subnet_ids must contain at least two ids that look like subnet-0123456789abcdef0."
   }
 }
 
 variable "pod_role_name" {
-  description = "The IAM role of the pods, made by eksctl: it is given the right to read the database's secret."
+  description = "IAM role of the pods, created by eksctl. It gets the permission to read the database secret."
   type        = string
   default     = "movies-r-us-api"
 }
 
 variable "reader" {
-  description = "Whether there is an endpoint for queries beside the main one. To be decided before the first apply: a change replaces the database."
+  description = "Creates a Multi-AZ DB cluster with a separate endpoint for queries. Decide before the first apply: a change replaces the database."
   type        = bool
   default     = false
 }
 
 variable "instance_class" {
-  description = "By default db.m7g.large; with a reader db.m6gd.large, because a Multi-AZ DB cluster needs a class with local disks."
+  description = "Default: db.m7g.large; with a reader db.m6gd.large, because a Multi-AZ DB cluster needs a class with local disks."
   type        = string
   default     = null
 
@@ -50,12 +50,12 @@ variable "instance_class" {
 
   validation {
     condition     = var.instance_class == null || !var.reader ? true : can(regex("^db\\.[a-z]+[0-9]+[a-z]*d[a-z]*\\.(large|[0-9]*xlarge)$", var.instance_class))
-    error_message = "With a reader, instance_class must be one with local disks, such as db.m6gd.large."
+    error_message = "With a reader, instance_class must have local disks, such as db.m6gd.large."
   }
 }
 
 variable "allocated_storage" {
-  description = "GiB of storage to begin with."
+  description = "Initial storage in GiB."
   type        = number
   default     = 50
 
@@ -66,30 +66,30 @@ variable "allocated_storage" {
 }
 
 variable "max_allocated_storage" {
-  description = "GiB up to which RDS grows the storage by itself; a Multi-AZ DB cluster does not grow, and ignores it."
+  description = "Limit in GiB for RDS's storage autoscaling. A Multi-AZ DB cluster has no autoscaling and ignores it."
   type        = number
   default     = 500
 
   validation {
-    # RDS refuses a limit less than 10% above what is allocated.
+    # RDS requires a limit at least 10% above the allocated storage.
     condition     = var.max_allocated_storage >= var.allocated_storage * 1.1 && var.max_allocated_storage <= 65536
-    error_message = "max_allocated_storage must be at least 1.1 times allocated_storage, and at most 65536."
+    error_message = "max_allocated_storage must be at least 1.1 times allocated_storage and at most 65536."
   }
 }
 
 variable "deletion_protection" {
-  description = "Apply with false before `terraform destroy`, and at no other time."
+  description = "Set to false only before `terraform destroy`."
   type        = bool
   default     = true
 }
 
 variable "final_snapshot_identifier" {
-  description = "Name of the snapshot that a destroyed database leaves behind. Another name is needed where that snapshot exists already."
+  description = "Name of the snapshot that `terraform destroy` takes. Change it if a snapshot of that name exists already."
   type        = string
   default     = "movies-r-us-final"
 
   validation {
     condition     = can(regex("^[a-z](-?[a-z0-9])*$", var.final_snapshot_identifier))
-    error_message = "final_snapshot_identifier must be lower-case letters, digits and single hyphens, beginning with a letter."
+    error_message = "final_snapshot_identifier must consist of lower-case letters, digits and single hyphens, and start with a letter."
   }
 }

@@ -1,12 +1,11 @@
-# What an operator must hear of, and the topic that says it.
+# CloudWatch alarms for the operator, and the SNS topic that they publish to.
 
 locals {
-  # Each is about the function, but for the first. period in s; all compare "greater than". missing:
-  # these metrics exist only while something happens; and that of the queue stops while events wait
-  # untouched in it, which must not look like the end of the trouble.
+  # period is in seconds. missing: Lambda emits these metrics only while events occur. The queue's metric
+  # stops while messages wait in an idle queue, which must not clear the alarm.
   alarms = {
     failures = {
-      description = "Events have failed for good and wait in the failure queue: see to the cause, then redrive them."
+      description = "Events failed all attempts and are in the failure queue: fix the cause, then redrive them."
       namespace   = "AWS/SQS"
       metric      = "ApproximateNumberOfMessagesVisible"
       dimensions  = { QueueName = aws_sqs_queue.failures.name }
@@ -17,7 +16,7 @@ locals {
       missing     = "ignore"
     }
     lost = {
-      description = "A failed event could not be put into the failure queue: find the file in the function's log, and put it again."
+      description = "Lambda could not send a failed event to the failure queue: find the object in the function's log and put the file again."
       namespace   = "AWS/Lambda"
       metric      = "DestinationDeliveryFailures"
       dimensions  = { FunctionName = local.function }
@@ -28,7 +27,7 @@ locals {
       missing     = "notBreaching"
     }
     errors = {
-      description = "Invocations have failed for a quarter of an hour: the API does not take notifications."
+      description = "Invocations have failed for 15 minutes: the API does not accept notifications."
       namespace   = "AWS/Lambda"
       metric      = "Errors"
       dimensions  = { FunctionName = local.function }
@@ -39,7 +38,7 @@ locals {
       missing     = "notBreaching"
     }
     event-age = {
-      description = "Events wait ten minutes and longer for the function."
+      description = "Events wait for the function for more than ten minutes."
       namespace   = "AWS/Lambda"
       metric      = "AsyncEventAge"
       dimensions  = { FunctionName = local.function }
@@ -50,7 +49,7 @@ locals {
       missing     = "notBreaching"
     }
     throttles = {
-      description = "More events come than reserved_concurrency lets through; they are late, not lost."
+      description = "More events arrive than reserved_concurrency allows. They are delayed, not lost."
       namespace   = "AWS/Lambda"
       metric      = "Throttles"
       dimensions  = { FunctionName = local.function }
@@ -82,8 +81,8 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   ok_actions    = [aws_sns_topic.alarms.arn]
 }
 
-# A key of one's own, because CloudWatch may not use the one that AWS keeps for SNS: alarms would
-# then be raised, and never sent.
+# A customer-managed key, because CloudWatch cannot use the AWS-managed key of SNS and its alarms would not
+# be delivered.
 resource "aws_kms_key" "alarms" {
   description             = "Messages on the topic movies-r-us-alarms"
   enable_key_rotation     = true

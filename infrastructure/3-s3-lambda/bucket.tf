@@ -1,9 +1,9 @@
-# The bucket that movie files are put into, and its notifications to the function.
+# The bucket for movie files, and its notifications to the function.
 
 resource "aws_s3_bucket" "files" {
-  #checkov:skip=CKV_AWS_18:Access logs need a second bucket; who wants them has CloudTrail for the whole account
-  #checkov:skip=CKV_AWS_144:Producers can put their files again; a second region is not worth its price here
-  #checkov:skip=CKV_AWS_145:SSE-S3 encrypts; a key of one's own would have to be shared with every producer
+  #checkov:skip=CKV_AWS_18:Access logs need a second bucket; CloudTrail can log access for the whole account
+  #checkov:skip=CKV_AWS_144:Producers can put their files again, so replication to a second region is not worth its price
+  #checkov:skip=CKV_AWS_145:SSE-S3 encrypts; a customer-managed key would have to be shared with every producer
   bucket = local.bucket
 }
 
@@ -28,7 +28,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "files" {
 resource "aws_s3_bucket_ownership_controls" "files" {
   bucket = aws_s3_bucket.files.id
 
-  # No ACLs: what anyone puts belongs to the account.
+  # Disables ACLs: the account owns every object.
   rule {
     object_ownership = "BucketOwnerEnforced"
   }
@@ -58,7 +58,7 @@ resource "aws_s3_bucket_policy" "files" {
     }]
   })
 
-  # S3 refuses two changes of a bucket's access at once.
+  # S3 rejects concurrent changes of a bucket's access settings.
   depends_on = [aws_s3_bucket_public_access_block.files]
 }
 
@@ -74,7 +74,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "files" {
       noncurrent_days = var.noncurrent_days
     }
 
-    # What is left of a deleted file once its versions are gone.
+    # Removes the delete marker of a deleted object after its last version has expired.
     expiration {
       expired_object_delete_marker = true
     }
@@ -84,7 +84,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "files" {
     }
   }
 
-  # Rules for versions have a meaning only in a bucket that has them.
+  # Rules for noncurrent versions require versioning.
   depends_on = [aws_s3_bucket_versioning.files]
 }
 
@@ -94,7 +94,7 @@ resource "aws_lambda_permission" "bucket" {
   action        = "lambda:InvokeFunction"
   principal     = "s3.amazonaws.com"
   source_arn    = aws_s3_bucket.files.arn
-  # A bucket's ARN holds no account: without this, whoever came to own the name could call.
+  # A bucket ARN contains no account. Without this, a later owner of the bucket name could invoke the function.
   source_account = local.account_id
 }
 
@@ -106,6 +106,6 @@ resource "aws_s3_bucket_notification" "files" {
     events              = ["s3:ObjectCreated:*"]
   }
 
-  # S3 calls the function once to try it, and refuses the notification when it may not.
+  # S3 checks the permission when the notification is created.
   depends_on = [aws_lambda_permission.bucket]
 }

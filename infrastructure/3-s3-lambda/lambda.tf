@@ -1,8 +1,8 @@
-# The function, what it may do, and where the events go that it failed on.
+# The function, its role, and the queue for its failed events.
 
 resource "aws_cloudwatch_log_group" "ingest" {
-  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts at rest with its own key; the lines hold names of files, never content or the token
-  #checkov:skip=CKV_AWS_338:An event that failed is kept in the queue for 14 days; thirty days of log lines explain it
+  #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts at rest with its own key; the log contains object keys, never content or the token
+  #checkov:skip=CKV_AWS_338:A failed event stays in the queue for 14 days, and the log covers 30 days
   name              = "/aws/lambda/${local.function}"
   retention_in_days = 30
 }
@@ -10,8 +10,8 @@ resource "aws_cloudwatch_log_group" "ingest" {
 resource "aws_sqs_queue" "failures" {
   name                      = "movies-r-us-ingest-failures"
   sqs_managed_sse_enabled   = true
-  message_retention_seconds = 14 * 24 * 3600 # the most that SQS allows
-  # A message that is being redriven stays hidden longer than the function can take.
+  message_retention_seconds = 14 * 24 * 3600 # 14 days, the maximum of SQS
+  # Longer than the function's timeout, because a redrive waits for the function.
   visibility_timeout_seconds = 120
 }
 
@@ -33,8 +33,8 @@ resource "aws_iam_role" "ingest" {
 }
 
 locals {
-  # What Lambda does with network interfaces for a function in a VPC. EC2 takes no narrower resource
-  # for them, so it is allowed to the service, and denied to the function's own code.
+  # Lambda needs these for a function in a VPC. EC2 supports no narrower resource for them, so the policy
+  # allows them to the Lambda service and denies them to the function's code.
   network_interface_actions = [
     "ec2:CreateNetworkInterface",
     "ec2:DescribeNetworkInterfaces",
@@ -87,11 +87,11 @@ resource "aws_iam_role_policy" "ingest" {
 }
 
 resource "aws_lambda_function" "ingest" {
-  #checkov:skip=CKV_AWS_116:The failure queue is an on-failure destination, which unlike a dead-letter queue keeps the reason too
-  #checkov:skip=CKV_AWS_173:The environment holds no secret, only the name of one
-  #checkov:skip=CKV_AWS_272:The package carries an attestation, which the delivery verifies before terraform sees it
+  #checkov:skip=CKV_AWS_116:The failure queue is an on-failure destination, which unlike a dead-letter queue also records the error
+  #checkov:skip=CKV_AWS_173:The environment contains the ARN of a secret, not the secret
+  #checkov:skip=CKV_AWS_272:The deploy workflow verifies the package's attestation before terraform uses it
   function_name = local.function
-  description   = "Tells the API of every file put into ${local.bucket}"
+  description   = "Notifies the API of every object created in ${local.bucket}"
   role          = aws_iam_role.ingest.arn
 
   runtime          = "provided.al2023"
@@ -101,11 +101,11 @@ resource "aws_lambda_function" "ingest" {
   source_code_hash = filebase64sha256(var.lambda_package)
 
   memory_size                    = 128 # MB
-  timeout                        = 30  # s; the call of the API gives up well before
+  timeout                        = 30  # s; longer than the timeout of the call to the API
   reserved_concurrent_executions = var.reserved_concurrency
 
   environment {
-    # MRU_API_TOKEN is the other way to give the token; MRU_LOG is left to its default, info.
+    # Not set: MRU_API_TOKEN, the alternative to the secret; MRU_LOG, whose default is info.
     variables = {
       MRU_API_URL              = var.movies_r_us_notify_api_url
       MRU_API_TOKEN_SECRET_ARN = data.aws_secretsmanager_secret.api_token.arn
@@ -122,19 +122,19 @@ resource "aws_lambda_function" "ingest" {
     log_group  = aws_cloudwatch_log_group.ingest.name
   }
 
-  # S3 begins no traces, and the function adds nothing to them.
+  # S3 starts no traces, and the function adds no segments.
   tracing_config {
     mode = "PassThrough"
   }
 
-  # Lambda tries the role's rights when the function is made.
+  # Lambda checks the role's permissions when the function is created.
   depends_on = [aws_iam_role_policy.ingest]
 }
 
 resource "aws_lambda_function_event_invoke_config" "ingest" {
   function_name                = aws_lambda_function.ingest.function_name
   maximum_retry_attempts       = 2
-  maximum_event_age_in_seconds = 6 * 3600 # the most that Lambda allows
+  maximum_event_age_in_seconds = 6 * 3600 # 6 hours, the maximum of Lambda
 
   destination_config {
     on_failure {

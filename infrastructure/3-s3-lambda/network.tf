@@ -1,4 +1,4 @@
-# What the function reaches: the internal load balancer and Secrets Manager, both inside the VPC.
+# The function's network access: the internal load balancer and Secrets Manager, both inside the VPC.
 
 data "aws_caller_identity" "current" {}
 
@@ -22,20 +22,20 @@ data "aws_subnets" "private" {
     values = [data.aws_vpc.this.id]
   }
 
-  # eksctl's tag for private subnets, where internal load balancers go as well.
+  # eksctl sets this tag on private subnets; internal load balancers use it, too.
   tags = { "kubernetes.io/role/internal-elb" = "1" }
 }
 
 resource "aws_security_group" "ingest" {
   name        = local.function
-  description = "The function that tells the API of new files"
+  description = "The function that notifies the API of new objects"
   vpc_id      = data.aws_vpc.this.id
 
-  # Destroyed before the role's rights, with which Lambda gives the network interfaces back.
+  # Lambda needs the role's policy to release its network interfaces, so the policy is destroyed later.
   depends_on = [aws_iam_role_policy.ingest]
 }
 
-# The VPC's resolver needs no rule: security groups do not apply to it.
+# No rule for DNS: security groups do not apply to the VPC's resolver.
 resource "aws_vpc_security_group_egress_rule" "ingest_to_vpc" {
   security_group_id = aws_security_group.ingest.id
   description       = "HTTPS to the internal load balancer and to Secrets Manager"
@@ -47,13 +47,13 @@ resource "aws_vpc_security_group_egress_rule" "ingest_to_vpc" {
 
 resource "aws_security_group" "secrets_manager" {
   name        = "movies-r-us-secrets-manager"
-  description = "The VPC's endpoint of Secrets Manager"
+  description = "The endpoint of Secrets Manager in the VPC"
   vpc_id      = data.aws_vpc.this.id
 }
 
 resource "aws_vpc_security_group_ingress_rule" "secrets_manager_from_vpc" {
   security_group_id = aws_security_group.secrets_manager.id
-  description       = "HTTPS from the VPC: with private DNS, pods come this way too"
+  description       = "HTTPS from the VPC; because of private DNS, also from the pods"
   ip_protocol       = "tcp"
   from_port         = 443
   to_port           = 443
@@ -71,7 +71,7 @@ resource "aws_vpc_endpoint" "secrets_manager" {
   lifecycle {
     precondition {
       condition     = length(local.subnet_ids) >= 2
-      error_message = "The VPC has fewer than two subnets tagged kubernetes.io/role/internal-elb=1: name them in subnet_ids."
+      error_message = "The VPC has fewer than two subnets with the tag kubernetes.io/role/internal-elb=1: set subnet_ids."
     }
   }
 }

@@ -1,5 +1,5 @@
 output "bucket" {
-  description = "Where movie files are put."
+  description = "Bucket for movie files."
   value       = aws_s3_bucket.files.bucket
 }
 
@@ -8,12 +8,12 @@ output "function_name" {
 }
 
 output "failure_queue_url" {
-  description = "Where events wait that the function failed on."
+  description = "Queue for events that failed all attempts."
   value       = aws_sqs_queue.failures.url
 }
 
 output "results_topic_arn" {
-  description = "Where producers subscribe to what became of their files; the chart's results.topicArn."
+  description = "Topic for the results of ingests. Producers subscribe to it; it is the chart's results.topicArn."
   value       = aws_sns_topic.results.arn
 }
 

@@ -1,13 +1,13 @@
-# The topic on which the API says what became of each file. The API's right to publish is with its
-# other rights, in 1-eks, by this name.
+# The topic to which the API publishes the result of each ingest. 1-eks grants the API the permission to
+# publish to a topic of this name.
 
 resource "aws_sns_topic" "results" {
   name = "movies-r-us-results"
-  # AWS's own key for SNS, which whoever may publish may use.
+  # The AWS-managed key of SNS; every principal that may publish may use it.
   kms_master_key_id = "alias/aws/sns"
 }
 
-# Whom IAM lets in this account publishes and subscribes; nobody else does.
+# Access is granted by IAM within this account only; this policy grants none.
 resource "aws_sns_topic_policy" "results" {
   arn = aws_sns_topic.results.arn
 

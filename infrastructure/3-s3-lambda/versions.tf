@@ -8,7 +8,7 @@ terraform {
     }
   }
 
-  # The bucket is the account's own, so it is named at init: README.md has the command.
+  # The bucket differs per account: `terraform init` sets it (README.md).
   backend "s3" {
     key          = "movies-r-us/3-s3-lambda.tfstate"
     region       = "eu-west-1"

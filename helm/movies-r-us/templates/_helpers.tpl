@@ -1,4 +1,4 @@
-{{/* Labels by which pods are selected; they never change. The argument: the root and a component. */}}
+{{/* Labels that select pods; they must never change. Arguments: root, component. */}}
 {{- define "movies-r-us.selector" -}}
 app.kubernetes.io/name: movies-r-us
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -23,12 +23,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end }}
 
-{{/* What every pod has in common: the restricted standard of Pod Security, and no token of the
-Kubernetes API, which nobody here calls (that of pod identity is injected regardless). */}}
+{{/* Settings of every pod: the restricted Pod Security Standard, and no Kubernetes API token, because no
+pod calls the API. EKS injects the pod identity token regardless. */}}
 {{- define "movies-r-us.pod" -}}
 serviceAccountName: {{ .Values.serviceAccount.name }}
 automountServiceAccountToken: false
-# Else every service of the namespace would become a handful of variables.
+# Without this, every service in the namespace adds environment variables.
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
@@ -38,7 +38,7 @@ securityContext:
     type: RuntimeDefault
 {{- end }}
 
-{{/* What every container has in common. Nothing is ever written to its file system. */}}
+{{/* Settings of every container. The programs write no files. */}}
 {{- define "movies-r-us.container" -}}
 image: {{ include "movies-r-us.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -50,7 +50,7 @@ securityContext:
 resources: {{- toYaml .Values.resources | nindent 2 }}
 {{- end }}
 
-{{/* What serve and migrate read: the ConfigMap, and references to secrets. */}}
+{{/* Environment of serve and migrate: the ConfigMap and references to secrets. */}}
 {{- define "movies-r-us.environment" -}}
 envFrom:
   - configMapRef:
@@ -91,12 +91,12 @@ volumes:
 {{- end }}
 {{- end }}
 
-{{/* Annotations of the AWS Load Balancer Controller that both ingresses have. The argument: the root
-and the values of the ingress. */}}
+{{/* Annotations of the AWS Load Balancer Controller for both ingresses. Arguments: root, ingress (its
+values). */}}
 {{- define "movies-r-us.alb" -}}
 alb.ingress.kubernetes.io/target-type: ip
-# The load balancer turns away from a pod within 20 s of losing the database. When all have lost it,
-# it sends requests to all of them, so that clients read the service's own 503 with its Retry-After.
+# A pod that loses the database gets no requests after 20 s. If all pods lose it, the load balancer sends
+# requests to all of them, so that clients get the service's 503 with Retry-After.
 alb.ingress.kubernetes.io/healthcheck-path: /readyz
 alb.ingress.kubernetes.io/healthcheck-interval-seconds: "10"
 alb.ingress.kubernetes.io/healthcheck-timeout-seconds: "5"

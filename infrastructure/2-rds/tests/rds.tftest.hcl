@@ -1,4 +1,4 @@
-# Asserts what the provider's schema does not know: allowed values, and what must never change.
+# Checks allowed values and fixed settings, which the provider's schema does not cover.
 
 mock_provider "aws" {
   mock_data "aws_eks_cluster" {
@@ -15,7 +15,7 @@ mock_provider "aws" {
     defaults = { ids = ["subnet-0a", "subnet-0b", "subnet-0c"] }
   }
 
-  # The provider itself, where it is at hand, takes no ARN that is not one.
+  # The provider validates the format of ARNs.
   mock_resource "aws_iam_role" {
     defaults = { arn = "arn:aws:iam::111122223333:role/movies-r-us-rds-monitoring" }
   }
@@ -39,7 +39,7 @@ mock_provider "aws" {
 run "instance" {
   assert {
     condition     = length(aws_db_instance.this) == 1 && length(aws_rds_cluster.this) == 0
-    error_message = "Without a reader there is one instance and no cluster."
+    error_message = "Without a reader there must be one instance and no cluster."
   }
 
   assert {
@@ -64,17 +64,17 @@ run "instance" {
 
   assert {
     condition     = aws_db_instance.this[0].deletion_protection && !aws_db_instance.this[0].skip_final_snapshot && aws_db_instance.this[0].final_snapshot_identifier == "movies-r-us-final"
-    error_message = "The instance must be protected from deletion, and leave a snapshot."
+    error_message = "The instance must have deletion protection and a final snapshot."
   }
 
   assert {
     condition     = aws_db_instance.this[0].backup_retention_period == 14 && aws_db_instance.this[0].copy_tags_to_snapshot
-    error_message = "Backups must be kept 14 days, with their tags."
+    error_message = "Backups must be kept for 14 days and have the instance's tags."
   }
 
   assert {
     condition     = aws_db_instance.this[0].engine == "postgres" && aws_db_instance.this[0].engine_version == "17" && aws_db_parameter_group.this[0].family == "postgres17"
-    error_message = "The engine is postgres 17, and the parameter group of its family."
+    error_message = "The engine must be postgres 17, and the parameter group must be of its family."
   }
 
   assert {
@@ -84,80 +84,85 @@ run "instance" {
 
   assert {
     condition     = aws_db_instance.this[0].storage_type == "gp3" && aws_db_instance.this[0].max_allocated_storage > aws_db_instance.this[0].allocated_storage
-    error_message = "Storage must be gp3, and grow by itself."
+    error_message = "Storage must be gp3 with autoscaling."
   }
 
   assert {
     condition     = aws_db_instance.this[0].ca_cert_identifier == "rds-ca-rsa2048-g1"
-    error_message = "The server's certificate must be of the CA that the image trusts."
+    error_message = "The CA must be one that the image trusts."
   }
 
   assert {
     condition     = contains([1, 5, 10, 15, 30, 60], aws_db_instance.this[0].monitoring_interval) && aws_db_instance.this[0].monitoring_role_arn == aws_iam_role.monitoring.arn
-    error_message = "Enhanced monitoring needs an interval that RDS knows, and its role."
+    error_message = "Enhanced monitoring must have an interval that RDS supports, and its role."
   }
 
   assert {
     condition     = aws_db_instance.this[0].performance_insights_enabled && contains([7, 31, 62, 93, 731], aws_db_instance.this[0].performance_insights_retention_period)
-    error_message = "Performance Insights must be on, with a retention that RDS knows."
+    error_message = "Performance Insights must be on, with a retention that RDS supports."
   }
 
   assert {
     condition     = aws_db_instance.this[0].auto_minor_version_upgrade && aws_db_instance.this[0].enabled_cloudwatch_logs_exports == toset(["postgresql", "upgrade"])
-    error_message = "Minor versions must come by themselves, and the logs go to CloudWatch."
+    error_message = "Minor version upgrades must be automatic, and CloudWatch must get the logs."
   }
 
   assert {
     condition     = aws_cloudwatch_log_group.this["postgresql"].name == "/aws/rds/instance/movies-r-us/postgresql"
-    error_message = "The log group must be the one that RDS writes to."
+    error_message = "The log group must have the name that RDS writes to."
   }
 
   assert {
     condition     = output.database_host == "movies-r-us.example.com" && output.database_port == 5432 && output.database_name == "movies" && output.database_read_host == null
-    error_message = "The outputs must name the instance, and no reader."
+    error_message = "The outputs must contain the instance and no reader."
   }
 
   assert {
     condition     = aws_db_instance.this[0].db_name == output.database_name && aws_db_instance.this[0].port == output.database_port && aws_db_instance.this[0].username == "movies_r_us"
-    error_message = "The outputs must say what the instance has."
+    error_message = "The outputs must match the instance."
   }
 }
 
 run "network" {
   assert {
     condition     = aws_vpc_security_group_ingress_rule.from_nodes.referenced_security_group_id == "sg-0a0a0a0a0a0a0a0a0"
-    error_message = "Only the cluster's nodes may connect."
+    error_message = "The ingress rule must allow the cluster's nodes only."
   }
 
   assert {
     condition     = aws_vpc_security_group_ingress_rule.from_nodes.ip_protocol == "tcp" && aws_vpc_security_group_ingress_rule.from_nodes.from_port == 5432 && aws_vpc_security_group_ingress_rule.from_nodes.to_port == 5432
-    error_message = "Only Postgres's port may be open."
+    error_message = "The ingress rule must allow port 5432 only."
+  }
+
+  assert {
+    condition     = alltrue([for text in [aws_security_group.database.description, aws_vpc_security_group_ingress_rule.from_nodes.description] : can(regex("^[0-9A-Za-z ._:/()#,@+=&;{}!$*\\[\\]-]+$", text))])
+    error_message = "Descriptions of security groups and rules must contain only characters that EC2 accepts."
   }
 
   assert {
     condition     = aws_db_instance.this[0].vpc_security_group_ids == toset([aws_security_group.database.id]) && aws_vpc_security_group_ingress_rule.from_nodes.security_group_id == aws_security_group.database.id
-    error_message = "The instance must have that one security group."
+    error_message = "The instance must have only this security group."
   }
 
   assert {
     condition     = aws_security_group.database.vpc_id == "vpc-0b0b0b0b0b0b0b0b0" && aws_db_subnet_group.this.subnet_ids == toset(["subnet-0a", "subnet-0b", "subnet-0c"])
-    error_message = "VPC and subnets must be those found by the cluster's tags."
+    error_message = "VPC and subnets must be those with the cluster's tags."
   }
 }
 
 run "secret" {
   assert {
     condition     = aws_iam_role_policy.pods.role == "movies-r-us-api"
-    error_message = "The right belongs to the pods' role."
+    error_message = "The policy must belong to the pods' role."
   }
 
   assert {
     condition     = jsondecode(aws_iam_role_policy.pods.policy).Statement == [{ Sid = "ReadDatabaseSecret", Effect = "Allow", Action = "secretsmanager:GetSecretValue", Resource = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:rds!db-0-abcdef" }]
-    error_message = "Pods may read the database's secret, that one alone."
+    error_message = "Pods must be allowed to read the database secret only."
   }
 }
 
-run "named_network" {
+run "given_network" {
   variables {
     vpc_id     = "vpc-0123456789abcdef0"
     subnet_ids = ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"]
@@ -165,11 +170,11 @@ run "named_network" {
 
   assert {
     condition     = aws_db_subnet_group.this.subnet_ids == toset(["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"])
-    error_message = "Subnets that are named must be used."
+    error_message = "The given subnets must be used."
   }
 }
 
-run "teardown" {
+run "without_deletion_protection" {
   variables {
     deletion_protection       = false
     final_snapshot_identifier = "movies-r-us-final-2"
@@ -177,7 +182,7 @@ run "teardown" {
 
   assert {
     condition     = !aws_db_instance.this[0].deletion_protection && !aws_db_instance.this[0].skip_final_snapshot && aws_db_instance.this[0].final_snapshot_identifier == "movies-r-us-final-2"
-    error_message = "Deletion can be allowed, and still leaves a snapshot."
+    error_message = "Without deletion protection there must still be a final snapshot."
   }
 }
 
@@ -188,17 +193,17 @@ run "reader" {
 
   assert {
     condition     = length(aws_db_instance.this) == 0 && length(aws_rds_cluster.this) == 1
-    error_message = "With a reader there is a cluster and no instance."
+    error_message = "With a reader there must be one cluster and no instance."
   }
 
   assert {
     condition     = aws_rds_cluster.this[0].engine == "postgres" && aws_rds_cluster.this[0].engine_version == "17" && aws_rds_cluster.this[0].db_cluster_instance_class == "db.m6gd.large" && aws_rds_cluster.this[0].storage_type == "gp3"
-    error_message = "The cluster must be of the Multi-AZ kind: engine postgres, with a class that has local disks."
+    error_message = "The cluster must be a Multi-AZ DB cluster: engine postgres, and a class with local disks."
   }
 
   assert {
     condition     = aws_rds_cluster.this[0].storage_encrypted && aws_rds_cluster.this[0].deletion_protection && !aws_rds_cluster.this[0].skip_final_snapshot && aws_rds_cluster.this[0].backup_retention_period == 14
-    error_message = "The cluster must be encrypted, protected from deletion, and backed up for 14 days."
+    error_message = "The cluster must have encryption, deletion protection and backups for 14 days."
   }
 
   assert {
@@ -213,17 +218,17 @@ run "reader" {
 
   assert {
     condition     = aws_rds_cluster.this[0].vpc_security_group_ids == toset([aws_security_group.database.id]) && aws_rds_cluster.this[0].ca_certificate_identifier == "rds-ca-rsa2048-g1"
-    error_message = "The cluster must have the security group and the CA of the instance."
+    error_message = "The cluster must have the same security group and CA as the instance."
   }
 
   assert {
     condition     = output.database_host == "writer.example.com" && output.database_read_host == "reader.example.com" && jsondecode(aws_iam_role_policy.pods.policy).Statement[0].Resource == output.database_secret_arn
-    error_message = "The outputs must name the cluster's endpoints, and the right its secret."
+    error_message = "The outputs must contain the cluster's endpoints, and the policy its secret."
   }
 
   assert {
     condition     = aws_cloudwatch_log_group.this["postgresql"].name == "/aws/rds/cluster/movies-r-us/postgresql"
-    error_message = "The log group must be the one that RDS writes to."
+    error_message = "The log group must have the name that RDS writes to."
   }
 }
 
@@ -269,7 +274,7 @@ run "refuses_too_little_storage" {
   expect_failures = [var.allocated_storage]
 }
 
-run "refuses_storage_that_cannot_grow" {
+run "refuses_a_storage_limit_without_headroom" {
   command = plan
 
   variables {
@@ -290,7 +295,7 @@ run "refuses_one_subnet" {
   expect_failures = [var.subnet_ids]
 }
 
-run "refuses_a_malformed_vpc" {
+run "refuses_a_malformed_vpc_id" {
   command = plan
 
   variables {

@@ -1,5 +1,5 @@
-# Asserts what the provider's schema does not know: allowed values, and what must never change.
-# That the permission comes before the notification is no value, and is seen in the graph: .ci/check-terraform.
+# Checks allowed values and fixed settings, which the provider's schema does not cover.
+# .ci/check-terraform.sh checks the order of creation.
 
 mock_provider "aws" {
   mock_data "aws_caller_identity" {
@@ -21,7 +21,7 @@ mock_provider "aws" {
     defaults = { arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:movies-r-us/api-token-abcdef" }
   }
 
-  # The provider itself, where it is at hand, takes no ARN that is not one.
+  # The provider validates the format of ARNs.
   mock_resource "aws_cloudwatch_log_group" {
     defaults = { arn = "arn:aws:logs:eu-west-1:111122223333:log-group:/aws/lambda/movies-r-us-ingest" }
   }
@@ -53,33 +53,33 @@ mock_provider "aws" {
 
 variables {
   movies_r_us_notify_api_url = "https://notify.movies.example.com/notify"
-  lambda_package             = "versions.tf" # any file: only its hash is looked at
+  lambda_package             = "versions.tf" # any file; only its hash is used
 }
 
 run "bucket" {
   assert {
     condition     = output.bucket == "movies-r-us-111122223333"
-    error_message = "The bucket's name must be the one that the pods may read."
+    error_message = "The bucket must have the name that the pods may read."
   }
 
   assert {
     condition     = aws_s3_bucket_versioning.files.versioning_configuration[0].status == "Enabled"
-    error_message = "The bucket must keep versions."
+    error_message = "The bucket must have versioning."
   }
 
   assert {
     condition     = one(one(aws_s3_bucket_server_side_encryption_configuration.files.rule).apply_server_side_encryption_by_default).sse_algorithm == "AES256"
-    error_message = "The bucket must encrypt by SSE-S3: the pods have no right to a key."
+    error_message = "The bucket must use SSE-S3: the pods may use no KMS key."
   }
 
   assert {
     condition     = aws_s3_bucket_ownership_controls.files.rule[0].object_ownership == "BucketOwnerEnforced"
-    error_message = "The bucket must own what is put into it."
+    error_message = "The bucket owner must own every object."
   }
 
   assert {
     condition     = aws_s3_bucket_public_access_block.files.block_public_acls && aws_s3_bucket_public_access_block.files.block_public_policy && aws_s3_bucket_public_access_block.files.ignore_public_acls && aws_s3_bucket_public_access_block.files.restrict_public_buckets
-    error_message = "Public access must be blocked, all four ways."
+    error_message = "All four public access blocks must be set."
   }
 
   assert {
@@ -91,51 +91,51 @@ run "bucket" {
       Resource  = ["arn:aws:s3:::movies-r-us-111122223333", "arn:aws:s3:::movies-r-us-111122223333/*"]
       Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
-    error_message = "The bucket must deny what comes without TLS."
+    error_message = "The bucket must deny requests without TLS."
   }
 
   assert {
     condition     = aws_s3_bucket_lifecycle_configuration.files.rule[0].status == "Enabled" && aws_s3_bucket_lifecycle_configuration.files.rule[0].noncurrent_version_expiration[0].noncurrent_days == 30 && aws_s3_bucket_lifecycle_configuration.files.rule[0].abort_incomplete_multipart_upload[0].days_after_initiation == 7
-    error_message = "Old versions and abandoned uploads must go."
+    error_message = "Noncurrent versions and incomplete uploads must expire."
   }
 
   assert {
     condition     = alltrue([for b in [aws_s3_bucket_versioning.files, aws_s3_bucket_server_side_encryption_configuration.files, aws_s3_bucket_ownership_controls.files, aws_s3_bucket_public_access_block.files, aws_s3_bucket_policy.files, aws_s3_bucket_lifecycle_configuration.files, aws_s3_bucket_notification.files] : b.bucket == aws_s3_bucket.files.id])
-    error_message = "All of it must be about the one bucket."
+    error_message = "All settings must apply to the same bucket."
   }
 }
 
 run "notification" {
   assert {
     condition     = aws_s3_bucket_notification.files.lambda_function[0].lambda_function_arn == aws_lambda_function.ingest.arn && toset(aws_s3_bucket_notification.files.lambda_function[0].events) == toset(["s3:ObjectCreated:*"])
-    error_message = "Every object created must be told to the function."
+    error_message = "Every created object must invoke the function."
   }
 
   assert {
     condition     = aws_lambda_permission.bucket.action == "lambda:InvokeFunction" && aws_lambda_permission.bucket.principal == "s3.amazonaws.com" && aws_lambda_permission.bucket.function_name == "movies-r-us-ingest"
-    error_message = "S3 must be allowed to call the function."
+    error_message = "S3 must be allowed to invoke the function."
   }
 
   assert {
     condition     = aws_lambda_permission.bucket.source_arn == aws_s3_bucket.files.arn && aws_lambda_permission.bucket.source_account == "111122223333"
-    error_message = "Only this bucket, of this account, may call the function."
+    error_message = "Only this bucket, in this account, must be allowed to invoke the function."
   }
 }
 
 run "function" {
   assert {
     condition     = aws_lambda_function.ingest.runtime == "provided.al2023" && aws_lambda_function.ingest.architectures == tolist(["arm64"]) && aws_lambda_function.ingest.handler == "bootstrap"
-    error_message = "The package holds a bootstrap for provided.al2023 on arm64."
+    error_message = "The function must run bootstrap on provided.al2023 and arm64."
   }
 
   assert {
     condition     = aws_lambda_function.ingest.environment[0].variables == tomap({ MRU_API_URL = "https://notify.movies.example.com/notify", MRU_API_TOKEN_SECRET_ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:movies-r-us/api-token-abcdef" })
-    error_message = "The function needs the URL and the name of the token, and must not hold the token."
+    error_message = "The environment must contain the URL and the ARN of the token's secret, and nothing else."
   }
 
   assert {
     condition     = aws_lambda_function.ingest.timeout == 30 && aws_lambda_function.ingest.memory_size == 128 && aws_lambda_function.ingest.reserved_concurrent_executions == 10
-    error_message = "The function must be bounded in time, memory and number."
+    error_message = "Timeout, memory and concurrency must be limited."
   }
 
   assert {
@@ -149,18 +149,18 @@ run "function" {
   }
 
   assert {
-    # The retentions that CloudWatch Logs knows, up to a year.
+    # The retentions that CloudWatch Logs supports, up to a year.
     condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365], aws_cloudwatch_log_group.ingest.retention_in_days)
-    error_message = "The log group needs a retention that CloudWatch Logs knows."
+    error_message = "The log group must have a retention that CloudWatch Logs supports."
   }
 
   assert {
     condition     = jsondecode(aws_iam_role.ingest.assume_role_policy).Statement[0].Principal.Service == "lambda.amazonaws.com" && aws_lambda_function.ingest.role == aws_iam_role.ingest.arn
-    error_message = "The function must have its role."
+    error_message = "The function must use its role, and Lambda must be able to assume it."
   }
 }
 
-run "rights_of_the_function" {
+run "permissions_of_the_function" {
   assert {
     condition = {
       for s in jsondecode(aws_iam_role_policy.ingest.policy).Statement : s.Sid => [s.Effect, s.Resource]
@@ -171,7 +171,7 @@ run "rights_of_the_function" {
       JoinVpc               = ["Allow", "*"]
       JoinVpcByServiceAlone = ["Deny", "*"]
     }
-    error_message = "The function's rights must be on its own log, token and queue."
+    error_message = "The function's permissions must be limited to its log group, token and queue."
   }
 
   assert {
@@ -184,41 +184,41 @@ run "rights_of_the_function" {
       JoinVpc               = "ec2:AssignPrivateIpAddresses ec2:CreateNetworkInterface ec2:DeleteNetworkInterface ec2:DescribeNetworkInterfaces ec2:DescribeSubnets ec2:UnassignPrivateIpAddresses"
       JoinVpcByServiceAlone = "ec2:AssignPrivateIpAddresses ec2:CreateNetworkInterface ec2:DeleteNetworkInterface ec2:DescribeNetworkInterfaces ec2:UnassignPrivateIpAddresses"
     }
-    error_message = "The function may do nothing else; it reads no object."
+    error_message = "The function must have no other permissions; it reads no objects."
   }
 
   assert {
     condition     = [for s in jsondecode(aws_iam_role_policy.ingest.policy).Statement : s.Condition if s.Effect == "Deny"] == [{ ArnEquals = { "lambda:SourceFunctionArn" = "arn:aws:lambda:eu-west-1:111122223333:function:movies-r-us-ingest" } }]
-    error_message = "The function's own code must be denied the network interfaces, and Lambda must not."
+    error_message = "The policy must deny network interfaces to the function's code, not to the Lambda service."
   }
 }
 
 run "failures" {
   assert {
     condition     = try(aws_lambda_function_event_invoke_config.ingest.destination_config[0].on_failure[0].destination, null) == aws_sqs_queue.failures.arn && aws_lambda_function_event_invoke_config.ingest.function_name == "movies-r-us-ingest"
-    error_message = "What the function fails on must go to the failure queue."
+    error_message = "Failed events must go to the failure queue."
   }
 
   assert {
     condition     = aws_lambda_function_event_invoke_config.ingest.maximum_retry_attempts == 2 && aws_lambda_function_event_invoke_config.ingest.maximum_event_age_in_seconds >= 60 && aws_lambda_function_event_invoke_config.ingest.maximum_event_age_in_seconds <= 21600
-    error_message = "An event must be tried three times, within an age that Lambda knows."
+    error_message = "An event must have three attempts, within an age that Lambda supports."
   }
 
   assert {
     condition     = aws_sqs_queue.failures.name == "movies-r-us-ingest-failures" && aws_sqs_queue.failures.sqs_managed_sse_enabled && aws_sqs_queue.failures.message_retention_seconds == 1209600
-    error_message = "The failure queue must be encrypted, and keep its messages 14 days."
+    error_message = "The failure queue must have encryption and keep messages for 14 days."
   }
 }
 
 run "results" {
   assert {
     condition     = aws_sns_topic.results.name == "movies-r-us-results" && !aws_sns_topic.results.fifo_topic && output.results_topic_arn == aws_sns_topic.results.arn
-    error_message = "The topic must have the name that the pods may publish to, and be a standard one."
+    error_message = "The topic must be a standard topic with the name that the pods may publish to."
   }
 
   assert {
     condition     = aws_sns_topic.results.kms_master_key_id == "alias/aws/sns"
-    error_message = "The topic must be encrypted with the key that the pods may use."
+    error_message = "The topic must use the key that the pods may use."
   }
 
   assert {
@@ -230,7 +230,7 @@ run "results" {
       Resource  = aws_sns_topic.results.arn
       Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
-    error_message = "The topic must deny what comes without TLS, and let nobody in whom IAM does not."
+    error_message = "The topic policy must deny requests without TLS and allow nothing."
   }
 }
 
@@ -245,65 +245,70 @@ run "alarms" {
       event-age = "AWS/Lambda AsyncEventAge FunctionName=movies-r-us-ingest"
       throttles = "AWS/Lambda Throttles FunctionName=movies-r-us-ingest"
     }
-    error_message = "There must be an alarm on the queue's depth, lost events, errors, event age and throttles."
+    error_message = "There must be alarms on queue depth, lost events, errors, event age and throttles."
   }
 
   assert {
     condition     = alltrue([for name, alarm in aws_cloudwatch_metric_alarm.this : contains(["Sum", "Maximum"], alarm.statistic) && alarm.comparison_operator == "GreaterThanThreshold" && alarm.treat_missing_data == (name == "failures" ? "ignore" : "notBreaching")])
-    error_message = "Alarms must use a statistic, a comparison and a rule for missing data that CloudWatch knows."
+    error_message = "Alarms must have a valid statistic and comparison, and the right treatment of missing data."
   }
 
   assert {
     condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : alarm.period % 60 == 0 && alarm.evaluation_periods >= 1])
-    error_message = "Alarms must have a period of whole minutes."
+    error_message = "Periods must be whole minutes."
   }
 
   assert {
     condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : alarm.alarm_actions == toset([aws_sns_topic.alarms.arn])])
-    error_message = "Every alarm must be told to the topic."
+    error_message = "Every alarm must publish to the topic."
   }
 
   assert {
     condition     = aws_cloudwatch_metric_alarm.this["failures"].threshold == 0 && aws_cloudwatch_metric_alarm.this["failures"].evaluation_periods == 1
-    error_message = "One message in the failure queue must raise the alarm."
+    error_message = "One message in the failure queue must trigger the alarm."
   }
 
   assert {
     condition     = aws_sns_topic.alarms.kms_master_key_id == aws_kms_key.alarms.arn && aws_kms_key.alarms.enable_key_rotation && contains([for s in jsondecode(aws_kms_key.alarms.policy).Statement : try(s.Principal.Service, "")], "cloudwatch.amazonaws.com")
-    error_message = "The topic must be encrypted with a key that CloudWatch may use."
+    error_message = "The topic must use a key that CloudWatch may use."
   }
 
   assert {
     condition     = length(aws_sns_topic_subscription.alarms) == 0
-    error_message = "Without an address nobody is subscribed."
+    error_message = "Without an address there must be no subscription."
   }
 }
 
-run "alarms_by_mail" {
+run "alarms_by_email" {
   variables {
     alarm_email = "operators@example.com"
   }
 
   assert {
     condition     = aws_sns_topic_subscription.alarms[0].protocol == "email" && aws_sns_topic_subscription.alarms[0].endpoint == "operators@example.com"
-    error_message = "The address must be subscribed by e-mail."
+    error_message = "The address must have an e-mail subscription."
   }
 }
 
 run "network" {
   assert {
     condition     = aws_vpc_security_group_egress_rule.ingest_to_vpc.cidr_ipv4 == "192.168.0.0/16" && aws_vpc_security_group_egress_rule.ingest_to_vpc.from_port == 443 && aws_vpc_security_group_egress_rule.ingest_to_vpc.to_port == 443 && aws_vpc_security_group_egress_rule.ingest_to_vpc.ip_protocol == "tcp"
-    error_message = "The function may reach HTTPS inside the VPC, and nothing else."
+    error_message = "Egress of the function must be limited to HTTPS inside the VPC."
   }
 
   assert {
     condition     = aws_vpc_security_group_ingress_rule.secrets_manager_from_vpc.cidr_ipv4 == "192.168.0.0/16" && aws_vpc_security_group_ingress_rule.secrets_manager_from_vpc.from_port == 443 && aws_vpc_security_group_ingress_rule.secrets_manager_from_vpc.to_port == 443 && aws_vpc_security_group_ingress_rule.secrets_manager_from_vpc.ip_protocol == "tcp"
-    error_message = "The endpoint may be reached by HTTPS from the VPC, and not otherwise."
+    error_message = "Ingress to the endpoint must be limited to HTTPS from the VPC."
   }
 
   assert {
     condition     = aws_vpc_endpoint.secrets_manager.vpc_endpoint_type == "Interface" && aws_vpc_endpoint.secrets_manager.private_dns_enabled && aws_vpc_endpoint.secrets_manager.service_name == "com.amazonaws.eu-west-1.secretsmanager" && aws_vpc_endpoint.secrets_manager.security_group_ids == toset([aws_security_group.secrets_manager.id])
-    error_message = "Secrets Manager must be reached inside the VPC, under its usual name."
+    error_message = "Secrets Manager must have an interface endpoint with private DNS."
+  }
+
+  assert {
+    condition     = alltrue([for text in [aws_security_group.ingest.description, aws_security_group.secrets_manager.description, aws_vpc_security_group_egress_rule.ingest_to_vpc.description, aws_vpc_security_group_ingress_rule.secrets_manager_from_vpc.description] : can(regex("^[0-9A-Za-z ._:/()#,@+=&;{}!$*\\[\\]-]+$", text))])
+    error_message = "Descriptions of security groups and rules must contain only characters that EC2 accepts."
   }
 }
 
@@ -315,7 +320,7 @@ run "loopback_for_emulators" {
 
   assert {
     condition     = aws_lambda_function.ingest.environment[0].variables.MRU_API_URL == "http://127.0.0.1:8080/notify"
-    error_message = "http is taken on loopback."
+    error_message = "http must be accepted for loopback."
   }
 }
 
@@ -329,7 +334,7 @@ run "refuses_http" {
   expect_failures = [var.movies_r_us_notify_api_url]
 }
 
-run "refuses_a_url_of_something_else" {
+run "refuses_a_url_of_another_route" {
   command = plan
 
   variables {
@@ -339,7 +344,7 @@ run "refuses_a_url_of_something_else" {
   expect_failures = [var.movies_r_us_notify_api_url]
 }
 
-run "refuses_a_host_that_only_begins_like_loopback" {
+run "refuses_a_host_that_starts_with_localhost" {
   command = plan
 
   variables {
@@ -349,7 +354,7 @@ run "refuses_a_host_that_only_begins_like_loopback" {
   expect_failures = [var.movies_r_us_notify_api_url]
 }
 
-run "refuses_no_concurrency" {
+run "refuses_zero_concurrency" {
   command = plan
 
   variables {
@@ -359,7 +364,7 @@ run "refuses_no_concurrency" {
   expect_failures = [var.reserved_concurrency]
 }
 
-run "refuses_versions_that_go_at_once" {
+run "refuses_zero_noncurrent_days" {
   command = plan
 
   variables {
@@ -369,7 +374,7 @@ run "refuses_versions_that_go_at_once" {
   expect_failures = [var.noncurrent_days]
 }
 
-run "refuses_a_malformed_address" {
+run "refuses_a_malformed_email_address" {
   command = plan
 
   variables {
@@ -389,7 +394,7 @@ run "refuses_one_subnet" {
   expect_failures = [var.subnet_ids]
 }
 
-run "refuses_a_malformed_vpc" {
+run "refuses_a_malformed_vpc_id" {
   command = plan
 
   variables {
