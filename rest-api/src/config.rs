@@ -1,7 +1,7 @@
-//! What the service reads from its environment.
+//! The configuration of the service, read from environment variables.
 //!
-//! Every variable is read through a lookup function, so that tests never touch the process. All
-//! that is missing or malformed is reported at once, a line each.
+//! Every variable is read through a lookup function, so that tests do not change the environment of
+//! their process. All missing and malformed variables are reported together, one a line.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,133 +13,133 @@ pub use aws::Secret;
 /// The service's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen (`MRU_LISTEN`).
+    /// The address to listen on (`MRU_LISTEN`).
     pub listen: SocketAddr,
     /// The database (`MRU_DB_*`).
     pub database: Database,
-    /// What `/notify` and every write must carry.
+    /// The token that `/notify` and every write require.
     pub api_token: ApiToken,
     /// The bucket that is reconciled with the ledger (`MRU_BUCKET`).
     pub bucket: Option<String>,
-    /// How many ingests run at once in this process (`MRU_WORKERS`); 0 for none.
+    /// How many ingests this process works on at once (`MRU_WORKERS`); 0 for none.
     pub workers: usize,
-    /// How faults of the infrastructure are retried.
+    /// How failures of the infrastructure are retried.
     pub retry: Retry,
-    /// How long a claimed ingest stays with a worker that gives no sign of life.
+    /// How long a claim lasts unless its lease is renewed.
     pub lease: Duration,
-    /// The topic of SNS that results of ingests are published to (`MRU_RESULTS_TOPIC_ARN`), if any.
+    /// The SNS topic to which results of ingests are published (`MRU_RESULTS_TOPIC_ARN`), if any.
     pub results_topic_arn: Option<String>,
-    /// What to log, as a tracing filter (`MRU_LOG`).
+    /// The tracing filter of the log (`MRU_LOG`).
     pub log_filter: String,
-    /// How to log it (`MRU_LOG_FORMAT`).
+    /// The format of the log (`MRU_LOG_FORMAT`).
     pub log_format: LogFormat,
 }
 
-/// Where the database is, and who we are there.
+/// How to reach the database and log in.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// A host name, an address, or the folder of a Unix socket (`MRU_DB_HOST`).
+    /// A host name, an address, or the directory of a Unix socket (`MRU_DB_HOST`).
     pub host: String,
-    /// `MRU_DB_PORT`.
+    /// The port (`MRU_DB_PORT`).
     pub port: u16,
-    /// Who we are there.
+    /// The user and the password (`MRU_DB_USER`, and `MRU_DB_PASS` or `MRU_DB_SECRET_ARN`).
     pub login: Login,
-    /// `MRU_DB_NAME`.
+    /// The name of the database (`MRU_DB_NAME`).
     pub name: String,
-    /// An endpoint for queries alone (`MRU_DB_READ_HOST`); by default the same host.
+    /// The reader endpoint, for queries only (`MRU_DB_READ_HOST`); by default `host`.
     pub read_host: Option<String>,
-    /// `MRU_DB_TLS` and `MRU_DB_CA_FILE`.
+    /// How connections are protected (`MRU_DB_TLS` and `MRU_DB_CA_FILE`).
     pub tls: Tls,
 }
 
-/// Who we are at the database.
+/// The user of the database, and the source of the password.
 #[derive(Clone, Debug)]
 pub enum Login {
-    /// Always the same.
+    /// Set in the environment.
     Fixed {
-        /// `MRU_DB_USER`.
+        /// The user (`MRU_DB_USER`).
         user: String,
-        /// `MRU_DB_PASS`.
+        /// The password (`MRU_DB_PASS`).
         password: Secret,
     },
-    /// As a secret says, which may change while the service runs.
+    /// Read from a secret, which may be rotated while the service runs.
     Managed {
-        /// An ARN or a name in Secrets Manager (`MRU_DB_SECRET_ARN`).
+        /// The ARN or name of the secret in Secrets Manager (`MRU_DB_SECRET_ARN`).
         secret_id: String,
-        /// `MRU_DB_USER`; by default the secret's `username`.
+        /// The user (`MRU_DB_USER`); by default the secret's `username`.
         user: Option<String>,
     },
 }
 
-/// The token that writes need.
+/// The source of the API token.
 #[derive(Clone, Debug)]
 pub enum ApiToken {
-    /// This one (`MRU_API_TOKEN`).
+    /// Set in the environment (`MRU_API_TOKEN`).
     Fixed(TokenDigest),
-    /// The text of a secret, by its ARN or name in Secrets Manager (`MRU_API_TOKEN_SECRET_ARN`).
+    /// Read from a secret, by its ARN or name in Secrets Manager (`MRU_API_TOKEN_SECRET_ARN`).
     Managed(String),
 }
 
-/// How the connection to the database is protected.
+/// How connections to the database are protected.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Tls {
-    /// Not at all: accepted for loopback and Unix sockets only.
+    /// No TLS: accepted for loopback and Unix sockets only.
     Disable,
-    /// TLS, the server's certificate and host name verified.
+    /// TLS that verifies the server's certificate and host name.
     VerifyFull {
-        /// The certificate authorities to trust, as PEM; by default the system's.
+        /// The trusted certificate authorities, as PEM; by default the system's.
         ca_file: Option<PathBuf>,
     },
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LogFormat {
-    /// One JSON object a line, for machines.
+    /// One JSON object a line, for programs.
     Json,
-    /// Plain lines, for people.
+    /// Plain text, for people.
     Text,
 }
 
-/// What is kept of the API token: enough to recognise it.
+/// The SHA-256 digest of an API token. The service keeps no token itself.
 ///
-/// Comparing digests also takes the same time however much of a guess is right.
+/// The time that a comparison of digests takes does not reveal how much of a guess is right.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// The digest of `token`.
+    /// Returns the digest of `token`.
     pub fn of(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }
 }
 
-/// Every variable that is missing or malformed, a line each.
+/// The missing and malformed variables, one a line.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(Vec<String>);
 
 impl Config {
-    /// Reads the variables of the module's documentation through `lookup`.
+    /// Reads the configuration through `lookup`, which returns the value of a variable.
     ///
     /// # Errors
-    /// Names every variable that is missing or malformed.
+    /// If variables are missing or malformed. The error names all of them.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut reader = Reader { lookup, problems: Vec::new() };
+        let mut reader = Reader { lookup, errors: Vec::new() };
         let config = reader.config();
-        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
+        if reader.errors.is_empty() { Ok(config) } else { Err(ConfigError(reader.errors)) }
     }
 }
 
-/// Collects problems while it reads.
+/// Reads variables, and collects all errors. A variable with an error gets a substitute value.
 struct Reader<L> {
     lookup: L,
-    problems: Vec<String>,
+    errors: Vec<String>,
 }
 
 impl<L: Fn(&str) -> Option<String>> Reader<L> {
     fn config(&mut self) -> Config {
-        // The AWS SDK reads it by itself; without it, every request to S3 would fail later.
+        // The AWS SDK reads it. Without it, every request to S3 would fail later.
         self.required("AWS_REGION");
         Config {
             listen: self.parsed(
@@ -148,15 +148,15 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 "an address and a port",
             ),
             database: self.database(),
-            api_token: match self.either("MRU_API_TOKEN", "MRU_API_TOKEN_SECRET_ARN") {
-                Either::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
-                Either::SecretId(id) => ApiToken::Managed(id),
+            api_token: match self.value_or_secret_id("MRU_API_TOKEN", "MRU_API_TOKEN_SECRET_ARN") {
+                ValueOrSecretId::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
+                ValueOrSecretId::SecretId(id) => ApiToken::Managed(id),
             },
             bucket: self.optional("MRU_BUCKET"),
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
-            results_topic_arn: self.topic("MRU_RESULTS_TOPIC_ARN"),
+            results_topic_arn: self.topic_arn("MRU_RESULTS_TOPIC_ARN"),
             log_filter: self.optional("MRU_LOG").unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format(),
         }
@@ -169,12 +169,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             tls: self.tls([Some(&host), read_host.as_ref()].into_iter().flatten()),
             host,
             port: self.parsed("MRU_DB_PORT", 5432, "a port"),
-            login: match self.either("MRU_DB_PASS", "MRU_DB_SECRET_ARN") {
-                Either::Value(password) => Login::Fixed {
+            login: match self.value_or_secret_id("MRU_DB_PASS", "MRU_DB_SECRET_ARN") {
+                ValueOrSecretId::Value(password) => Login::Fixed {
                     user: self.required("MRU_DB_USER"),
                     password: Secret::new(password),
                 },
-                Either::SecretId(secret_id) => {
+                ValueOrSecretId::SecretId(secret_id) => {
                     Login::Managed { secret_id, user: self.optional("MRU_DB_USER") }
                 }
             },
@@ -189,33 +189,35 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             None | Some("verify-full") => Tls::VerifyFull { ca_file },
             Some("disable") => {
                 if let Some(host) = hosts.find(|host| !is_local(host)) {
-                    self.problems.push(format!(
-                        "MRU_DB_TLS=disable is for this machine alone, and {host} is another one"
+                    self.errors.push(format!(
+                        "MRU_DB_TLS=disable is allowed for loopback and Unix sockets only, not for \
+                         {host}: use verify-full"
                     ));
                 }
                 Tls::Disable
             }
             Some(other) => {
-                self.problems.push(format!("MRU_DB_TLS must be verify-full or disable: {other}"));
+                self.errors.push(format!("MRU_DB_TLS must be verify-full or disable: {other}"));
                 Tls::Disable
             }
         }
     }
 
-    /// The ARN of a standard topic: one that is first in, first out wants to be told of groups.
-    fn topic(&mut self, name: &str) -> Option<String> {
+    /// Reads the ARN of a standard SNS topic. A FIFO topic would require a message group id.
+    fn topic_arn(&mut self, name: &str) -> Option<String> {
         let arn = self.optional(name)?;
         let region = self.optional("AWS_REGION").unwrap_or_default();
         match arn.split(':').collect::<Vec<_>>()[..] {
-            ["arn", _, "sns", at, _, topic] if !topic.ends_with(".fifo") => {
-                if at != region {
-                    let problem = format!("{name} is in {at}, but AWS_REGION is {region}: {arn}");
-                    self.problems.push(problem);
+            ["arn", _, "sns", topic_region, _, topic] if !topic.ends_with(".fifo") => {
+                if topic_region != region {
+                    self.errors.push(format!(
+                        "{name} is in {topic_region}, but AWS_REGION is {region}: {arn}"
+                    ));
                 }
             }
             _ => {
                 let form = "arn:aws:sns:REGION:ACCOUNT:NAME, of a standard topic";
-                self.problems.push(format!("{name} must be {form}: {arn}"));
+                self.errors.push(format!("{name} must be {form}: {arn}"));
             }
         }
         Some(arn)
@@ -226,54 +228,58 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             None | Some("json") => LogFormat::Json,
             Some("text") => LogFormat::Text,
             Some(other) => {
-                self.problems.push(format!("MRU_LOG_FORMAT must be json or text: {other}"));
+                self.errors.push(format!("MRU_LOG_FORMAT must be json or text: {other}"));
                 LogFormat::Text
             }
         }
     }
 
+    /// Reads a variable. An empty one counts as not set.
     fn optional(&self, name: &str) -> Option<String> {
         (self.lookup)(name).filter(|value| !value.is_empty())
     }
 
     fn required(&mut self, name: &str) -> String {
         self.optional(name).unwrap_or_else(|| {
-            self.problems.push(format!("{name} is not set"));
+            self.errors.push(format!("{name} is not set"));
             String::new()
         })
     }
 
-    /// A secret itself, or where to read it.
-    fn either(&mut self, value: &str, secret_id: &str) -> Either {
+    /// Reads the one that is set of two variables: `value` holds a sensitive value, `secret_id` the
+    /// ARN or name of the secret that holds it.
+    fn value_or_secret_id(&mut self, value: &str, secret_id: &str) -> ValueOrSecretId {
         match (self.optional(value), self.optional(secret_id)) {
-            (Some(value), None) => Either::Value(value),
-            (None, Some(id)) => Either::SecretId(id),
+            (Some(value), None) => ValueOrSecretId::Value(value),
+            (None, Some(id)) => ValueOrSecretId::SecretId(id),
             (Some(_), Some(_)) => {
-                self.problems.push(format!("{value} and {secret_id} are both set: choose one"));
-                Either::Value(String::new())
+                self.errors.push(format!("{value} and {secret_id} are both set: choose one"));
+                ValueOrSecretId::Value(String::new())
             }
             (None, None) => {
-                self.problems.push(format!("{value} is not set, nor is {secret_id}"));
-                Either::Value(String::new())
+                self.errors.push(format!("{value} is not set, nor is {secret_id}"));
+                ValueOrSecretId::Value(String::new())
             }
         }
     }
 
-    fn parsed<T: std::str::FromStr>(&mut self, name: &str, default: T, form: &str) -> T {
+    /// Reads and parses a variable. `expected` describes valid values.
+    fn parsed<T: std::str::FromStr>(&mut self, name: &str, default: T, expected: &str) -> T {
         let Some(text) = self.optional(name) else { return default };
         text.parse().unwrap_or_else(|_| {
-            self.problems.push(format!("{name} must be {form}: {text}"));
+            self.errors.push(format!("{name} must be {expected}: {text}"));
             default
         })
     }
 }
 
-enum Either {
+/// A sensitive value, or the ARN or name of the secret that holds it.
+enum ValueOrSecretId {
     Value(String),
     SecretId(String),
 }
 
-/// Whether a connection to `host` stays on this machine.
+/// Returns whether a connection to `host` stays on this machine.
 fn is_local(host: &str) -> bool {
     let loopback = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
     host.starts_with('/') || host == "localhost" || loopback

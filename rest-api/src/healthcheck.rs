@@ -1,5 +1,5 @@
-//! Asking a running service for its health: for a container's health check and for `helm test`,
-//! where there is no other HTTP client.
+//! Requests the health of a running service: for a container's health check and for `helm test`,
+//! which have no other HTTP client.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Uri, header};
+use http::{Request, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -15,23 +15,26 @@ use tokio::{net::TcpStream, time::timeout};
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Asks `url`, or by default `/healthz` of the service that listens on `listen`.
+/// Requests `url`, by default `/healthz` of the service that listens on `listen`.
 ///
 /// # Errors
-/// If the answer is not 2xx, or none comes within 4 s; the text says which.
-pub async fn ask(url: Option<String>, listen: Option<String>) -> Result<(), String> {
+/// If the status is not 2xx, or no response arrives within 4 s. The text says which.
+pub async fn check(url: Option<String>, listen: Option<String>) -> Result<(), String> {
     let url = match url {
         Some(url) => url,
-        None => format!("http://{}/healthz", local(listen.as_deref().unwrap_or("0.0.0.0:8080"))?),
+        None => {
+            let address = local_address(listen.as_deref().unwrap_or("0.0.0.0:8080"))?;
+            format!("http://{address}/healthz")
+        }
     };
-    let answer = timeout(TIMEOUT, get(&url)).await;
-    let status = answer.map_err(|_| format!("{url}: no answer in {} s", TIMEOUT.as_secs()))?;
+    let status = timeout(TIMEOUT, get_status(&url)).await;
+    let status = status.map_err(|_| format!("{url}: no response in {} s", TIMEOUT.as_secs()))?;
     let status = status.map_err(|error| format!("{url}: {error}"))?;
     if status.is_success() { Ok(()) } else { Err(format!("{url}: {status}")) }
 }
 
-/// Where to reach, from here, a service that listens on `listen`.
-fn local(listen: &str) -> Result<SocketAddr, String> {
+/// Returns the address at which this machine reaches a service that listens on `listen`.
+fn local_address(listen: &str) -> Result<SocketAddr, String> {
     let mut address: SocketAddr = listen
         .parse()
         .map_err(|_| format!("MRU_LISTEN must be an address and a port: {listen}"))?;
@@ -41,14 +44,16 @@ fn local(listen: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-type Fault = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn get(url: &str) -> Result<http::StatusCode, Fault> {
+/// Sends a GET request and returns the status of the response. It does not read the body.
+async fn get_status(url: &str) -> Result<StatusCode, BoxError> {
     let uri: Uri = url.parse()?;
     if uri.scheme_str() != Some("http") {
-        return Err("only http:// is spoken".into());
+        return Err("the URL must begin with http://".into());
     }
-    let host = uri.host().ok_or("there is no host")?;
+    let host = uri.host().ok_or("the URL has no host")?;
+    // `Uri` keeps the brackets of an IPv6 address.
     let stream = TcpStream::connect((host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80)));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream.await?)).await?;
     tokio::spawn(connection);

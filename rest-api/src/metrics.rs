@@ -1,11 +1,11 @@
-//! What the service counts about itself, in the text format of Prometheus.
+//! The metrics of the service, in the Prometheus text format.
 //!
-//! Each service has a registry of its own, so that several in one process do not mix. Labels have
-//! few values, known beforehand: never a key, a bucket, an id or a path as it was sent.
+//! Each service has its own registry, so that several services in one process do not mix. Labels
+//! have few values, fixed in the code: never a key, a bucket, an id or the path of a request.
 //!
-//! The crate is Prometheus's own, `prometheus-client`: no registry but those that one makes, and
-//! nothing compiled in beyond counting and writing. `metrics-exporter-prometheus` is made for one
-//! recorder in the process, and keeps each observation until somebody scrapes or cleans up.
+//! The crate is Prometheus's own `prometheus-client`: it has no global registry, and only counts and
+//! encodes. `metrics-exporter-prometheus` supports one recorder in a process, and keeps each
+//! observation until a scrape or a cleanup.
 
 use std::{
     fmt,
@@ -37,25 +37,27 @@ use crate::{
 /// Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Every name begins with this.
+/// The prefix of every metric name.
 const PREFIX: &str = "mru";
 
-/// Upper bounds in seconds: a file takes from some milliseconds to the better part of an hour.
+/// The upper bounds of ingest durations in seconds: from milliseconds to most of an hour.
 const INGEST_BUCKETS: [f64; 13] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
-/// Upper bounds in seconds: most answers take a few milliseconds, one that waits takes 30 s.
+/// The upper bounds of request durations in seconds: most take milliseconds, a notification that
+/// waits takes up to 30 s.
 const REQUEST_BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
-/// Names and values of so many labels.
+/// The names and values of `N` labels.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 type Counters<const N: usize> = Family<Labels<N>, Total>;
 type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
 
-/// A counter as the text format names it: with its whole name, `_total` included, in its
-/// description too. `prometheus-client` alone writes OpenMetrics, which leaves it out there.
+/// A counter that is encoded for the text format: its full name, `_total` included, stands in HELP
+/// and TYPE lines too. `prometheus-client` encodes counters for OpenMetrics, which omits `_total`
+/// there.
 #[derive(Clone, Debug, Default)]
 struct Total(Counter);
 
@@ -65,7 +67,7 @@ impl TypedMetric for Total {
 
 impl EncodeMetric for Total {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        // A gauge's value is written under the name as it is.
+        // The encoder appends `_total` to counters, and nothing to gauges.
         encoder.encode_gauge(&self.0.get())
     }
 
@@ -74,7 +76,7 @@ impl EncodeMetric for Total {
     }
 }
 
-/// The counters of one service.
+/// The metrics of one service.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -105,8 +107,8 @@ impl Default for Metrics {
             request_durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             in_flight: Gauge::default(),
         };
-        // Those that are known are there from the start: Prometheus does not see the first step of
-        // a series that begins with it.
+        // Series with known labels start at 0: Prometheus does not notice the first increment of a
+        // series that starts with it.
         for state in IngestState::all().filter(|state| state.ended()) {
             drop(metrics.ended.get_or_create(&[("state", state.name())]));
         }
@@ -114,20 +116,20 @@ impl Default for Metrics {
             drop(metrics.retries.get_or_create(&[("code", code.name())]));
         }
         metrics.merged(&Merged::default());
-        metrics.registered()
+        metrics.register()
     }
 }
 
 impl Metrics {
-    fn registered(mut self) -> Self {
+    fn register(mut self) -> Self {
         let registry = &mut self.registry;
         let version: Labels<1> = [("version", env!("CARGO_PKG_VERSION"))];
         let build = Family::<_, Gauge>::default();
         build.get_or_create(&version).set(1);
-        registry.register("build_info", "The version that runs, always 1", build);
+        registry.register("build_info", "Version of the service, always 1", build);
         registry.register(
             "ingests_ended_total",
-            "Ingests that this process brought to their end, by state",
+            "Ingests that this process ended, by state",
             self.ended.clone(),
         );
         registry.register(
@@ -137,22 +139,22 @@ impl Metrics {
         );
         registry.register(
             "ingest_retries_total",
-            "Attempts at an ingest that failed and will be repeated, by code of the error",
+            "Failed attempts at an ingest that are retried, by error code",
             self.retries.clone(),
         );
         registry.register(
             "ingest_leases_lost_total",
-            "Ingests that were not held any more when this process came to change them",
+            "Ingests whose lease this process had lost when it wanted to change them",
             self.leases_lost.clone(),
         );
         registry.register(
             "ingest_takeovers_total",
-            "Ingests that this process took over from a worker whose lease had run out",
+            "Ingests that this process claimed after the lease of another worker had expired",
             self.takeovers.clone(),
         );
         registry.register(
             "movies_merged_total",
-            "Movies of files and requests that this process merged, by outcome",
+            "Movies from files and requests that this process merged, by outcome",
             self.movies.clone(),
         );
         registry.register(
@@ -162,45 +164,45 @@ impl Metrics {
         );
         registry.register(
             "http_requests_total",
-            "Requests answered, by route, method and class of status",
+            "Requests with a response, by route, method and status class",
             self.requests.clone(),
         );
         registry.register(
             "http_request_duration_seconds",
-            "Time from the head of a request to the head of its answer, by route and method",
+            "Time from the head of a request to the head of its response, by route and method",
             self.request_durations.clone(),
         );
         registry.register(
             "http_requests_in_flight",
-            "Requests that have not been answered yet",
+            "Requests without a response so far",
             self.in_flight.clone(),
         );
         self
     }
 
-    /// An ingest has come to its end, `after` its claim.
-    pub fn ended(&self, state: IngestState, after: Duration) {
+    /// Counts an ingest that ended in `state`, `duration` after its claim.
+    pub fn ended(&self, state: IngestState, duration: Duration) {
         let state = [("state", state.name())];
         self.ended.get_or_create(&state).0.inc();
-        self.durations.get_or_create(&state).observe(after.as_secs_f64());
+        self.durations.get_or_create(&state).observe(duration.as_secs_f64());
     }
 
-    /// An attempt at an ingest failed with the error of this code, and will be repeated.
+    /// Counts a failed attempt at an ingest that is retried.
     pub fn retried(&self, code: Code) {
         self.retries.get_or_create(&[("code", code.name())]).0.inc();
     }
 
-    /// The lease of the ingest that was worked on here had been lost.
+    /// Counts an ingest whose lease this process had lost.
     pub fn lease_lost(&self) {
         self.leases_lost.0.inc();
     }
 
-    /// An ingest was claimed from a worker whose lease had run out.
+    /// Counts an ingest that was claimed after the lease of another worker had expired.
     pub fn took_over(&self) {
         self.takeovers.0.inc();
     }
 
-    /// Movies were merged.
+    /// Counts merged movies, by outcome.
     pub fn merged(&self, merged: &Merged) {
         let Merged { inserted, updated, unchanged, .. } = *merged;
         for (outcome, movies) in
@@ -211,12 +213,12 @@ impl Metrics {
         }
     }
 
-    /// So many bytes came from the object store.
+    /// Counts bytes read from the object store.
     pub fn read(&self, bytes: usize) {
         self.read_bytes.0.inc_by(u64::try_from(bytes).unwrap_or_default());
     }
 
-    /// Counts a request as in flight.
+    /// Counts a request as in flight, until the returned value is dropped.
     pub fn start_request(self: &Arc<Self>, method: &Method) -> InFlightRequest {
         self.in_flight.inc();
         InFlightRequest {
@@ -226,11 +228,11 @@ impl Metrics {
         }
     }
 
-    /// All of it as text, with the figures of the moment. Without `queue`, which only the database
-    /// knows, the database counts as down.
+    /// Returns all metrics as text. `queue` and `pools` are read for this scrape. Without `queue`,
+    /// which comes from the database, the database is reported as down.
     ///
     /// # Errors
-    /// None in practice: it is written to memory.
+    /// None in practice: the text is written to memory.
     pub fn render(
         &self,
         queue: Option<QueueDepth>,
@@ -238,13 +240,13 @@ impl Metrics {
     ) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
-        encode_registry(&mut text, &figures(queue, pools))?;
+        encode_registry(&mut text, &scrape_gauges(queue, pools))?;
         Ok(text)
     }
 }
 
-/// A request without a response so far. If it is dropped, because its client has gone, no response is
-/// counted.
+/// A request without a response so far. If it is dropped because its client has disconnected, no
+/// response is counted.
 #[derive(Debug)]
 pub struct InFlightRequest {
     metrics: Arc<Metrics>,
@@ -253,11 +255,11 @@ pub struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// Counts the response of this route.
+    /// Counts the response, under the path of its route.
     pub fn respond(self, route: &'static str, status: StatusCode) {
         let method = ("method", self.method);
         let (seconds, metrics) = (self.since.elapsed().as_secs_f64(), &self.metrics);
-        let labels = [("route", route), method, ("status", class(status))];
+        let labels = [("route", route), method, ("status", status_class(status))];
         metrics.requests.get_or_create(&labels).0.inc();
         metrics.request_durations.get_or_create(&[("route", route), method]).observe(seconds);
     }
@@ -283,7 +285,8 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-fn class(status: StatusCode) -> &'static str {
+/// Returns the class of a status, such as `2xx`.
+fn status_class(status: StatusCode) -> &'static str {
     match status.as_u16() {
         100..=199 => "1xx",
         200..=299 => "2xx",
@@ -293,34 +296,36 @@ fn class(status: StatusCode) -> &'static str {
     }
 }
 
-type PoolFigure = fn(&Status) -> usize;
+/// Reads one value of a pool's status.
+type PoolValue = fn(&Status) -> usize;
 
-/// What is asked for at the moment of the scrape, rather than counted before it.
-fn figures(queue: Option<QueueDepth>, pools: &[(&'static str, Status)]) -> Registry {
+/// Returns the gauges whose values are read for the scrape.
+fn scrape_gauges(queue: Option<QueueDepth>, pools: &[(&'static str, Status)]) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let up = ConstGauge::new(i64::from(queue.is_some()));
-    registry.register("database_up", "Whether the database answered this scrape", up);
+    registry.register("database_up", "1 if the database responded to this scrape, else 0", up);
     if let Some(QueueDepth { queued, running, oldest_age }) = queue {
         let ingests = Family::<Labels<1>, Gauge>::default();
         ingests.get_or_create(&[("state", "queued")]).set(queued);
         ingests.get_or_create(&[("state", "running")]).set(running);
-        let help = "Ingests that have not ended, by state, at most 100000; each replica says the \
-            same of all";
+        let help = "Ingests that have not ended, by state, at most 100000; every replica reports \
+            the same";
         registry.register("ingests", help, ingests);
-        let help = "Age of the oldest queued ingest, 0 if none is; each replica says the same";
+        let help =
+            "Age of the oldest queued ingest, 0 if none is queued; every replica reports the same";
         registry.register("queue_oldest_age_seconds", help, ConstGauge::new(oldest_age));
     }
-    let gauges: [(&str, &str, PoolFigure); 4] = [
-        ("max_connections", "Connections that the pool may have", |pool| pool.max_size),
-        ("connections", "Connections that the pool has", |pool| pool.size),
-        ("available_connections", "Connections that nobody uses", |pool| pool.available),
+    let gauges: [(&str, &str, PoolValue); 4] = [
+        ("max_connections", "Largest number of connections of the pool", |pool| pool.max_size),
+        ("connections", "Open connections of the pool", |pool| pool.size),
+        ("available_connections", "Idle connections of the pool", |pool| pool.available),
         ("waiting", "Tasks that wait for a connection", |pool| pool.waiting),
     ];
-    for (name, help, of) in gauges {
+    for (name, help, value) in gauges {
         let gauge = Family::<Labels<1>, Gauge>::default();
         for (pool, status) in pools {
-            let figure = i64::try_from(of(status)).unwrap_or(i64::MAX);
-            gauge.get_or_create(&[("pool", pool)]).set(figure);
+            let value = i64::try_from(value(status)).unwrap_or(i64::MAX);
+            gauge.get_or_create(&[("pool", pool)]).set(value);
         }
         registry.register(format!("database_pool_{name}"), help, gauge);
     }

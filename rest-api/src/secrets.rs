@@ -1,4 +1,4 @@
-//! What the service reads from Secrets Manager, and reads again when it changes.
+//! The API token and the database credentials, which may be secrets in Secrets Manager.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,11 @@ use tracing::{info, warn};
 
 use crate::config::{ApiToken, Login, TokenDigest};
 
-/// The tokens that writes may carry: of a secret the current text, and the one before, so that a
-/// rotation finds no client unprepared.
+/// Returns the digests of the accepted API tokens. Of a secret, these are the current and the
+/// previous version, so that clients may use the old token during a rotation.
+///
+/// # Errors
+/// If the secret cannot be read, or is empty.
 pub(crate) async fn api_tokens(
     token: &ApiToken,
     secrets: &SecretsManager,
@@ -29,104 +32,110 @@ pub(crate) async fn api_tokens(
     Ok(texts.iter().map(|text| TokenDigest::of(text.expose().trim())).collect())
 }
 
-/// A database user and the password.
+/// A user of the database, and the password.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
     pub(crate) password: Secret,
 }
 
-/// The database's credentials as they are now.
+/// The database credentials that new connections use. They are read again after a rotation.
 #[derive(Debug)]
 pub(crate) struct CurrentCredentials {
     current: watch::Sender<Credentials>,
-    source: Option<Source>,
+    /// None if the credentials are fixed.
+    secret: Option<DatabaseSecret>,
 }
 
-/// Where they can be read again.
+/// The secret that holds the credentials.
 #[derive(Debug)]
-struct Source {
+struct DatabaseSecret {
     secrets: SecretsManager,
     secret_id: String,
+    /// The user, if it is not the secret's `username`.
     user: Option<String>,
-    /// Held while somebody reads, so that a hundred refused connections ask once.
+    /// When the secret was last read. Locked during a read, so that many refused connections cause
+    /// one read.
     last_read: Mutex<Instant>,
 }
 
 impl CurrentCredentials {
-    /// In a rotation the database knows the new password a moment before the secret shows it: the
-    /// secret is read again after this long.
-    const PAUSE: Duration = Duration::from_millis(300);
+    /// The shortest time between two reads. A rotation changes the password in the database shortly
+    /// before the secret, so that one read may be too early.
+    const MIN_READ_INTERVAL: Duration = Duration::from_millis(300);
 
+    /// Returns the credentials of `login`. A secret is read now.
+    ///
     /// # Errors
     /// If the secret cannot be read.
     pub(crate) async fn new(login: &Login, secrets: &SecretsManager) -> Result<Self, SecretError> {
         match login {
             Login::Fixed { user, password } => {
                 let fixed = Credentials { user: user.clone(), password: password.clone() };
-                Ok(Self { current: watch::Sender::new(fixed), source: None })
+                Ok(Self { current: watch::Sender::new(fixed), secret: None })
             }
             Login::Managed { secret_id, user } => {
-                let source = Source {
+                let secret = DatabaseSecret {
                     secrets: secrets.clone(),
                     secret_id: secret_id.clone(),
                     user: user.clone(),
                     last_read: Mutex::new(Instant::now()),
                 };
-                Ok(Self { current: watch::Sender::new(source.read().await?), source: Some(source) })
+                Ok(Self { current: watch::Sender::new(secret.read().await?), secret: Some(secret) })
             }
         }
     }
 
+    /// Returns the credentials as last read.
     pub(crate) fn get(&self) -> Credentials {
         self.current.borrow().clone()
     }
 
-    /// The database has refused `refused`: reads the credentials again, unless somebody else just
-    /// has. Returns whether another attempt makes sense.
+    /// Reads the credentials again after the database has refused `refused`, unless another task has
+    /// replaced them meanwhile. Returns whether the connection should be attempted again.
     pub(crate) async fn refresh(&self, refused: &Credentials) -> bool {
-        let Some(source) = &self.source else { return false };
-        let mut last_read = source.last_read.lock().await;
+        let Some(secret) = &self.secret else { return false };
+        let mut last_read = secret.last_read.lock().await;
         if *self.current.borrow() != *refused {
             return true;
         }
-        tokio::time::sleep(Self::PAUSE.saturating_sub(last_read.elapsed())).await;
-        let read = source.read().await;
+        tokio::time::sleep(Self::MIN_READ_INTERVAL.saturating_sub(last_read.elapsed())).await;
+        let read = secret.read().await;
         *last_read = Instant::now();
         match read {
             Ok(read) if read == *refused => true,
             Ok(read) => {
-                info!(user = read.user, "the database's credentials have changed");
+                info!(user = read.user, "database credentials have changed, using the new ones");
                 self.current.send_replace(read);
                 true
             }
             Err(error) => {
-                warn!(%error, "the database refuses the credentials known");
+                warn!(%error, "database refused the credentials, reading them again failed");
                 false
             }
         }
     }
 }
 
-impl Source {
+impl DatabaseSecret {
     async fn read(&self) -> Result<Credentials, SecretError> {
-        /// As RDS writes it.
+        /// The format of RDS.
         ///
         /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_secret_json_structure.html>
         #[derive(Deserialize)]
-        struct DatabaseSecret {
+        struct Content {
             username: Option<String>,
             password: String,
         }
 
         let text = self.secrets.current(&self.secret_id).await?;
-        // Without serde's own words, which could quote the secret.
-        let secret: DatabaseSecret = serde_json::from_str(text.expose()).map_err(|_| {
+        // The error of serde_json could quote the secret, so it is dropped.
+        let content: Content = serde_json::from_str(text.expose()).map_err(|_| {
             SecretError::new(&self.secret_id, r#"expected {"username": "...", "password": "..."}"#)
         })?;
-        let user = self.user.clone().or(secret.username).ok_or_else(|| {
-            SecretError::new(&self.secret_id, "it has no username, and MRU_DB_USER is not set")
+        let user = self.user.clone().or(content.username).ok_or_else(|| {
+            SecretError::new(&self.secret_id, "it has no username: add one, or set MRU_DB_USER")
         })?;
-        Ok(Credentials { user, password: Secret::new(secret.password) })
+        Ok(Credentials { user, password: Secret::new(content.password) })
     }
 }

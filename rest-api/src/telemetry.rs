@@ -1,4 +1,4 @@
-//! Logging: plain lines for a terminal, or JSON lines for production.
+//! Logging: plain text for a terminal, or JSON lines for production.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -6,7 +6,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::LogFormat;
 
-/// Starts logging to standard error. Does nothing if logging was started before.
+/// Starts logging to standard error. A second call changes nothing.
 ///
 /// # Errors
 /// If `filter` is not a tracing filter (`info`, `rest_api=debug,warn`, ...).

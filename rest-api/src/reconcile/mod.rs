@@ -1,14 +1,14 @@
-//! Comparing a bucket with the ledger, and queueing what the ledger lacks.
+//! Compares a bucket with the ledger, and queues the files that the ledger lacks.
 //!
-//! This is the net under the notifications: it finds what no event has told of. It is also how a
-//! bucket that was there before is loaded, and how the catalogue is built again from nothing.
+//! It finds files for which no notification arrived. It also loads an existing bucket, and rebuilds
+//! the catalogue in an empty database.
 //!
-//! Bucket and ledger are both read in the order of their keys, a page at a time, and joined as they
-//! come: memory does not grow with either. Nothing is locked meanwhile. What is put, taken or
-//! deleted while the comparison runs may be left to the next one, and is never reported wrongly;
-//! what is queued goes through [`Store::record`], so that repeating it changes nothing.
+//! Bucket and ledger are both read in the order of their keys, page by page, and joined: memory does
+//! not grow with either. Nothing is locked. A file that is put, ingested or deleted while the
+//! comparison runs may be left to the next comparison, and is never reported wrongly. Files are queued
+//! through [`Store::record`], so repeating a comparison queues nothing twice.
 
-mod join;
+mod comparison;
 mod print;
 
 use std::io;
@@ -23,22 +23,22 @@ use crate::{
     objects::{ObjectError, ObjectStore},
     store::{Store, StoreError},
 };
-use join::Run;
+use comparison::Comparison;
 
-/// What to compare, and what to do then.
+/// What to compare, and what to queue.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The bucket; by default the only one that the ledger knows.
+    /// The bucket; by default the only one in the ledger.
     pub bucket: Option<String>,
-    /// Keys that begin with this alone.
+    /// Only keys that begin with this prefix are compared.
     pub prefix: String,
-    /// Whether to queue what is missing or stale.
+    /// Whether to queue missing and stale files.
     pub apply: bool,
-    /// Whether to queue what has failed, too.
+    /// Whether to queue failed files, too.
     pub retry_failed: bool,
 }
 
-/// In what a file of the bucket and the ledger differ.
+/// How a file differs between the bucket and the ledger.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -46,51 +46,51 @@ pub enum Kind {
     Missing,
     /// The bucket holds a newer version than the newest of the ledger.
     Stale,
-    /// The ledger has this version, but the infrastructure has kept it from being taken.
+    /// The ledger has this version, and its ingest failed on the infrastructure.
     Failed,
-    /// The ledger has taken it, and the bucket does not hold it any more. Its movies stay.
+    /// It was ingested, and the bucket no longer holds it. Its movies stay.
     Vanished,
-    /// The bucket holds an older version than the newest of the ledger: that one was deleted. The
-    /// movies of the newer one stay.
+    /// The bucket holds an older version than the newest of the ledger, which was deleted. The movies
+    /// of the newer version stay.
     Reverted,
-    /// Its key is none that a notification may have.
+    /// Its key is not allowed in a notification.
     Unusable,
 }
 
-/// A file of which bucket and ledger differ.
+/// A file that differs between the bucket and the ledger.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// In what.
+    /// How it differs.
     pub kind: Kind,
     /// Its key.
     pub key: String,
     /// Its size in the bucket, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,
-    /// When it was written, as the bucket has it.
+    /// When it was written, according to the bucket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<DateTime<Utc>>,
-    /// The newest ingest of it, so far.
+    /// The id of its newest ingest before this comparison.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest: Option<i64>,
-    /// The ingest as which it was queued.
+    /// The id of the ingest that this comparison queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued: Option<i64>,
 }
 
-/// What was found, in files.
+/// The result of a comparison, in numbers of files.
 #[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the kinds are documented above")]
 pub struct Summary {
     pub bucket: String,
     pub prefix: String,
-    /// In the bucket.
+    /// Listed in the bucket.
     pub listed: u64,
-    /// In the bucket, and taken.
+    /// In the bucket, and ingested.
     pub up_to_date: u64,
-    /// Queued or running, before this comparison or since it began.
+    /// Queued or running, or recorded since the comparison began.
     pub in_flight: u64,
-    /// In the bucket, and rejected: its producer has to mend it.
+    /// In the bucket, and rejected. The producer must correct it.
     pub rejected: u64,
     pub missing: u64,
     pub stale: u64,
@@ -98,13 +98,13 @@ pub struct Summary {
     pub vanished: u64,
     pub reverted: u64,
     pub unusable: u64,
-    /// How many of the missing, stale and failed were queued.
+    /// Missing, stale and failed files that were queued.
     pub queued: u64,
 }
 
 impl Summary {
-    /// How many files could still be queued.
-    pub fn left(&self) -> u64 {
+    /// Returns how many missing, stale and failed files were not queued.
+    pub fn not_queued(&self) -> u64 {
         (self.missing + self.stale + self.failed).saturating_sub(self.queued)
     }
 
@@ -120,49 +120,49 @@ impl Summary {
     }
 }
 
-/// What a comparison tells while it runs.
+/// What a comparison reports while it runs.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A difference, queued already if it is to be.
+    /// A difference. If the options ask to queue it, it is queued already.
     Found(&'a Difference),
-    /// What was found so far: told after each page of the bucket.
+    /// The result so far, after each page of the listing.
     Progress(&'a Summary),
 }
 
-/// Why a comparison did not come to its end. What it queued stays queued.
+/// Why a comparison failed. Files that it queued stay queued.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// Nobody says which bucket.
+    /// No bucket is given, and the ledger has none or more than one.
     #[error(
-        "which bucket? Name it with --bucket or MRU_BUCKET: the ledger knows {}",
+        "no bucket is given; name it with --bucket or MRU_BUCKET: the ledger knows {}",
         if *.0 == 0 { "none yet" } else { "more than one" }
     )]
     NoBucket(usize),
     /// The bucket cannot be listed.
     #[error("the bucket {bucket} cannot be listed")]
-    Source {
-        /// Which one.
+    Listing {
+        /// The bucket.
         bucket: String,
-        /// Why.
+        /// The error of the object store.
         #[source]
         error: ObjectError,
     },
-    /// The keys come in no order, so that nobody can tell what is not among them.
-    #[error("the bucket lists {0:?} after {1:?}, not in the order of their bytes")]
+    /// The listing is not ordered by the bytes of its keys, so missing keys cannot be found.
+    #[error("the bucket lists {0:?} after {1:?}, which is not the order of their bytes")]
     Unordered(String, String),
-    /// The ledger cannot be read, or not be written.
+    /// The ledger cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What was found cannot be told.
+    /// The report cannot be written.
     #[error("cannot write what was found")]
     Report(#[from] io::Error),
 }
 
-/// Compares the bucket with the ledger; with `apply`, queues what the ledger lacks, for the workers
-/// of the service to take. Tells `report` of each difference, and of its progress.
+/// Compares the bucket with the ledger, and queues files as `options` ask for; workers of the service
+/// ingest them. Calls `report` with each difference, and with the progress.
 ///
 /// # Errors
-/// See [`ReconcileError`]. It is safe to run again, and need not begin where it ended.
+/// See [`ReconcileError`]. After an error it is safe to start a new comparison from the beginning.
 pub async fn reconcile(
     store: &Store,
     objects: &ObjectStore,
@@ -170,28 +170,26 @@ pub async fn reconcile(
     mut report: impl FnMut(Event<'_>) -> io::Result<()>,
 ) -> Result<Summary, ReconcileError> {
     store.ready().await?;
-    let mut run = Run::new(store, options).await?;
-    let pages = objects.list(&run.summary.bucket, &run.options.prefix);
+    let mut comparison = Comparison::new(store, options).await?;
+    let bucket = comparison.summary.bucket.clone();
+    let pages = objects.list(&bucket, &comparison.options.prefix);
     pin_mut!(pages);
-    let unlisted = |bucket: &str| {
-        let bucket = bucket.to_owned();
-        |error| ReconcileError::Source { bucket, error }
-    };
-    while let Some(page) = pages.try_next().await.map_err(unlisted(&run.summary.bucket))? {
-        run.check_order(&page)?;
+    let listing_error = |error| ReconcileError::Listing { bucket: bucket.clone(), error };
+    while let Some(page) = pages.try_next().await.map_err(listing_error)? {
+        comparison.check_order(&page)?;
         for listed in &page {
-            while let Some(difference) = run.next_vanished(Some(&listed.key)).await? {
+            while let Some(difference) = comparison.next_vanished(Some(&listed.key)).await? {
                 report(Event::Found(&difference))?;
             }
         }
-        for difference in run.page(page).await? {
+        for difference in comparison.compare_page(page).await? {
             report(Event::Found(&difference))?;
         }
-        report(Event::Progress(&run.summary))?;
+        report(Event::Progress(&comparison.summary))?;
     }
-    // The ledger may go on after the last key of the bucket.
-    while let Some(difference) = run.next_vanished(None).await? {
+    // The ledger may have keys after the last one of the bucket.
+    while let Some(difference) = comparison.next_vanished(None).await? {
         report(Event::Found(&difference))?;
     }
-    Ok(run.summary)
+    Ok(comparison.summary)
 }

@@ -1,4 +1,4 @@
-//! What a comparison has found, for people or for programs.
+//! Prints the result of a comparison, as text for people or as JSON for programs.
 
 use std::{
     io::{self, Write},
@@ -10,29 +10,28 @@ use serde_json::json;
 
 use super::{Difference, Event, Summary};
 
-/// How long a comparison may be silent.
-const SILENCE: Duration = Duration::from_secs(2);
+/// The shortest time between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Writes differences as they are found, and a summary at the end.
+/// Writes differences as they are found, a line each, and a summary at the end.
 #[derive(Debug)]
 pub struct Printer<W, P> {
     out: W,
-    /// Where progress goes.
     progress: P,
     json: bool,
     started: Instant,
-    told: Instant,
+    last_progress: Instant,
 }
 
 impl<W: Write, P: Write> Printer<W, P> {
-    /// A printer to `out`, whose progress goes to `progress`: a line for each difference, as JSON
-    /// on request.
+    /// Returns a printer that writes differences and the summary to `out`, as JSON if `json` is set,
+    /// and progress to `progress`.
     pub fn new(out: W, progress: P, json: bool) -> Self {
         let now = Instant::now();
-        Self { out, progress, json, started: now, told: now }
+        Self { out, progress, json, started: now, last_progress: now }
     }
 
-    /// Writes what an event tells.
+    /// Writes a difference, or the progress if some time has passed since the last line of it.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -42,10 +41,10 @@ impl<W: Write, P: Write> Printer<W, P> {
                 serde_json::to_writer(&mut self.out, difference)?;
                 writeln!(self.out)
             }
-            Event::Found(difference) => writeln!(self.out, "{}", line(difference)),
+            Event::Found(difference) => writeln!(self.out, "{}", format_difference(difference)),
             Event::Progress(summary) => {
-                if self.told.elapsed() >= SILENCE {
-                    self.told = Instant::now();
+                if self.last_progress.elapsed() >= PROGRESS_INTERVAL {
+                    self.last_progress = Instant::now();
                     let Summary { listed, queued, .. } = summary;
                     let seconds = self.started.elapsed().as_secs();
                     writeln!(
@@ -58,7 +57,7 @@ impl<W: Write, P: Write> Printer<W, P> {
         }
     }
 
-    /// Writes what was found, and what to do about it.
+    /// Writes the summary, and as text also what to do next.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -66,21 +65,22 @@ impl<W: Write, P: Write> Printer<W, P> {
         if self.json {
             writeln!(self.out, "{}", json!({ "summary": summary }))?;
         } else {
-            write!(self.out, "{}", text(summary))?;
+            write!(self.out, "{}", format_summary(summary))?;
         }
         self.out.flush()
     }
 }
 
-fn line(difference: &Difference) -> String {
+fn format_difference(difference: &Difference) -> String {
     let Difference { kind, key, size, last_modified, ingest, queued } = difference;
     let kind = serde_json::to_value(kind).unwrap_or_default();
-    let mut line = format!("{:<8}  {}", kind.as_str().unwrap_or_default(), printable(key));
+    let mut line =
+        format!("{:<8}  {}", kind.as_str().unwrap_or_default(), escape_control_characters(key));
     if let Some(size) = size {
-        line += &format!("  {}", bytes(*size));
+        line += &format!("  {}", format_size(*size));
     }
-    if let Some(written) = last_modified {
-        line += &format!("  {}", written.to_rfc3339_opts(SecondsFormat::Secs, true));
+    if let Some(time) = last_modified {
+        line += &format!("  {}", time.to_rfc3339_opts(SecondsFormat::Secs, true));
     }
     if let Some(ingest) = ingest {
         line += &format!("  ingest {ingest}");
@@ -91,20 +91,22 @@ fn line(difference: &Difference) -> String {
     line
 }
 
-/// A key may hold line ends, and what a terminal takes for commands.
-fn printable(key: &str) -> String {
-    let mut printable = String::with_capacity(key.len());
-    for character in key.chars() {
+/// Returns `text` with each control character as a Rust escape, such as `\n` or `\u{1b}`: keys may
+/// contain line breaks and terminal commands. All other characters stay as they are.
+fn escape_control_characters(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
         if character.is_control() {
-            printable.extend(character.escape_default());
+            escaped.extend(character.escape_default());
         } else {
-            printable.push(character);
+            escaped.push(character);
         }
     }
-    printable
+    escaped
 }
 
-fn bytes(size: i64) -> String {
+/// Returns a size in bytes with a decimal unit and one decimal digit, rounded down: `2.2 MB`.
+fn format_size(size: i64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     let (mut tenths, mut unit) = (size.saturating_mul(10), "B");
     for larger in UNITS {
@@ -120,29 +122,29 @@ fn bytes(size: i64) -> String {
     }
 }
 
-fn text(summary: &Summary) -> String {
+fn format_summary(summary: &Summary) -> String {
     let Summary { bucket, prefix, listed, up_to_date, in_flight, rejected, .. } = summary;
     let Summary { missing, stale, failed, vanished, reverted, unusable, queued, .. } = summary;
-    let prefix = printable(prefix);
+    let prefix = escape_control_characters(prefix);
     let mut text = format!(
         "\n{bucket}/{prefix}: {listed} files; {up_to_date} up to date, {in_flight} in flight, \
          {rejected} rejected; {missing} missing, {stale} stale, {failed} failed, {vanished} vanished, \
          {reverted} reverted, {unusable} unusable\n"
     );
-    let loadable = missing + stale;
     if *queued > 0 {
-        text += &format!("{queued} queued: GET /ingests?state=queued says what is still waiting\n");
-    } else if loadable > 0 {
+        text +=
+            &format!("{queued} queued: GET /ingests?state=queued lists those that still wait\n");
+    } else if missing + stale > 0 {
         text += "Run again with --apply to queue what is missing or stale\n";
     }
-    if summary.left() > 0 && *failed > 0 {
+    if summary.not_queued() > 0 && *failed > 0 {
         text += "GET /ingests/{id} says why one has failed; --apply --retry-failed queues those again\n";
     }
     if vanished + reverted > 0 {
         text += "What has vanished or was reverted is left alone: a file that was deleted does not \
                  take its movies with it\n";
     }
-    if summary.left() == 0 && *queued == 0 {
+    if summary.not_queued() == 0 && *queued == 0 {
         text += "Nothing to do\n";
     }
     text

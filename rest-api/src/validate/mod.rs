@@ -1,7 +1,7 @@
-//! Checking files before they are put: `rest-api validate`.
+//! Checks files before they are put into the bucket: `rest-api validate`.
 //!
-//! A file goes through [`movie_file`], as the file of an ingest does, so that one that passes here is
-//! not rejected there. [`report`] tells of it; [`source`] shows the place.
+//! A file passes through [`movie_file`], as the file of an ingest does, so a file that is valid here
+//! is not rejected there. `report` writes the result; `source` shows the excerpt of a violation.
 
 mod report;
 mod source;
@@ -16,28 +16,29 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use movie_file::{Limits, Reader, Summary, limits::MAX_FILE};
-use report::{Report, printable};
+use report::{FileReport, replace_unsafe_characters, write_totals};
 
-/// Files are read in chunks of this many bytes.
+/// The size of the chunks in which files are read, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// What became of all the files.
+/// The result of checking several files.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Totals {
-    /// Files that would be taken.
+    /// Files without violations.
     pub valid: u64,
-    /// Files that would be rejected.
+    /// Files with violations.
     pub invalid: u64,
     /// Files that could not be read.
     pub unreadable: u64,
-    /// The violations of all files.
+    /// Violations of all files.
     pub violations: u64,
-    /// Those of them that were listed.
+    /// Violations that were listed in the report.
     pub listed: u64,
 }
 
 impl Totals {
-    /// The exit status: 0 if all are valid, 1 if one is not, 2 if one could not be read.
+    /// Returns the exit status: 0 if all files are valid, 1 if some are not, 2 if some could not be
+    /// read.
     pub fn exit_status(self) -> u8 {
         match self {
             Self { unreadable: 1.., .. } => 2,
@@ -47,41 +48,48 @@ impl Totals {
     }
 }
 
-/// Checks one file after the other (`-` is standard input), and tells `out` of each: as text for
-/// people, or as JSON, an object a line. What cannot be read is told of on standard error, too.
+/// Checks files one after another (`-` is standard input), and writes a report on each to `out`: as
+/// text for people, or as JSON, one object a line. If a file cannot be read, the error is also written
+/// to standard error.
 ///
 /// It blocks its thread while it reads: it is meant for a program that does nothing else.
 ///
 /// # Errors
-/// If `out` does not take it.
-pub async fn files(paths: &[PathBuf], json: bool, out: &mut impl Write) -> io::Result<Totals> {
+/// If `out` cannot be written.
+pub async fn check_files(
+    paths: &[PathBuf],
+    json: bool,
+    out: &mut impl Write,
+) -> io::Result<Totals> {
     let mut totals = Totals::default();
     for path in paths {
         let name = path.to_string_lossy();
-        let report =
-            Report { path, name: if is_stdin(path) { "standard input" } else { &name }, json };
-        match check(path).await {
-            Ok(decoded) => {
-                let violations = &decoded.violations;
-                if violations.count() == 0 {
+        let name = if is_stdin(path) { "standard input" } else { &name };
+        let report = FileReport { path, name, json };
+        match check_file(path).await {
+            Ok(checked) => {
+                let violations = &checked.violations;
+                if violations.is_empty() {
                     totals.valid += 1
                 } else {
                     totals.invalid += 1
                 }
                 totals.violations += violations.count();
                 totals.listed += violations.listed().len() as u64;
-                report.of(&decoded, out)?;
+                report.write_checked(&checked, out)?;
             }
             Err(error) => {
                 totals.unreadable += 1;
-                report.unreadable(&error, out)?;
-                eprintln!("{}: {}", printable(report.name), printable(&error.to_string()));
+                report.write_unreadable(&error, out)?;
+                let error = error.to_string();
+                let [name, error] = [name, &error].map(replace_unsafe_characters);
+                eprintln!("{name}: {error}");
             }
         }
         out.flush()?;
     }
     if !json && paths.len() > 1 {
-        report::totals(totals, out)?;
+        write_totals(totals, out)?;
         out.flush()?;
     }
     Ok(totals)
@@ -91,7 +99,7 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-async fn check(path: &Path) -> io::Result<Summary> {
+async fn check_file(path: &Path) -> io::Result<Summary> {
     let file: Box<dyn Read> =
         if is_stdin(path) { Box::new(io::stdin().lock()) } else { Box::new(open(path)?) };
     let chunks = stream::iter(chunks(file));

@@ -1,4 +1,4 @@
-//! What is said of a file: to people, or to programs.
+//! Reports on checked files, as text for people or as JSON for programs.
 
 use std::{
     borrow::Cow,
@@ -12,18 +12,18 @@ use serde_json::json;
 use super::{Totals, is_stdin, source::Source};
 use movie_file::{Summary, Violation};
 
-/// A report on one file.
-pub(super) struct Report<'a> {
-    /// As it was given: what programs are told.
+/// Writes the report on one file.
+pub(super) struct FileReport<'a> {
+    /// The path as it was given. It is the `file` of JSON reports.
     pub(super) path: &'a Path,
-    /// What people are told.
+    /// The name of the file in text reports.
     pub(super) name: &'a str,
     pub(super) json: bool,
 }
 
-/// What programs are told. The violations look as they do in an ingest.
+/// The JSON report on a file. Its violations have the format of `GET /ingests/{id}`.
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonReport<'a> {
     file: Cow<'a, str>,
     valid: bool,
     movies: u64,
@@ -31,72 +31,75 @@ struct Line<'a> {
     violations: &'a [Violation],
 }
 
-impl Report<'_> {
-    /// Tells of a file that has been read.
+impl FileReport<'_> {
+    /// Writes the report on a file that has been read.
     ///
     /// # Errors
-    /// If `out` does not take it.
-    pub(super) fn of(&self, decoded: &Summary, out: &mut impl Write) -> io::Result<()> {
-        let violations = decoded.violations.listed();
-        let count = decoded.violations.count();
+    /// If `out` cannot be written.
+    pub(super) fn write_checked(&self, checked: &Summary, out: &mut impl Write) -> io::Result<()> {
+        let violations = checked.violations.listed();
+        let count = checked.violations.count();
         if self.json {
-            let line = Line {
+            let report = JsonReport {
                 file: self.path.to_string_lossy(),
                 valid: count == 0,
-                movies: decoded.movies,
+                movies: checked.movies,
                 violation_count: count,
                 violations,
             };
-            serde_json::to_writer(&mut *out, &line)?;
+            serde_json::to_writer(&mut *out, &report)?;
             return writeln!(out);
         }
-        let name = printable(self.name);
+        let name = replace_unsafe_characters(self.name);
         if count == 0 {
-            return writeln!(out, "{name}: valid, {}", counted(decoded.movies, "movie"));
+            return writeln!(out, "{name}: valid, {}", count_of(checked.movies, "movie"));
         }
         let mut source = if is_stdin(self.path) { None } else { Source::open(self.path) };
         for violation in violations {
-            writeln!(out, "{name}: {}", printable(&sentence(violation)))?;
-            // Nothing but the sentence where the place cannot be read any more.
+            writeln!(out, "{name}: {}", replace_unsafe_characters(&describe(violation)))?;
+            // If the excerpt cannot be read, the description stands alone.
             let excerpt = source.as_mut().and_then(|source| source.excerpt(violation).ok()?);
             if let Some(excerpt) = excerpt {
-                let (before, after) = (printable(&excerpt.before), printable(&excerpt.after));
+                let before = replace_unsafe_characters(&excerpt.before);
+                let after = replace_unsafe_characters(&excerpt.after);
                 writeln!(out, "{:>7} | {before}{after}", excerpt.line)?;
                 writeln!(out, "{:>7} | {:width$}^", "", "", width = before.chars().count())?;
             }
         }
-        let all = counted(count, "violation");
+        let total = count_of(count, "violation");
         match violations.len() as u64 {
-            listed if listed < count => writeln!(out, "{name}: {all}, the first {listed} listed"),
-            _ => writeln!(out, "{name}: {all}"),
+            listed if listed < count => writeln!(out, "{name}: {total}, the first {listed} listed"),
+            _ => writeln!(out, "{name}: {total}"),
         }
     }
 
-    /// Tells of a file that could not be read.
+    /// Writes the JSON report on a file that could not be read. There is no text report: the error
+    /// goes to standard error.
     ///
     /// # Errors
-    /// If `out` does not take it.
-    pub(super) fn unreadable(&self, error: &io::Error, out: &mut impl Write) -> io::Result<()> {
+    /// If `out` cannot be written.
+    pub(super) fn write_unreadable(
+        &self,
+        error: &io::Error,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
         if self.json {
-            writeln!(
-                out,
-                "{}",
-                json!({ "file": self.path.to_string_lossy(), "error": error.to_string() })
-            )?;
+            let file = self.path.to_string_lossy();
+            writeln!(out, "{}", json!({ "file": file, "error": error.to_string() }))?;
         }
         Ok(())
     }
 }
 
-/// Tells of all files together.
+/// Writes the last line of a text report on several files.
 ///
 /// # Errors
-/// If `out` does not take it.
-pub(super) fn totals(totals: Totals, out: &mut impl Write) -> io::Result<()> {
+/// If `out` cannot be written.
+pub(super) fn write_totals(totals: Totals, out: &mut impl Write) -> io::Result<()> {
     let Totals { valid, invalid, unreadable, violations, listed } = totals;
-    write!(out, "{}: {valid} valid", counted(valid + invalid + unreadable, "file"))?;
+    write!(out, "{}: {valid} valid", count_of(valid + invalid + unreadable, "file"))?;
     if invalid > 0 {
-        let violations = counted(violations, "violation");
+        let violations = count_of(violations, "violation");
         write!(out, ", {invalid} with {violations} (listed {listed})")?;
     }
     if unreadable > 0 {
@@ -105,36 +108,40 @@ pub(super) fn totals(totals: Totals, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+/// Returns a count with its noun: "1 file", "2 files".
+fn count_of(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-fn sentence(violation: &Violation) -> String {
+/// Returns a violation as text: its record, offset and pointer, what was expected and what was found.
+fn describe(violation: &Violation) -> String {
     let Violation { record, offset, fault } = violation;
-    let mut place: Vec<String> = Vec::new();
-    place.extend(record.map(|record| format!("record {record}")));
-    place.extend(offset.map(|offset| format!("byte {offset}")));
-    place.extend((!fault.pointer.is_empty()).then(|| fault.pointer.clone()));
-    let colon = if place.is_empty() { "" } else { ": " };
-    format!("{}{colon}expected {}, found {}", place.join(", "), fault.expected, fault.found)
+    let mut location: Vec<String> = Vec::new();
+    location.extend(record.map(|record| format!("record {record}")));
+    location.extend(offset.map(|offset| format!("byte {offset}")));
+    location.extend((!fault.pointer.is_empty()).then(|| fault.pointer.clone()));
+    let colon = if location.is_empty() { "" } else { ": " };
+    format!("{}{colon}expected {}, found {}", location.join(", "), fault.expected, fault.found)
 }
 
-/// Text that a terminal shows and does not obey: neither control characters, nor those that turn
-/// the direction of writing.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    let unfit = |c: char| {
-        let marks = '\u{200b}'..='\u{200f}';
-        let turns = '\u{2028}'..='\u{202e}';
-        let joins = '\u{2060}'..='\u{206f}';
-        c.is_control() || [marks, turns, joins].iter().any(|r| r.contains(&c)) || c == '\u{feff}'
+/// Returns `text` with U+FFFD for each character that could control a terminal or reorder its text:
+/// control characters, invisible format characters, and those that change the direction of writing.
+/// A tab becomes a space. Each character stays one character, so that columns stay aligned.
+pub(super) fn replace_unsafe_characters(text: &str) -> Cow<'_, str> {
+    let is_unsafe = |c: char| {
+        let zero_width_and_marks = '\u{200b}'..='\u{200f}';
+        let separators_and_bidi = '\u{2028}'..='\u{202e}';
+        let invisible_operators_and_isolates = '\u{2060}'..='\u{206f}';
+        let ranges = [zero_width_and_marks, separators_and_bidi, invisible_operators_and_isolates];
+        c.is_control() || ranges.iter().any(|range| range.contains(&c)) || c == '\u{feff}'
     };
-    if !text.contains(unfit) {
+    if !text.contains(is_unsafe) {
         return text.into();
     }
-    let shown = |c| match c {
+    let replace = |c| match c {
         '\t' => ' ',
-        c if unfit(c) => char::REPLACEMENT_CHARACTER,
+        c if is_unsafe(c) => char::REPLACEMENT_CHARACTER,
         c => c,
     };
-    text.chars().map(shown).collect()
+    text.chars().map(replace).collect()
 }

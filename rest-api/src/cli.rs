@@ -1,0 +1,126 @@
+//! The command line: its arguments and help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Ingests movie files from S3 into Postgres, and serves queries on the movies.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, after_help = ENVIRONMENT)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Serve the API and process ingests, until SIGTERM or SIGINT
+    Serve,
+    /// Apply all pending migrations to the database, then exit
+    Migrate,
+    /// Compare the bucket with the ledger, and report the differences
+    #[command(after_help = RECONCILE)]
+    Reconcile(ReconcileArguments),
+    /// Check movie files as the service does, before you put them into the bucket
+    #[command(after_help = VALIDATE)]
+    Validate(ValidateArguments),
+    /// Request the health of a running service; fail unless the status is 2xx
+    Healthcheck {
+        /// URL to request [default: /healthz of the service on this machine, by MRU_LISTEN]
+        #[arg(long)]
+        url: Option<String>,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct ReconcileArguments {
+    /// The bucket [default: MRU_BUCKET, else the only one in the ledger]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bucket: Option<String>,
+    /// Compare only keys that begin with this prefix
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Queue missing and stale files; the running service ingests them
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// Queue failed files, too
+    #[arg(long, requires = "apply")]
+    pub(crate) retry_failed: bool,
+    /// Print one JSON object a line, the summary last
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ValidateArguments {
+    /// Print one JSON object a line for each file, instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Files to check; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+const ENVIRONMENT: &str = "\
+Environment:
+  MRU_DB_HOST       host name, address or socket directory of Postgres (required)
+  MRU_DB_NAME       database (required)
+  MRU_DB_USER       user (required with MRU_DB_PASS) [the secret's username]
+  MRU_DB_PASS       password; set either this or MRU_DB_SECRET_ARN
+  MRU_DB_SECRET_ARN secret in AWS Secrets Manager in the format of RDS (username
+                    and password); it is read again after a rotation
+  MRU_DB_PORT       port [5432]
+  MRU_DB_TLS        verify-full, or disable (loopback and Unix sockets only)
+                    [verify-full]
+  MRU_DB_CA_FILE    trusted certificate authorities, PEM [the system's]
+  MRU_DB_READ_HOST  reader endpoint for queries [MRU_DB_HOST]
+  MRU_API_TOKEN     bearer token that /notify and every write require; set either
+                    this or MRU_API_TOKEN_SECRET_ARN
+  MRU_API_TOKEN_SECRET_ARN
+                    secret in AWS Secrets Manager that holds the token; the token
+                    before the last rotation is accepted, too
+  MRU_BUCKET        bucket to reconcile [the only one in the ledger]
+  MRU_LISTEN        address and port [0.0.0.0:8080]
+  MRU_WORKERS       number of ingests to process at once, 0 for none [2]
+  MRU_RESULTS_TOPIC_ARN
+                    SNS topic to which each ended ingest is published, with its
+                    violations [none]
+  MRU_LOG           tracing filter [info]
+  MRU_LOG_FORMAT    json or text [json]
+  AWS_REGION        region of the bucket (required)
+  AWS_*             further variables of the AWS SDK, such as AWS_ENDPOINT_URL_S3";
+
+const RECONCILE: &str = "\
+A file differs in one of these ways:
+  missing   the ledger has no version of it
+  stale     the bucket holds a newer version than the ledger
+  failed    the ingest of this version failed on the infrastructure
+  vanished  it was ingested, and is no longer in the bucket; its movies stay
+  reverted  the newest version was deleted and an older one is current again;
+            the movies do not change
+  unusable  its key is not allowed in a notification
+
+Exit status: 0 nothing is left to do, 1 error, 2 wrong usage, 3 at least one
+missing, stale or failed file was not queued.
+The command is safe to repeat, and to run at the same time as others.";
+
+const VALIDATE: &str = "\
+A file is a JSON array of movies, one movie, or NDJSON (one movie a line); plain
+or gzip; UTF-8. The check uses the code and the schema of the service: a file that
+passes here is not rejected there for its content. It needs no database and no
+environment variable.
+
+Each violation is printed with the record (counted from 0), the byte at which the
+record begins in the decompressed file, a JSON Pointer into the record, what was
+expected and what was found. The line is shown if the file is not compressed.
+The first 1,000 violations of a file are listed; all are counted.
+
+With --json: {\"file\", \"valid\", \"movies\", \"violation_count\", \"violations\"},
+with the violations as in GET /ingests/{id}; or {\"file\", \"error\"}.
+
+Exit status: 0 all files are valid, 1 some are not, 2 some could not be read
+
+Examples:
+  rest-api validate movies.json new/*.ndjson.gz
+  jq '.movies' export.json | rest-api validate -
+  rest-api validate --json movies.json | jq .violations";
