@@ -504,9 +504,9 @@ for name, text in rendered.items():
         check(False, name, f"a required field is missing: {error!r}")
 report("ports, probes, selectors, pod security, secrets, shutdown, spread, ingresses, network policy")
 
-routes = pathlib.Path("rest-api/src/http/mod.rs").read_text()
+routes = pathlib.Path("rest-api/src/http/routes.rs").read_text()
 for path in PROBES | {"/notify", "/metrics"}:
-    check(f'path!("{path[1:]}")' in routes, "rest-api", f"route {path} not found")
+    check(f'"{path}",' in routes, "rest-api", f"route {path} not found")
 for directory, pattern, text in (
     ("2-rds", r"\.(database_\w+)\.value", pathlib.Path("scripts/database-values").read_text()),
     ("3-s3-lambda", r"-var (\w+)=", (CHART / "templates/NOTES.txt").read_text()),
