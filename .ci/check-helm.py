@@ -49,6 +49,7 @@ INVALID_VALUES = [
     ("aws: {env: [{name: MRU_DB_PASS, value: hunter2}]}", "'/aws/env/0/name'"),
     ("aws: {region: Ireland}", "'/aws/region'"),
     ("bucket: 's3://movies'", "'/bucket'"),
+    ("bucket: ''", "'/bucket'"),
     ("service: {port: 99999}", "'/service/port': maximum: got 99,999, want 65,535"),
     ("service: {port: 0}", "'/service/port': minimum: got 0, want 1"),
     ("database: {port: '5432'}", "'/database/port': got string, want integer"),

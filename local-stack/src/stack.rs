@@ -136,7 +136,7 @@ impl Stack {
             listen: api_at,
             database,
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
-            bucket: None,
+            buckets: vec![options.bucket.clone()],
             workers: 2,
             retry: Retry::default(),
             lease: Duration::from_secs(15),

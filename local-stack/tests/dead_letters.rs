@@ -96,7 +96,7 @@ impl Environment {
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: None,
-            bucket: None,
+            buckets: Vec::new(),
             log_filter: String::new(),
             log_format: LogFormat::Text,
         };

@@ -8,11 +8,11 @@ use schema::Fault;
 /// The first bytes of every gzip file (RFC 1952, 2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// A larger file may not have grown by more than [`MAX_GROWTH`], in bytes.
-const FREE_GROWTH: u64 = 64 << 20;
+/// Up to this decompressed size, in bytes, the compression ratio is not limited.
+const FREE_SIZE: u64 = 64 << 20;
 
-/// Text compresses by a factor of 5 to 20. A larger factor than this points to a gzip bomb.
-const MAX_GROWTH: u64 = 250;
+/// The largest compression ratio. Text reaches 5 to 20; a gzip bomb reaches more.
+const MAX_RATIO: u64 = 250;
 
 /// The stage between the bytes of an object and the bytes of its file.
 pub(crate) struct Inflate {
@@ -116,7 +116,7 @@ impl Inflate {
         self.output.emit(decoder.get_ref(), emit);
         decoder.get_mut().clear();
         match written {
-            Ok(0) => Err(Fault::at_root("a whole gzip file", "data behind its end")),
+            Ok(0) => Err(Fault::at_root("a whole gzip file", "data after its end")),
             Ok(consumed) => Ok(consumed),
             Err(error) => Err(not_gzip(&error)),
         }
@@ -125,9 +125,9 @@ impl Inflate {
     fn check_growth(&self) -> Result<(), Fault> {
         self.output.check_size()?;
         let size = self.output.size;
-        if size > FREE_GROWTH && size / self.consumed.max(1) > MAX_GROWTH {
-            let expected = format!("data that decompresses to at most {MAX_GROWTH} times its size");
-            return Err(Fault::at_root(expected, "data that was made to fill a disk"));
+        if size > FREE_SIZE && size / self.consumed.max(1) > MAX_RATIO {
+            let expected = format!("data that decompresses to at most {MAX_RATIO} times its size");
+            return Err(Fault::at_root(expected, "data that grows further (a gzip bomb?)"));
         }
         Ok(())
     }

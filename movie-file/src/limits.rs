@@ -9,11 +9,11 @@ const MAX_RECORD: usize = 1 << 20;
 /// The limits of one file, in bytes after decompression.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Of the whole file.
+    /// The largest file.
     pub file: u64,
-    /// Of one record.
+    /// The largest record.
     pub record: usize,
-    /// Of the white space between two records.
+    /// The longest white space between two records.
     pub gap: usize,
 }
 

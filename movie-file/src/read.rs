@@ -14,9 +14,9 @@ use crate::{
 const MAX_STEP: usize = 8 << 10;
 
 /// A batch of movies is complete when its records have this many bytes.
-const BATCH: usize = 2 << 20;
+const BATCH_BYTES: usize = 2 << 20;
 
-/// What a movie takes in memory beside the text of its record, in bytes, roughly.
+/// What a movie takes in memory in addition to the text of its record, in bytes, roughly.
 const OVERHEAD: usize = 200;
 
 /// Reads one file from a stream of chunks, in batches of movies.
@@ -57,7 +57,8 @@ where
     /// If the stream breaks.
     pub async fn next_batch(&mut self) -> Result<Option<Vec<Movie>>, E> {
         let mut batch = Batch::default();
-        while batch.size < BATCH && self.step(|movie, bytes| batch.add(movie, bytes)).await? {}
+        while batch.size < BATCH_BYTES && self.step(|movie, bytes| batch.add(movie, bytes)).await? {
+        }
         Ok((!batch.movies.is_empty()).then_some(batch.movies))
     }
 

@@ -22,18 +22,18 @@ pub(crate) enum Item<'a> {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
-    /// Only white space, and `mark` bytes of a byte order mark, have been seen.
-    Start { mark: usize },
+    /// Only white space, and `bom_bytes` bytes of a byte order mark, have been seen.
+    Start { bom_bytes: usize },
     /// In an array, where an element may begin. After a comma, one is needed.
-    Element { needed: bool },
+    ExpectElement { needed: bool },
     /// In an array, after an element.
-    Comma,
+    ExpectComma,
     /// Between the objects of NDJSON.
-    Object,
+    BetweenRecords,
     /// In a record.
-    Record,
+    InRecord,
     /// After the array.
-    End,
+    AfterArray,
     /// The rest of the file cannot be decoded.
     Lost,
 }
@@ -71,7 +71,7 @@ impl Splitter {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            state: State::Start { mark: 0 },
+            state: State::Start { bom_bytes: 0 },
             in_array: false,
             base: 0,
             index: 0,
@@ -94,7 +94,7 @@ impl Splitter {
     pub(crate) fn push(&mut self, chunk: &[u8], emit: &mut impl FnMut(Item<'_>)) {
         let mut at = 0;
         while at < chunk.len() && self.state != State::Lost {
-            if self.state == State::Record {
+            if self.state == State::InRecord {
                 at = self.scan_record(chunk, at, emit);
             } else {
                 at += usize::from(self.step(chunk[at], self.base + at as u64, emit));
@@ -107,10 +107,10 @@ impl Splitter {
     pub(crate) fn finish(mut self, emit: &mut impl FnMut(Item<'_>)) {
         let (expected, found) = match self.state {
             State::Start { .. } => ("a JSON array, a movie, or NDJSON", "an empty file"),
-            State::Element { .. } | State::Comma => {
+            State::ExpectElement { .. } | State::ExpectComma => {
                 ("the array's closing bracket", "the end of the file")
             }
-            State::Record if self.record.depth == 0 && !self.record.in_string => {
+            State::InRecord if self.record.depth == 0 && !self.record.in_string => {
                 self.end_record(&[], emit);
                 if self.in_array {
                     ("the array's closing bracket", "the end of the file")
@@ -118,56 +118,58 @@ impl Splitter {
                     return;
                 }
             }
-            State::Record => ("the rest of the record", "the end of the file"),
-            State::Object | State::End | State::Lost => return,
+            State::InRecord => ("the rest of the record", "the end of the file"),
+            State::BetweenRecords | State::AfterArray | State::Lost => return,
         };
-        let index = (self.state == State::Record).then_some(self.index);
+        let index = (self.state == State::InRecord).then_some(self.index);
         let offset = if index.is_some() { self.record.offset } else { self.base };
         emit(Item::Fault { index, offset, fault: Fault::at_root(expected, found) });
     }
 
     /// Handles one byte outside a record. Returns whether it was consumed.
     fn step(&mut self, byte: u8, offset: u64, emit: &mut impl FnMut(Item<'_>)) -> bool {
-        let in_mark = matches!(self.state, State::Start { mark: 1 | 2 });
-        if is_space(byte) && !in_mark {
+        let in_bom = matches!(self.state, State::Start { bom_bytes: 1 | 2 });
+        if is_space(byte) && !in_bom {
             self.gap += 1;
             if self.gap > self.limits.gap {
                 let expected = format!("at most {} MiB of white space", self.limits.gap >> 20);
-                self.lose(offset, Fault::at_root(expected, "more"), emit);
+                self.give_up(offset, Fault::at_root(expected, "more"), emit);
             }
             return true;
         }
         self.gap = 0;
         if byte == 0 {
-            self.lose(offset, Fault::at_root("UTF-8 text", "a zero byte (is it UTF-16?)"), emit);
+            self.give_up(offset, Fault::at_root("UTF-8 text", "a zero byte (is it UTF-16?)"), emit);
             return true;
         }
         match (self.state, byte) {
-            (State::Start { mark }, _) => return self.start(mark, byte, offset, emit),
-            (State::Element { needed: true }, b']') => {
-                self.fault(offset, "a movie behind the comma", byte, emit);
-                self.state = State::End;
+            (State::Start { bom_bytes }, _) => return self.start(bom_bytes, byte, offset, emit),
+            (State::ExpectElement { needed: true }, b']') => {
+                self.fault(offset, "a movie after the comma", byte, emit);
+                self.state = State::AfterArray;
             }
-            (State::Element { needed: false } | State::Comma, b']') => self.state = State::End,
-            (State::Comma, b',') => self.state = State::Element { needed: true },
-            (State::Element { .. }, b',') => {
+            (State::ExpectElement { needed: false } | State::ExpectComma, b']') => {
+                self.state = State::AfterArray
+            }
+            (State::ExpectComma, b',') => self.state = State::ExpectElement { needed: true },
+            (State::ExpectElement { .. }, b',') => {
                 self.fault(offset, "a movie before the comma", byte, emit)
             }
-            (State::Object, b',') => {
+            (State::BetweenRecords, b',') => {
                 self.fault(offset, "a line break between two movies", byte, emit);
             }
-            (State::End, _) => {
-                let expected = "nothing behind the array's closing bracket";
-                self.lose(offset, Fault::at_root(expected, describe(byte)), emit);
+            (State::AfterArray, _) => {
+                let expected = "nothing after the array's closing bracket";
+                self.give_up(offset, Fault::at_root(expected, describe(byte)), emit);
             }
             (state, _) => {
-                if state == State::Comma {
+                if state == State::ExpectComma {
                     self.fault(offset, "a comma between two movies", byte, emit);
                 }
                 let mut head = std::mem::take(&mut self.record.head);
                 head.clear();
                 self.record = Record { offset, head, ..Record::default() };
-                self.state = State::Record;
+                self.state = State::InRecord;
                 return false;
             }
         }
@@ -177,38 +179,38 @@ impl Splitter {
     /// Handles the first byte that is not white space. Returns whether it was consumed.
     fn start(
         &mut self,
-        mark: usize,
+        bom_bytes: usize,
         byte: u8,
         offset: u64,
         emit: &mut impl FnMut(Item<'_>),
     ) -> bool {
-        if offset == mark as u64 && BYTE_ORDER_MARK.get(mark) == Some(&byte) {
-            self.state = State::Start { mark: mark + 1 };
+        if offset == bom_bytes as u64 && BYTE_ORDER_MARK.get(bom_bytes) == Some(&byte) {
+            self.state = State::Start { bom_bytes: bom_bytes + 1 };
             return true;
         }
-        if (1..BYTE_ORDER_MARK.len()).contains(&mark) {
+        if (1..BYTE_ORDER_MARK.len()).contains(&bom_bytes) {
             let found = "a byte order mark that breaks off";
-            self.lose(offset, Fault::at_root("UTF-8 text", found), emit);
+            self.give_up(offset, Fault::at_root("UTF-8 text", found), emit);
             return true;
         }
         match byte {
             b'[' => {
                 self.in_array = true;
-                self.state = State::Element { needed: false };
+                self.state = State::ExpectElement { needed: false };
                 true
             }
             b'{' => {
-                self.state = State::Object;
+                self.state = State::BetweenRecords;
                 false
             }
             0xFE | 0xFF if offset == 0 => {
                 let found = "the byte order mark of another encoding (is it UTF-16?)";
-                self.lose(offset, Fault::at_root("UTF-8 text", found), emit);
+                self.give_up(offset, Fault::at_root("UTF-8 text", found), emit);
                 true
             }
             _ => {
                 let expected = "a JSON array, a movie, or NDJSON: [ or {";
-                self.lose(offset, Fault::at_root(expected, describe(byte)), emit);
+                self.give_up(offset, Fault::at_root(expected, describe(byte)), emit);
                 true
             }
         }
@@ -244,7 +246,7 @@ impl Splitter {
             emit(Item::Record { index: self.index, offset: self.record.offset, bytes });
         }
         self.index += 1;
-        self.state = if self.in_array { State::Comma } else { State::Object };
+        self.state = if self.in_array { State::ExpectComma } else { State::BetweenRecords };
     }
 
     /// Keeps bytes of the present record for the next chunk, unless the record is too large.
@@ -270,7 +272,7 @@ impl Splitter {
     }
 
     /// Emits a fault after which the rest of the file cannot be decoded.
-    fn lose(&mut self, offset: u64, fault: Fault, emit: &mut impl FnMut(Item<'_>)) {
+    fn give_up(&mut self, offset: u64, fault: Fault, emit: &mut impl FnMut(Item<'_>)) {
         self.state = State::Lost;
         emit(Item::Fault { index: None, offset, fault });
     }

@@ -34,7 +34,7 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct ReconcileArguments {
-    /// The bucket [default: MRU_BUCKET, else the only one in the ledger]
+    /// The bucket [default: the only one of MRU_BUCKETS, else of the ledger]
     #[arg(long, value_name = "NAME")]
     pub(crate) bucket: Option<String>,
     /// Compare only keys that begin with this prefix
@@ -79,7 +79,8 @@ Environment:
   MRU_API_TOKEN_SECRET_ARN
                     secret in AWS Secrets Manager that holds the token; the token
                     before the last rotation is accepted, too
-  MRU_BUCKET        bucket to reconcile [the only one in the ledger]
+  MRU_BUCKETS       buckets that a notification may name, separated by commas
+                    [all]
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_WORKERS       number of ingests to process at once, 0 for none [2]
   MRU_RESULTS_TOPIC_ARN

@@ -19,8 +19,8 @@ pub struct Config {
     pub database: Database,
     /// The token that `/notify` and every write require.
     pub api_token: ApiToken,
-    /// The bucket that is reconciled with the ledger (`MRU_BUCKET`).
-    pub bucket: Option<String>,
+    /// The buckets that a notification may name (`MRU_BUCKETS`); all if empty.
+    pub buckets: Vec<String>,
     /// How many ingests this process works on at once (`MRU_WORKERS`); 0 for none.
     pub workers: usize,
     /// How failures of the infrastructure are retried.
@@ -120,6 +120,14 @@ impl TokenDigest {
 pub struct ConfigError(Vec<String>);
 
 impl Config {
+    /// Returns the bucket of `MRU_BUCKETS`, if it is the only one.
+    pub fn only_bucket(&self) -> Option<String> {
+        match &self.buckets[..] {
+            [only] => Some(only.clone()),
+            _ => None,
+        }
+    }
+
     /// Reads the configuration through `lookup`, which returns the value of a variable.
     ///
     /// # Errors
@@ -152,7 +160,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 ValueOrSecretId::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
                 ValueOrSecretId::SecretId(id) => ApiToken::Managed(id),
             },
-            bucket: self.optional("MRU_BUCKET"),
+            buckets: self.buckets("MRU_BUCKETS"),
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
@@ -221,6 +229,28 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             }
         }
         Some(arn)
+    }
+
+    /// Reads bucket names that are separated by commas.
+    fn buckets(&mut self, name: &str) -> Vec<String> {
+        let text = self.optional(name).unwrap_or_default();
+        let buckets: Vec<String> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(Into::into)
+            .collect();
+        let is_name = |bucket: &String| {
+            bucket
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b))
+                && !bucket.contains("..")
+        };
+        if let Some(wrong) = buckets.iter().find(|bucket| !is_name(bucket)) {
+            let form = "bucket names separated by commas, without ARN or s3://";
+            self.errors.push(format!("{name} must be {form}: {wrong}"));
+        }
+        buckets
     }
 
     fn log_format(&mut self) -> LogFormat {

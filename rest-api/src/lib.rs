@@ -14,6 +14,7 @@
 //!  ----------------------------------------------------------
 //!  secrets   Secrets Manager
 //!  telemetry logging
+//!  terminal  text from outside, made safe to print
 //!  shutdown  the signal to stop
 //!  config    environment variables
 //!  retry     backoff
@@ -38,6 +39,7 @@ pub mod secrets;
 mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod terminal;
 pub mod validate;
 
 mod http;
@@ -113,6 +115,7 @@ pub async fn run(
         store = store.with_outbox(Outbox::Enabled);
     }
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
+    let access = http::Access { api_tokens, buckets: config.buckets };
     let objects = ObjectStore::new(aws.s3);
     let metrics = Arc::new(Metrics::default());
     let (stop, stopping) = watch::channel(false);
@@ -138,7 +141,7 @@ pub async fn run(
         async move { store.listen().await }
     });
 
-    let app = http::App::new(store, objects, api_tokens, Arc::clone(&metrics), stopping.clone());
+    let app = http::App::new(store, objects, access, Arc::clone(&metrics), stopping.clone());
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
     let serving = http::serve(listener, http::routes(Arc::new(app)), metrics, stopping);

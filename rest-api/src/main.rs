@@ -98,7 +98,7 @@ async fn validate(arguments: ValidateArguments) -> ExitCode {
 async fn reconcile(arguments: ReconcileArguments) -> Result<ExitCode, String> {
     let (config, aws) = configure().await?;
     let ReconcileArguments { bucket, prefix, apply, retry_failed, json } = arguments;
-    let bucket = bucket.or(config.bucket);
+    let bucket = bucket.or_else(|| config.only_bucket());
     let options = Options { bucket, prefix, apply, retry_failed };
     let store = Store::new(&config.database, &aws.secrets, 0).await;
     let store = store.map_err(|error| chain(&error))?;

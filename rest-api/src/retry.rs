@@ -18,7 +18,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// After so many attempts the longest delay is reached, whatever the configuration.
+    /// After this many attempts the longest delay is reached, whatever the configuration.
     const MAX_DOUBLINGS: usize = 32;
 
     /// Returns the delay after attempt number `attempt`, counted from 1: between half of the longest

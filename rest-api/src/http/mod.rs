@@ -6,7 +6,7 @@
 //! - The other modules are the handlers, one file a resource.
 //!
 //! A handler returns a response or a [`Problem`](crate::problem::Problem), never a rejection of
-//! warp: a rejection would fall through to the routes behind.
+//! warp: a rejection would fall through to the next routes.
 
 mod health;
 mod ingests;
@@ -41,8 +41,7 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
 pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) objects: ObjectStore,
-    /// A request may carry any of these.
-    pub(crate) api_tokens: Vec<TokenDigest>,
+    pub(crate) access: Access,
     pub(crate) metrics: Arc<Metrics>,
     /// True after the service was asked to stop.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -50,16 +49,24 @@ pub(crate) struct App {
     validations: Semaphore,
 }
 
+/// Who may write, and what.
+pub(crate) struct Access {
+    /// A request may carry any of these.
+    pub(crate) api_tokens: Vec<TokenDigest>,
+    /// The buckets that a notification may name; all if empty.
+    pub(crate) buckets: Vec<String>,
+}
+
 impl App {
     pub(crate) fn new(
         store: Store,
         objects: ObjectStore,
-        api_tokens: Vec<TokenDigest>,
+        access: Access,
         metrics: Arc<Metrics>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let validations = Semaphore::new(validate::MAX_VALIDATIONS);
-        Self { store, objects, api_tokens, metrics, stopping, validations }
+        Self { store, objects, access, metrics, stopping, validations }
     }
 }
 

@@ -72,11 +72,13 @@ fn parse(query: &str) -> Result<MovieQuery, Problem> {
             }
             "limit" => parsed.limit = params::limit(&value)?,
             "after" => after = Some(value),
-            _ => {
+            "sort" => {
                 let sort = SORTS.iter().find(|(known, _)| *known == value);
                 let problem = || Problem::parameter(name, "title, -title, year, -year or id");
                 parsed.sort = sort.ok_or_else(problem)?.1;
             }
+            // `params::parse` returns known names only.
+            _ => {}
         }
     }
     if let Some(cursor) = after {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use schema::Notification;
+use schema::{Fault, Notification, Timestamp};
 use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info};
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     problem::{Code, Problem},
     store::{Ingest, ObservedVersion},
+    terminal::printable,
 };
 
 /// The largest body, in bytes.
@@ -24,8 +26,11 @@ pub(super) const MAX_BODY: usize = 64 << 10;
 /// The longest time that a response is held for `Prefer: wait`, in seconds.
 const MAX_WAIT: u64 = 30;
 
-/// How often a waiting request reads the ledger, beside the hints it receives.
+/// How often a waiting request reads the ledger, in addition to its hints.
 const POLL: Duration = Duration::from_secs(1);
+
+/// How much later than the service's clock the time of an event may be.
+const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
 /// How long S3 may take to describe an object.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +42,8 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     let wait = wait_preference(&request.headers);
     let notification = parse(&request.body().await?)?;
     let app = &request.app;
-    let observed = observe(app, &notification).await;
+    check(&notification, &app.access.buckets)?;
+    let observed = describe_version(app, &notification).await;
     let (id, trace_id) = (request.request_id(), request.trace_id);
     let ingest = in_time(app.store.record(&notification, &observed, &id, trace_id)).await?;
     info!(ingest = ingest.id, bucket = ingest.bucket, key = ingest.key, "ingest recorded");
@@ -58,6 +64,38 @@ fn parse(body: &[u8]) -> Result<Notification, Problem> {
     Ok(notification)
 }
 
+/// Checks what the schema cannot: a forged notification must not decide the order of versions, or
+/// fill the ledger with buckets that nobody reads.
+///
+/// # Errors
+/// If the bucket is not one of `buckets`, the time is in the future, or the sequencer is not
+/// hexadecimal.
+fn check(notification: &Notification, buckets: &[String]) -> Result<(), Problem> {
+    let Notification { bucket, sequencer, event_time, .. } = notification;
+    let mut faults = Vec::new();
+    if !buckets.is_empty() && !buckets.iter().any(|allowed| **allowed == **bucket) {
+        let found = format!("\"{}\"", printable(bucket));
+        faults.push(Fault::new(&["bucket"], "a bucket of MRU_BUCKETS", found));
+    }
+    if let Some(sequencer) = sequencer
+        && !sequencer.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        let found = format!("\"{}\"", printable(sequencer));
+        faults.push(Fault::new(&["sequencer"], "hexadecimal digits", found));
+    }
+    if let Some(time) = event_time.map(Timestamp::get)
+        && time > Utc::now() + MAX_CLOCK_SKEW
+    {
+        let minutes = MAX_CLOCK_SKEW.num_minutes();
+        let expected = format!("a time at most {minutes} minutes in the future");
+        faults.push(Fault::new(&["event_time"], expected, time.to_rfc3339()));
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::violations(&faults, faults.len() as u64))
+}
+
 /// Returns the response: 200 for an ingest that was waited for and has ended, else 202.
 fn accepted(ingest: &Ingest, waited: Option<u64>) -> Answer {
     let ended = waited.is_some() && ingest.state.ended();
@@ -75,9 +113,10 @@ fn accepted(ingest: &Ingest, waited: Option<u64>) -> Answer {
     Ok(response)
 }
 
-/// Asks S3 about the version that the notification means, unless the notification has enough itself.
-/// Returns nothing known if S3 does not respond, or has another version: the worker will find out.
-async fn observe(app: &App, notification: &Notification) -> ObservedVersion {
+/// Asks S3 about the version, unless the notification identifies the version and its time. Returns
+/// an empty [`ObservedVersion`] if S3 does not respond, or reports another etag. The worker asks
+/// again.
+async fn describe_version(app: &App, notification: &Notification) -> ObservedVersion {
     let Notification { bucket, key, version_id, etag, sequencer, event_time, .. } = notification;
     if event_time.is_some() && (sequencer.is_some() || etag.is_some()) {
         return ObservedVersion::default();

@@ -90,7 +90,7 @@ impl Request {
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
         match token {
-            Some(token) if self.app.api_tokens.contains(&TokenDigest::of(token)) => Ok(()),
+            Some(token) if self.app.access.api_tokens.contains(&TokenDigest::of(token)) => Ok(()),
             _ => Err(Problem::unauthorized()),
         }
     }

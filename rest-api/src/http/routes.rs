@@ -42,7 +42,7 @@ const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
 /// One row of the table.
 struct Route {
     method: Method,
-    /// The path. A segment in braces matches any text. It is also the route's label in the metrics.
+    /// The path, and the label of the route in the metrics. A segment in braces matches any text.
     path: &'static str,
     access: Access,
     /// The largest body that the handler reads, in bytes.

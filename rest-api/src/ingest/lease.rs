@@ -15,7 +15,7 @@ use crate::{
 ///
 /// A lost lease ends nothing here: a worker without a lease cannot change anything, and learns of
 /// it when it tries.
-pub(super) fn keep(store: &Store, claim: &Claim, lease: Duration) -> JoinSet<()> {
+pub(super) fn renew_until_dropped(store: &Store, claim: &Claim, lease: Duration) -> JoinSet<()> {
     let (store, claim) = (store.clone(), claim.clone());
     let renew = async move {
         loop {

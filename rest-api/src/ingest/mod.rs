@@ -10,7 +10,9 @@
 //!    running ------------------+
 //!       |
 //!       +--> succeeded    merged, in one transaction with this state
-//!       +--> superseded   a newer version of the object was merged before
+//!       +--> superseded   a newer version of the object had already been merged (this one then
+//!       |                 counts where no newer version contains the movie), or newer content
+//!       |                 has replaced it in the bucket (then nothing was stored)
 //!       +--> rejected     the content is at fault; nothing of it was stored
 //!       +--> failed       the infrastructure failed too often
 //! ```

@@ -26,7 +26,7 @@ impl Worker {
         duration: Duration,
     ) {
         match result {
-            Ok(Attempted::Merged(merged)) => self.merged(&merged, duration).await,
+            Ok(Attempted::Merged(merged)) => self.after_merge(&merged, duration).await,
             Ok(Attempted::Rejected(violations)) => self.reject(claim, &violations, duration).await,
             Ok(Attempted::Replaced) => self.supersede(claim, duration).await,
             Err(Failure::Store(StoreError::LeaseLost)) => {
@@ -39,7 +39,7 @@ impl Worker {
     }
 
     /// The merge has ended the ingest in its own transaction. Maintenance is left to do.
-    async fn merged(&self, merged: &Merged, duration: Duration) {
+    async fn after_merge(&self, merged: &Merged, duration: Duration) {
         let Merged { inserted, updated, unchanged, superseded } = *merged;
         let duration_ms = milliseconds(duration);
         let state = if superseded {
@@ -64,7 +64,7 @@ impl Worker {
         info!(violations = count, first_violation, duration_ms, "ingest rejected");
         match serde_json::to_string(violations.listed()) {
             Ok(listed) => {
-                if self.record(|| self.store.reject(claim, &listed, count)).await {
+                if self.record_with_retry(|| self.store.reject(claim, &listed, count)).await {
                     self.metrics.ended(IngestState::Rejected, duration);
                 }
             }
@@ -75,7 +75,7 @@ impl Worker {
     async fn supersede(&self, claim: &Claim, duration: Duration) {
         let duration_ms = milliseconds(duration);
         info!(duration_ms, "ingest superseded: the bucket holds newer content");
-        if self.record(|| self.store.supersede(claim)).await {
+        if self.record_with_retry(|| self.store.supersede(claim)).await {
             self.metrics.ended(IngestState::Superseded, duration);
         }
     }
@@ -98,7 +98,7 @@ impl Worker {
                 error,
                 attempt, max_attempts, retry_in_ms, duration_ms, "attempt failed, will retry"
             );
-            if self.record(|| self.store.requeue(claim, delay)).await {
+            if self.record_with_retry(|| self.store.requeue(claim, delay)).await {
                 self.metrics.retried(failure.code());
             }
             return;
@@ -111,7 +111,7 @@ impl Worker {
         };
         let problem = Problem::new(failure.code(), detail).to_json();
         let problem = String::from_utf8_lossy(&problem);
-        if self.record(|| self.store.fail(claim, &problem)).await {
+        if self.record_with_retry(|| self.store.fail(claim, &problem)).await {
             self.metrics.ended(IngestState::Failed, duration);
         }
     }
@@ -121,23 +121,26 @@ impl Worker {
     pub(super) async fn requeue_on_shutdown(&self, claim: &Claim) {
         info!("stopping: requeueing the ingest");
         let requeued = self.store.requeue_uncounted(claim).await;
-        self.is_recorded(requeued);
+        self.report(&requeued);
     }
 
-    /// Calls `record` until the database takes the result, for as long as the lease may last: after
+    /// Runs `update` until the database takes the result, for as long as the lease may last: after
     /// that another worker claims the ingest. Returns whether the ledger has the result.
-    async fn record<F>(&self, record: impl Fn() -> F) -> bool
+    async fn record_with_retry<F>(&self, update: impl Fn() -> F) -> bool
     where
         F: Future<Output = Result<(), StoreError>>,
     {
         let recorded = async {
             loop {
-                match record().await {
+                match update().await {
                     Err(error @ StoreError::Unavailable(_)) => {
                         warn!(error = chain(&error), "recording the result failed, will retry");
                         sleep(POLL).await;
                     }
-                    recorded => return self.is_recorded(recorded),
+                    recorded => {
+                        self.report(&recorded);
+                        return recorded.is_ok();
+                    }
                 }
             }
         };
@@ -147,15 +150,13 @@ impl Worker {
         })
     }
 
-    /// Returns whether the ledger has the result. If not, another worker claims the ingest after
-    /// the lease has expired.
-    fn is_recorded(&self, recorded: Result<(), StoreError>) -> bool {
-        if let Err(error) = &recorded {
-            warn!(error = chain(error), "the result could not be recorded");
-            if matches!(error, StoreError::LeaseLost) {
-                self.metrics.lease_lost();
-            }
+    /// Logs and counts a result that could not be recorded. Another worker claims the ingest after the
+    /// lease has expired.
+    fn report(&self, recorded: &Result<(), StoreError>) {
+        let Err(error) = recorded else { return };
+        warn!(error = chain(error), "the result could not be recorded");
+        if matches!(error, StoreError::LeaseLost) {
+            self.metrics.lease_lost();
         }
-        recorded.is_ok()
     }
 }

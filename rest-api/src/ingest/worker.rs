@@ -18,7 +18,7 @@ use crate::{
     telemetry::chain,
 };
 
-/// How often an idle worker polls the queue, beside the hints it receives.
+/// How often an idle worker polls the queue, in addition to the hints it receives.
 pub(super) const POLL: Duration = Duration::from_secs(1);
 
 /// What a worker works with.
@@ -85,7 +85,7 @@ impl Worker {
             self.metrics.took_over();
         }
         let started = Instant::now();
-        let renewing = lease::keep(&self.store, &claim, self.lease);
+        let renewing = lease::renew_until_dropped(&self.store, &claim, self.lease);
         let result = tokio::select! {
             biased;
             result = self.attempt(&claim) => result,

@@ -134,7 +134,7 @@ pub enum Event<'a> {
 pub enum ReconcileError {
     /// No bucket is given, and the ledger has none or more than one.
     #[error(
-        "no bucket is given; name it with --bucket or MRU_BUCKET: the ledger knows {}",
+        "no bucket is given; name it with --bucket: the ledger knows {}",
         if *.0 == 0 { "none yet" } else { "more than one" }
     )]
     NoBucket(usize),

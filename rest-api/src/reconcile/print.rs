@@ -9,6 +9,7 @@ use chrono::SecondsFormat;
 use serde_json::json;
 
 use super::{Difference, Event, Summary};
+use crate::terminal::printable;
 
 /// The shortest time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
@@ -74,8 +75,7 @@ impl<W: Write, P: Write> Printer<W, P> {
 fn format_difference(difference: &Difference) -> String {
     let Difference { kind, key, size, last_modified, ingest, queued } = difference;
     let kind = serde_json::to_value(kind).unwrap_or_default();
-    let mut line =
-        format!("{:<8}  {}", kind.as_str().unwrap_or_default(), escape_control_characters(key));
+    let mut line = format!("{:<8}  {}", kind.as_str().unwrap_or_default(), printable(key));
     if let Some(size) = size {
         line += &format!("  {}", format_size(*size));
     }
@@ -89,20 +89,6 @@ fn format_difference(difference: &Difference) -> String {
         line += &format!("  queued as ingest {queued}");
     }
     line
-}
-
-/// Returns `text` with each control character as a Rust escape, such as `\n` or `\u{1b}`: keys may
-/// contain line breaks and terminal commands. All other characters stay as they are.
-fn escape_control_characters(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            escaped.extend(character.escape_default());
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped
 }
 
 /// Returns a size in bytes with a decimal unit and one decimal digit, rounded down: `2.2 MB`.
@@ -125,7 +111,7 @@ fn format_size(size: i64) -> String {
 fn format_summary(summary: &Summary) -> String {
     let Summary { bucket, prefix, listed, up_to_date, in_flight, rejected, .. } = summary;
     let Summary { missing, stale, failed, vanished, reverted, unusable, queued, .. } = summary;
-    let prefix = escape_control_characters(prefix);
+    let prefix = printable(prefix);
     let mut text = format!(
         "\n{bucket}/{prefix}: {listed} files; {up_to_date} up to date, {in_flight} in flight, \
          {rejected} rejected; {missing} missing, {stale} stale, {failed} failed, {vanished} vanished, \

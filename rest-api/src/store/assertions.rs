@@ -11,10 +11,10 @@ use super::{
     sql::{execute, query_one},
 };
 
-/// One assertion holds at most so many movie ids, so that no value grows without bound.
+/// The largest number of movie ids in one assertion, so that no value grows without bound.
 const BATCH: usize = 100_000;
 
-/// Returns whether a newer version of the same object was merged before.
+/// Returns whether a newer version of the same object has already been merged.
 pub(super) async fn is_superseded(
     transaction: &Transaction<'_>,
     position: &VersionPosition,

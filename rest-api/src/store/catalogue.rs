@@ -86,8 +86,8 @@ pub struct MovieWithProvenance {
     pub provenance: Provenance,
 }
 
-/// Where the present content of a movie comes from. All null if it is older than the record of it;
-/// no ingest if a client posted it.
+/// Where the present content of a movie comes from. `ingest` and the object are null if a client
+/// posted the movie. All fields are null if the content was stored before migration 2.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the fields are the API's, described there")]
 pub struct Provenance {
@@ -190,15 +190,15 @@ fn searchable(text: String) -> Option<String> {
     if text.contains('\0') { None } else { Some(text) }
 }
 
-/// Adds the filter that `column` contains `part`. None if nothing can.
+/// Adds the filter that `column` contains `part`. Returns none if no stored text can match.
 fn push_contains(sql: &mut ListQuery, column: &str, part: &str) -> Option<()> {
     let folded = searchable(fold(part))?;
     let escaped = folded.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
     let pattern = sql.bind(format!("%{escaped}%"));
     // Without three letters in a row there is no trigram to look up, and Postgres would read the
-    // whole index. An expression hides the column from it.
-    let hidden = if has_trigram(&folded) { "" } else { " || ''" };
-    sql.push(&format!(" and {column}{hidden} like {pattern}"));
+    // whole index. The appended `|| ''` keeps the planner from that.
+    let no_index = if has_trigram(&folded) { "" } else { " || ''" };
+    sql.push(&format!(" and {column}{no_index} like {pattern}"));
     Some(())
 }
 

@@ -26,7 +26,8 @@ pub enum IngestState {
     Succeeded,
     /// The content of the file is at fault.
     Rejected,
-    /// A newer version of the object was merged before.
+    /// A newer version of the object had already been merged, or newer content had replaced it in the
+    /// bucket.
     Superseded,
     /// The infrastructure failed too often.
     Failed,

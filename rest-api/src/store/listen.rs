@@ -26,7 +26,7 @@ pub(super) const FINISHED: &str = "movies_r_us_finished";
 /// The delay before a new connection is opened.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
-/// How often the connection is tested. A server that is gone is as silent as one without news.
+/// How often the connection is tested. Without traffic, a dead server looks like an idle one.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Hints of what has happened, in this process or in another one.

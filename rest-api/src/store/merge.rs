@@ -15,7 +15,7 @@ use super::{
     sql::{execute, query_one},
 };
 
-/// A merge of so many movies into an empty catalogue is a first load: see [`insert`].
+/// A merge of at least this many movies into an empty catalogue is a first load: see [`insert`].
 const FIRST_LOAD: i64 = 10_000;
 
 /// The result of a merge, in movies.
@@ -27,7 +27,7 @@ pub struct Merged {
     pub updated: i64,
     /// Movies whose rows were left untouched.
     pub unchanged: i64,
-    /// Whether a newer version of the same object was merged before.
+    /// Whether a newer version of the same object had already been merged.
     #[serde(skip)]
     pub superseded: bool,
 }

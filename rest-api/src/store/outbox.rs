@@ -1,8 +1,9 @@
 //! The ledger as an outbox: ended ingests whose results are to be published.
 //!
-//! `result_due_at` is the time at which a result is due. Whoever claims a result sets it to the end
-//! of a lease, and must show that very time to change it again. If a publisher dies, the result is
-//! due again when the lease has expired. So each result is published at least once, and rarely twice.
+//! `result_due_at` is the time at which a result is due. A claim sets it to the end of its lease. A
+//! later update applies only if the value is still the same, so an expired claim changes nothing. If
+//! a publisher dies, the result is due again after the lease. So each result is published at least
+//! once, and rarely twice.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Ingest, Store, StoreError};
 
-/// Whether the results of ingests are published, so that an ingest that ends makes one due.
+/// Whether the end of an ingest schedules its result for publication.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Outbox {
     /// Nothing is published.

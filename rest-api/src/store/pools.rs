@@ -11,8 +11,9 @@ use super::{
 };
 use crate::config::Database;
 
-/// Options of sessions that write. A session that its client has left ends soon, in a transaction or
-/// in a statement. Statements are planned for what the staging table holds at the time.
+/// Options of sessions that write. The server ends a session whose client is gone: after 30 s idle in
+/// a transaction, within 5 s in a statement. Each statement is planned for the present contents of
+/// the staging table.
 pub(super) const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
      -c client_connection_check_interval=5s -c plan_cache_mode=force_custom_plan";
 
@@ -74,7 +75,7 @@ impl Pools {
 /// Returns a connection of `pool` that has just been tested, or a new one.
 ///
 /// The pool tests its idle connections one after another, each with a timeout. If the first one does
-/// not respond, the others lead to the same silent server: all of them are dropped.
+/// not respond, the others lead to the same unresponsive server: all of them are dropped.
 pub(super) async fn checkout(pool: &Pool) -> Result<Object, StoreError> {
     match tokio::time::timeout(connect::TIMEOUT, pool.get()).await {
         Ok(connection) => Ok(connection?),

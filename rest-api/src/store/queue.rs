@@ -138,6 +138,10 @@ impl Store {
     /// Records what the object store reports about the claimed version, where the ledger lacks it.
     /// Returns the position of the version.
     ///
+    /// The time of the event does not count if it is more than five minutes later than the time at
+    /// which the object was written: the notification may be forged. The position is then that time,
+    /// but not before versions of the object with a smaller sequencer.
+    ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
     pub async fn observe(
@@ -149,7 +153,20 @@ impl Store {
             /* queue::observe */
             update ingests
             set etag = coalesce(etag, $3), size = coalesce(size, $4),
-                ordered_at = coalesce(ordered_at, $5, received_at)
+                ordered_at = case
+                    when ordered_at is null
+                        then coalesce(least($5, now() + interval '5 minutes'), received_at)
+                    when ordered_at > $5::timestamptz + interval '5 minutes'
+                        then greatest($5, (
+                            select max(older.ordered_at)
+                            from ingests older
+                            where older.bucket = ingests.bucket and older.key = ingests.key
+                                and rpad(older.sequencer, 64, '0')
+                                    < rpad(ingests.sequencer, 64, '0')
+                                and older.state <> 'failed'
+                        ))
+                    else ordered_at
+                end
             where id = $1 and lease_token = $2
             returning ordered_at";
         let ObservedVersion { etag, last_modified, size, .. } = observed;

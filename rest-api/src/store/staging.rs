@@ -101,7 +101,7 @@ impl Staging {
         ];
         let first = self.next_record;
         self.next_record += rows.len() as i64;
-        let changes = (first..).zip(rows).filter(|(_, row)| !self.previous.has(row));
+        let changes = (first..).zip(rows).filter(|(_, row)| !self.previous.is_unchanged(row));
         let changes: Vec<(i64, &CatalogueRow)> = changes.collect();
         if changes.is_empty() {
             return Ok(());

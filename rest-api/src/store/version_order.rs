@@ -63,8 +63,8 @@ pub(super) fn padded(sequencer: &str) -> String {
 
 /// The end of a query over the versions of one object in `ingests`: selects the newest one.
 ///
-/// A superseded version does not count. A version without a position may be anything: it counts as
-/// the newest while it is queued, and as the oldest after it has failed.
+/// A superseded version does not count. The position of a version may be unknown until its object is
+/// read. Such a version counts as the newest before that, and as the oldest after it has failed.
 macro_rules! newest_version {
     () => {
         "state <> 'superseded'
@@ -79,7 +79,8 @@ macro_rules! newest_version {
 pub(super) use newest_version;
 
 /// A condition on a row of `ingests`, the newest version of its object: whether it is the version
-/// that the object store reports by these SQL expressions. It decides where sequencers do not.
+/// that the object store reports by these SQL expressions. It is used if either version has no
+/// sequencer.
 ///
 /// Etag and version id must be the same, and the object must not have been written since. The object
 /// store rounds the time to the second, up or down. The ledger may have it to the millisecond.
@@ -154,10 +155,12 @@ pub(super) async fn find(
 
 /// Adds a version to the ledger with its position, and returns its ingest.
 ///
-/// The position goes by time, with two exceptions for versions of the same object. Sequencers order
+/// The position goes by time, and is never more than five minutes in the future. There are two
+/// exceptions for versions of the same object. Sequencers order
 /// two versions whatever their times are. A version that is known only by its `LastModified`, which
 /// has whole seconds, was the current one when it was observed: it goes after all known versions of
-/// the same second. Versions of exactly the same time keep it, and their sequencers order them.
+/// the same second. Versions of exactly the same time keep it, and their sequencers order them. A
+/// failed ingest does not count here: its notification may be forged.
 pub(super) async fn insert(
     transaction: &Transaction<'_>,
     notification: &Notification,
@@ -170,16 +173,16 @@ pub(super) async fn insert(
         with known as materialized (
             select rpad(sequencer, 64, '0') as sequencer, ordered_at
             from ingests
-            where bucket = $1 and key = $2 and ordered_at is not null
+            where bucket = $1 and key = $2 and ordered_at is not null and state <> 'failed'
         ),
         bounds as (
             select
-                (select max(ordered_at) from known where sequencer < rpad($5, 64, '0')) as no_sooner,
+                (select max(ordered_at) from known where sequencer < rpad($5, 64, '0')) as not_before,
                 (select min(ordered_at) - interval '1 microsecond'
                     from known
                     where sequencer > rpad($5, 64, '0')
                         and ordered_at < coalesce($6, $7::timestamptz + interval '1 second')
-                ) as no_later,
+                ) as not_after,
                 (select max(ordered_at) + interval '1 microsecond'
                     from known
                     where $6::timestamptz is null
@@ -190,7 +193,8 @@ pub(super) async fn insert(
         insert into ingests
             (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, ordered_at)
         select $1, $2, $3, $4, $5, $8, $9, $10,
-            least(greatest(coalesce($6, after_same_second, $7), no_sooner), no_later)
+            least(greatest(coalesce($6, after_same_second, $7), not_before), not_after,
+                now() + interval '5 minutes')
         from bounds
         returning id";
     let Notification { bucket, key, sequencer, version_id, etag, event_time, size } = notification;

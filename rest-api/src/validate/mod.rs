@@ -15,8 +15,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 
+use crate::terminal::printable;
 use movie_file::{Limits, Reader, Summary, limits::MAX_FILE};
-use report::{FileReport, replace_unsafe_characters, write_totals};
+use report::{FileReport, write_totals};
 
 /// The size of the chunks in which files are read, in bytes.
 const CHUNK: usize = 64 << 10;
@@ -82,7 +83,7 @@ pub async fn check_files(
                 totals.unreadable += 1;
                 report.write_unreadable(&error, out)?;
                 let error = error.to_string();
-                let [name, error] = [name, &error].map(replace_unsafe_characters);
+                let [name, error] = [name, &error].map(printable);
                 eprintln!("{name}: {error}");
             }
         }
@@ -110,7 +111,7 @@ async fn check_file(path: &Path) -> io::Result<Summary> {
 fn open(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
-        return Err(io::Error::other("this is a folder; name the files in it"));
+        return Err(io::Error::other("this is a directory; name the files in it"));
     }
     Ok(file)
 }

@@ -9,8 +9,13 @@ use std::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Totals, is_stdin, source::Source};
 use movie_file::{Summary, Violation};
+
+use super::{
+    Totals, is_stdin,
+    source::{Excerpt, Source},
+};
+use crate::terminal::printable;
 
 /// Writes the report on one file.
 pub(super) struct FileReport<'a> {
@@ -50,19 +55,18 @@ impl FileReport<'_> {
             serde_json::to_writer(&mut *out, &report)?;
             return writeln!(out);
         }
-        let name = replace_unsafe_characters(self.name);
+        let name = printable(self.name);
         if count == 0 {
             return writeln!(out, "{name}: valid, {}", count_of(checked.movies, "movie"));
         }
         let mut source = if is_stdin(self.path) { None } else { Source::open(self.path) };
         for violation in violations {
-            writeln!(out, "{name}: {}", replace_unsafe_characters(&describe(violation)))?;
+            writeln!(out, "{name}: {}", printable(&describe(violation)))?;
             // If the excerpt cannot be read, the description stands alone.
             let excerpt = source.as_mut().and_then(|source| source.excerpt(violation).ok()?);
             if let Some(excerpt) = excerpt {
-                let before = replace_unsafe_characters(&excerpt.before);
-                let after = replace_unsafe_characters(&excerpt.after);
-                writeln!(out, "{:>7} | {before}{after}", excerpt.line)?;
+                let Excerpt { line, before, after } = excerpt;
+                writeln!(out, "{line:>7} | {before}{after}")?;
                 writeln!(out, "{:>7} | {:width$}^", "", "", width = before.chars().count())?;
             }
         }
@@ -122,26 +126,4 @@ fn describe(violation: &Violation) -> String {
     location.extend((!fault.pointer.is_empty()).then(|| fault.pointer.clone()));
     let colon = if location.is_empty() { "" } else { ": " };
     format!("{}{colon}expected {}, found {}", location.join(", "), fault.expected, fault.found)
-}
-
-/// Returns `text` with U+FFFD for each character that could control a terminal or reorder its text:
-/// control characters, invisible format characters, and those that change the direction of writing.
-/// A tab becomes a space. Each character stays one character, so that columns stay aligned.
-pub(super) fn replace_unsafe_characters(text: &str) -> Cow<'_, str> {
-    let is_unsafe = |c: char| {
-        let zero_width_and_marks = '\u{200b}'..='\u{200f}';
-        let separators_and_bidi = '\u{2028}'..='\u{202e}';
-        let invisible_operators_and_isolates = '\u{2060}'..='\u{206f}';
-        let ranges = [zero_width_and_marks, separators_and_bidi, invisible_operators_and_isolates];
-        c.is_control() || ranges.iter().any(|range| range.contains(&c)) || c == '\u{feff}'
-    };
-    if !text.contains(is_unsafe) {
-        return text.into();
-    }
-    let replace = |c| match c {
-        '\t' => ' ',
-        c if is_unsafe(c) => char::REPLACEMENT_CHARACTER,
-        c => c,
-    };
-    text.chars().map(replace).collect()
 }

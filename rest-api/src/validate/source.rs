@@ -7,6 +7,8 @@ use serde_json::{Value, value::RawValue};
 
 use movie_file::{Limits, Violation};
 
+use crate::terminal::printable;
+
 /// The longest excerpt of a line, in characters.
 const MAX_WIDTH: usize = 88;
 
@@ -96,16 +98,18 @@ impl Source {
         Ok(())
     }
 
-    /// Returns the part of a line around `offset`. An ellipsis marks each end that was cut.
+    /// Returns the part of a line around `offset`, ready to print. An ellipsis marks each end that was
+    /// cut.
     fn excerpt_at(&self, offset: u64, line: u64, line_start: u64) -> io::Result<Excerpt> {
         let max_bytes = MAX_WIDTH * MAX_CHARACTER_BYTES;
         let after = self.read(offset, max_bytes)?;
-        let after = String::from_utf8_lossy(&after);
-        let after = after.split(['\n', '\r']).next().unwrap_or_default();
+        let after = String::from_utf8_lossy(&after).replace('\t', " ");
+        let after = printable(after.split(['\n', '\r']).next().unwrap_or_default());
 
         let start = line_start.max(offset.saturating_sub(max_bytes as u64));
         let before = self.read(start, usize::try_from(offset - start).unwrap_or_default())?;
-        let before = String::from_utf8_lossy(&before);
+        let before = String::from_utf8_lossy(&before).replace('\t', " ");
+        let before = printable(&before);
         let width = MAX_WIDTH_BEFORE.max(MAX_WIDTH.saturating_sub(after.chars().count()));
         let excess = before.chars().count().saturating_sub(width);
         let is_cut = excess > 0 || start > line_start;
@@ -115,7 +119,7 @@ impl Source {
         let width = MAX_WIDTH.saturating_sub(before.chars().count());
         let after = match after.char_indices().nth(width) {
             Some((end, _)) => format!("{}…", &after[..end]),
-            None => after.to_owned(),
+            None => after.into_owned(),
         };
         Ok(Excerpt { line, before, after })
     }

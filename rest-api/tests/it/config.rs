@@ -29,6 +29,8 @@ fn the_defaults_are_safe() {
     assert_eq!(config.database.port, 5432);
     assert_eq!(config.database.tls, Tls::VerifyFull { ca_file: None });
     assert_eq!(config.log_format, LogFormat::Json);
+    assert!(config.buckets.is_empty());
+    assert_eq!(read(&[("MRU_BUCKETS", "a-b, c.d,")]).unwrap().buckets, ["a-b", "c.d"]);
     assert!(
         matches!(config.api_token, ApiToken::Fixed(token) if token == TokenDigest::of("to-ken"))
     );
@@ -55,6 +57,14 @@ fn all_missing_and_malformed_variables_are_named() {
         "MRU_DB_TLS must be verify-full or disable: prefer"
     );
     assert_eq!(error(&[("MRU_LOG_FORMAT", "xml")]), "MRU_LOG_FORMAT must be json or text: xml");
+    for wrong in ["s3://movies", "arn:aws:s3:::movies", "movies..r", "Movies"] {
+        assert_eq!(
+            error(&[("MRU_BUCKETS", &format!("good,{wrong}"))]),
+            format!(
+                "MRU_BUCKETS must be bucket names separated by commas, without ARN or s3://: {wrong}"
+            )
+        );
+    }
 }
 
 #[test]

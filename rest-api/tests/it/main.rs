@@ -18,6 +18,7 @@
 //! | `deployment::` | chart, Terraform and health check agree with the programs |
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
+//! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
 //! | `ingest_failures::` | ingests whose infrastructure fails: retries, leases, `/retry` |
 //! | `memory::` | peak memory while a large file is ingested |
@@ -47,6 +48,7 @@ mod corpus;
 mod deployment;
 mod failover;
 mod files;
+mod forged_notifications;
 mod http;
 mod ingest_failures;
 mod memory;

@@ -23,10 +23,10 @@ fn report(output: &Output) -> (BTreeMap<String, Value>, Value) {
     (lines.into_iter().map(|line| (key(&line), line)).collect(), summary)
 }
 
-/// Runs the command on the database and the bucket of `service`, with this `MRU_BUCKET`.
+/// Runs the command on the database and the bucket of `service`, with this `MRU_BUCKETS`.
 async fn run_with(service: &Service, arguments: &[&str], bucket: &str) -> Output {
     let mut program = program("reconcile");
-    program.envs(environment(service)).env("MRU_BUCKET", bucket);
+    program.envs(environment(service)).env("MRU_BUCKETS", bucket);
     Output::of(program, arguments).await
 }
 
@@ -81,7 +81,7 @@ async fn with_every_difference() -> Service {
     service.delete("gone").await;
     service.put("reverted", MOVIE).await;
     let newer = json!({ "bucket": BUCKET, "key": "reverted", "sequencer": "01",
-        "event_time": "2100-01-01T00:00:00Z" });
+        "event_time": chrono::Utc::now() + chrono::TimeDelta::minutes(4) });
     assert_eq!(service.notify(&newer).await["state"], "succeeded");
     service.put("reverted", r#"{"title":"Before","year":2000}"#).await;
 
@@ -148,12 +148,12 @@ async fn differences_are_reported_and_then_queued() {
 #[tokio::test]
 async fn the_report_without_json_is_readable_text() {
     let service = Service::start_without_workers().await;
-    service.put("a\u{1b}[2J\nb", MOVIE).await;
+    service.put("a\u{1b}[2J\nb\u{202e}", MOVIE).await;
     service.put("large", vec![b'x'; 2_234_567]).await;
     let printed = run(&service, &[]).await;
     assert_eq!((printed.status, printed.stderr.as_str()), (3, ""));
     let lines: Vec<&str> = printed.stdout.lines().collect();
-    assert!(lines[0].starts_with("missing   a\\u{1b}[2J\\nb  25 B  20"), "{lines:?}");
+    assert!(lines[0].starts_with("missing   a\\u{1b}[2J\\nb\\u{202e}  25 B  20"), "{lines:?}");
     assert!(lines[1].starts_with("missing   large  2.2 MB  20"), "{lines:?}");
     assert!(lines[1].ends_with('Z'), "{lines:?}");
     assert_eq!(
@@ -242,7 +242,7 @@ async fn missing_or_wrong_arguments_are_explained() {
         assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{}", ran.stderr);
         assert!(ran.stderr.contains(message), "{}", ran.stderr);
     };
-    fails(&[], "", "--bucket or MRU_BUCKET: the ledger knows none yet").await;
+    fails(&[], "", "name it with --bucket: the ledger knows none yet").await;
     service.ingest("k", MOVIE).await;
     let ran = run_with(&service, &[], "").await;
     assert_eq!(ran.status, 0, "the ledger has one bucket: {}", ran.stderr);

@@ -266,7 +266,7 @@ fn the_exit_status_distinguishes_violations_from_errors() {
         (&["good"][..], 0, ""),
         (&["bad", "good"], 1, ""),
         (&["missing", "bad"], 2, "missing: No such file"),
-        (&["folder"], 2, "folder: this is a folder; name the files in it"),
+        (&["folder"], 2, "folder: this is a directory; name the files in it"),
         (&["--json", "good", "missing"], 2, "missing: No such file"),
         (&[], 2, "Usage: rest-api validate"),
         (&["--strict", "good"], 2, "--strict"),

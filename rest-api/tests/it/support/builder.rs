@@ -134,7 +134,7 @@ fn config(database: Database) -> Config {
         listen: ([127, 0, 0, 1], 0).into(),
         database,
         api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
-        bucket: None,
+        buckets: Vec::new(),
         workers: 2,
         retry: Retry {
             max_attempts: 3,

@@ -1,0 +1,106 @@
+//! Notifications that claim a bucket, a time or a sequencer that they must not.
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use reqwest::StatusCode;
+use rest_api::store::{ObservedVersion, Store, VersionPosition};
+use serde_json::{Value, json};
+
+use crate::support::{
+    BUCKET, Service,
+    ledger::{LEASE, parse, record},
+    movies::movie,
+};
+
+fn at(time: DateTime<Utc>, sequencer: &str) -> Value {
+    json!({ "bucket": BUCKET, "key": "k", "event_time": time, "sequencer": sequencer })
+}
+
+/// Claims the next ingest, and observes its object, which was written at `written`.
+async fn observe(store: &Store, written: DateTime<Utc>) -> VersionPosition {
+    let claim = store.claim(LEASE).await.unwrap().unwrap();
+    let observed = ObservedVersion { last_modified: Some(written), ..ObservedVersion::default() };
+    store.observe(&claim, &observed).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_forged_bucket_time_or_sequencer_is_refused_and_not_recorded() {
+    let change = |config: &mut rest_api::config::Config| config.buckets = vec![BUCKET.to_owned()];
+    let service = Service::builder().config(change).start().await;
+    let bare = json!({ "bucket": BUCKET, "key": "k" });
+    let with = |name: &str, value: Value| {
+        let mut notification = bare.clone();
+        notification[name] = value;
+        notification
+    };
+    let late = Utc::now() + TimeDelta::minutes(6);
+    for (pointer, notification) in [
+        ("/bucket", with("bucket", json!("another-bucket"))),
+        ("/bucket", with("bucket", json!(".."))),
+        ("/bucket", with("bucket", json!("arn:aws:s3:::movies"))),
+        ("/event_time", with("event_time", json!(late))),
+        ("/event_time", with("event_time", json!("9999-12-31T23:59:59Z"))),
+        ("/sequencer", with("sequencer", json!("zz"))),
+        ("/sequencer", with("sequencer", json!("0A\u{202e}"))),
+    ] {
+        let response = service.send(service.post("/notify", notification.to_string())).await;
+        assert_eq!(response.status, StatusCode::UNPROCESSABLE_ENTITY, "{notification}");
+        let problem = response.json();
+        assert_eq!(problem["code"], "violations", "{problem}");
+        assert_eq!(problem["violations"][0]["pointer"], pointer, "{problem}");
+    }
+    assert_eq!(service.get("/ingests").await.json(), json!([]));
+
+    service.put("k", json!([movie("A", "x")]).to_string()).await;
+    let early = Utc::now() + TimeDelta::minutes(4);
+    let ingest = service.notify(&with("event_time", json!(early))).await;
+    assert_eq!(ingest["state"], "succeeded", "the clock of S3 may be ahead: {ingest}");
+}
+
+#[tokio::test]
+async fn the_time_of_the_object_counts_if_the_event_claims_a_later_one() {
+    let service = Service::start_without_workers().await;
+    let store = service.store(4).await;
+    let now = Utc::now().trunc_subsecs(0);
+    let (hour, minute) = (TimeDelta::hours(1), TimeDelta::minutes(1));
+
+    record(&store, &parse(&at(now - hour, "01"))).await;
+    let first = observe(&store, now - hour).await;
+    assert_eq!(first.ordered_at, now - hour);
+
+    record(&store, &parse(&at(now, "02"))).await;
+    let forged = observe(&store, now - minute * 30).await;
+    assert_eq!(forged.ordered_at, now - minute * 30);
+
+    record(&store, &parse(&at(now, "03"))).await;
+    let older = observe(&store, now - hour * 2).await;
+    assert_eq!(older.ordered_at, forged.ordered_at, "sequencers order versions of one object");
+
+    record(&store, &parse(&at(now, "04"))).await;
+    let plausible = observe(&store, now - minute * 4).await;
+    assert_eq!(plausible.ordered_at, now, "within the tolerance the event counts");
+}
+
+#[tokio::test]
+async fn an_ingest_that_failed_does_not_bound_the_positions_of_others() {
+    let service = Service::start_without_workers().await;
+    let store = service.store(4).await;
+    let long_ago: DateTime<Utc> = "2001-01-01T00:00:00Z".parse().unwrap();
+    record(&store, &parse(&at(long_ago, "FFFF"))).await;
+    let forged = store.claim(LEASE).await.unwrap().unwrap();
+    store.fail(&forged, "{}").await.unwrap();
+
+    let now = Utc::now().trunc_subsecs(0);
+    record(&store, &parse(&at(now, "0A"))).await;
+    assert_eq!(observe(&store, now).await.ordered_at, now);
+}
+
+#[tokio::test]
+async fn the_database_refuses_a_version_from_the_future() {
+    let service = Service::start_without_workers().await;
+    let insert = "insert into ingests (bucket, key, ordered_at) values ('b', 'k', now() + $1::text::interval)";
+    let sql = service.sql().await;
+    sql.execute(insert, &[&"9 minutes"]).await.unwrap();
+    let error = sql.execute(insert, &[&"11 minutes"]).await.unwrap_err();
+    let constraint = error.as_db_error().and_then(|error| error.constraint());
+    assert_eq!(constraint, Some("ordered_not_in_the_future"));
+}
