@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release -p bench -- ingest --data DIRECTORY
 //! cargo run --release -p bench -- producers
+//! cargo run --release -p bench -- attack
 //! ```
 //!
 //! Times depend on the machine, so each is compared with a limit: the time of the least work that
@@ -16,10 +17,12 @@
 //! limit      uses movies, report
 //! decode     uses memory, movies, report
 //! ingest     uses limit, memory, movies, report
+//! attack     uses movies
 //! producers
-//! main       uses decode, ingest, movies, producers, report
+//! main       uses attack, decode, ingest, movies, producers, report
 //! ```
 
+mod attack;
 mod decode;
 mod ingest;
 mod limit;
@@ -75,6 +78,13 @@ enum Command {
         #[arg(long, default_value_t = 2_000)]
         files: usize,
     },
+    /// Measure what clients notice while others send files that are expensive to check
+    ///
+    /// Prints one table: latencies, memory, and leases lost.
+    Attack,
+    /// Run the service alone; the command `attack` starts this program with it
+    #[command(name = attack::SERVICE_COMMAND, hide = true)]
+    Service,
     /// Run the Lambda function; the local stack starts this program with this command
     #[command(name = FUNCTION_COMMAND, hide = true)]
     Lambda,
@@ -94,6 +104,8 @@ async fn main() -> Result<()> {
             outcome
         }
         Command::Producers { producers, files } => producers::measure(producers, files).await,
+        Command::Attack => attack::measure().await,
+        Command::Service => attack::run_service().await,
         Command::Lambda => run_function().await,
     }
 }

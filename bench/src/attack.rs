@@ -1,0 +1,256 @@
+//! Measures what clients notice while others attack: 32 clients that send files which are expensive to
+//! check, and four such files in the bucket. The service is a process of its own, so that its memory
+//! can be measured.
+
+use std::{
+    env,
+    io::Write,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use local_stack::{
+    client,
+    postgres::{Postgres, Purpose, USER},
+    s3::{ACCESS_KEY, Endpoint, SECRET_KEY},
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::sleep};
+
+use crate::movies;
+
+/// The hidden command that runs the service alone.
+pub(crate) const SERVICE_COMMAND: &str = "service";
+
+const BUCKET: &str = "bench";
+const TOKEN: &str = "a-token-for-the-benchmark";
+
+/// The number of concurrent attackers.
+const ATTACKERS: usize = 32;
+
+/// How long they attack.
+const ATTACK: Duration = Duration::from_secs(30);
+
+/// How many movies are in the catalogue.
+const MOVIES: usize = 20_000;
+
+/// The targets: latencies at the 99th percentile, and the peak of the resident memory.
+const MAX_MOVIES_P99: Duration = Duration::from_millis(100);
+const MAX_HEALTH_P99: Duration = Duration::from_millis(20);
+const MAX_MEMORY_MB: u64 = 160;
+
+/// Runs the service as its environment says, until it is killed.
+pub(crate) async fn run_service() -> Result<()> {
+    let config = rest_api::config::Config::from_lookup(|name| env::var(name).ok())?;
+    let listener = TcpListener::bind(config.listen).await?;
+    rest_api::telemetry::init(&config.log_filter, config.log_format)
+        .map_err(|error| anyhow::anyhow!(error))?;
+    let aws = rest_api::Aws::from_env().await;
+    Ok(rest_api::run(config, aws, listener, std::future::pending()).await?)
+}
+
+/// The service as a process, which is killed at the end.
+struct Service {
+    process: Child,
+    url: String,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Attacks the service, and prints what other clients notice.
+#[expect(clippy::print_stdout, reason = "the figures are the output of the program")]
+pub(crate) async fn measure() -> Result<()> {
+    let directory = env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    let postgres = Postgres::start(&directory.join("postgres"), Purpose::Test).await?;
+    let outcome = run(&postgres, &directory).await;
+    postgres.stop().await;
+    std::fs::remove_dir_all(&directory)?;
+    println!("{}", outcome?);
+    Ok(())
+}
+
+async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
+    let (events, _unused) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let s3_address = listener.local_addr()?;
+    let endpoint = Endpoint::new(&directory.join("s3"), events)?;
+    tokio::spawn(endpoint.serve(listener, std::future::pending()));
+    let s3 = client(s3_address);
+    s3.create_bucket().bucket(BUCKET).send().await?;
+
+    let service = start_service(postgres, &format!("http://{s3_address}")).await?;
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(100)).build()?;
+    let put = async |key: &str, body: Vec<u8>| {
+        s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from(body)).send().await
+    };
+    let notify = async |key: &str, wait: u32| -> Result<Value> {
+        let request = http.post(format!("{}/notify", service.url)).bearer_auth(TOKEN);
+        let request = request.header("prefer", format!("wait={wait}"));
+        let request = request.json(&json!({ "bucket": BUCKET, "key": key }));
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    };
+    put("movies", movies::synthetic(MOVIES).movies.join("\n").into_bytes()).await?;
+    let loaded = notify("movies", 30).await?;
+    ensure!(loaded["state"] == "succeeded", "the catalogue was not loaded: {loaded}");
+
+    let files = [gzip(&empty_records())?, gzip(&large_record())?];
+    for number in 0..4 {
+        let key = format!("attack-{number}");
+        put(&key, files[number % files.len()].to_vec()).await?;
+        notify(&key, 0).await?;
+    }
+    let mut attackers = JoinSet::new();
+    let end = Instant::now() + ATTACK;
+    for number in 0..ATTACKERS {
+        let url = format!("{}/validate", service.url);
+        attackers.spawn(attack(http.clone(), url, files[number % files.len()].clone(), end));
+    }
+    let movies = observe(&http, format!("{}/movies?actor=ka&genre=drama", service.url), end);
+    let health = observe(&http, format!("{}/healthz", service.url), end);
+    let (movies, health) = tokio::try_join!(movies, health)?;
+    let responses: usize = attackers.join_all().await.into_iter().sum();
+
+    let metrics = http.get(format!("{}/metrics", service.url)).send().await?.text().await?;
+    let lost = metrics.lines().find_map(|line| line.strip_prefix("mru_ingest_leases_lost_total "));
+    let memory = peak_memory_mb(service.process.id()).context("no figure of memory")?;
+    report(&movies, &health, memory, lost.unwrap_or("?"), responses)
+}
+
+async fn start_service(postgres: &Postgres, s3: &str) -> Result<Service> {
+    postgres.create_database("attack").await?;
+    let database = postgres.database("attack");
+    let no_secrets = aws::SecretsManager::new(&local_stack::sdk(([127, 0, 0, 1], 1).into()));
+    rest_api::store::migrate(&database, &no_secrets).await?;
+    let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+    let url = format!("http://127.0.0.1:{port}");
+    let variables = [
+        ("MRU_LISTEN", format!("127.0.0.1:{port}")),
+        ("MRU_DB_HOST", database.host),
+        ("MRU_DB_PORT", database.port.to_string()),
+        ("MRU_DB_NAME", database.name),
+        ("MRU_DB_USER", USER.to_owned()),
+        ("MRU_DB_PASS", "unused".to_owned()),
+        ("MRU_DB_TLS", "disable".to_owned()),
+        ("MRU_API_TOKEN", TOKEN.to_owned()),
+        ("MRU_LOG", "warn".to_owned()),
+        ("MRU_LOG_FORMAT", "text".to_owned()),
+        ("AWS_REGION", "eu-west-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+        ("AWS_ENDPOINT_URL_S3", s3.to_owned()),
+    ];
+    let process = Command::new(env::current_exe()?)
+        .arg(SERVICE_COMMAND)
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot start the service")?;
+    let service = Service { process, url };
+    let ready = format!("{}/readyz", service.url);
+    for _ in 0..200 {
+        if reqwest::get(&ready).await.is_ok_and(|response| response.status().is_success()) {
+            return Ok(service);
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    anyhow::bail!("the service did not become ready")
+}
+
+/// Sends a file until `end`, again and again. Returns the number of responses.
+async fn attack(http: reqwest::Client, url: String, file: Bytes, end: Instant) -> usize {
+    let mut responses = 0;
+    while Instant::now() < end {
+        let request = http.post(&url).header("content-type", "application/json");
+        let sent = request.header("content-encoding", "gzip").body(file.clone()).send().await;
+        responses += usize::from(sent.is_ok());
+        if sent.is_ok_and(|response| response.status().as_u16() == 503) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    responses
+}
+
+/// Requests `url` 20 times a second until `end`. Returns the duration of each request.
+async fn observe(http: &reqwest::Client, url: String, end: Instant) -> Result<Vec<Duration>> {
+    let mut durations = Vec::new();
+    while Instant::now() < end {
+        let started = Instant::now();
+        let response = http.get(&url).send().await?;
+        ensure!(response.status().is_success(), "{url}: {}", response.status());
+        response.bytes().await?;
+        durations.push(started.elapsed());
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(durations)
+}
+
+/// 8 MiB of records that miss everything: 8 kB as gzip.
+fn empty_records() -> Vec<u8> {
+    let records = (8 << 20) / 3 - 1;
+    format!("[{}{{}}]", "{},".repeat(records - 1)).into_bytes()
+}
+
+/// One record with a cast of 1 MiB, of objects instead of names: 1.6 kB as gzip.
+fn large_record() -> Vec<u8> {
+    let objects = "{},".repeat((1 << 20) / 3 - 40);
+    format!("[{{\"title\":\"a\",\"year\":2000,\"cast\":[{objects}{{}}]}}]").into_bytes()
+}
+
+fn gzip(file: &[u8]) -> Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(file)?;
+    Ok(encoder.finish()?.into())
+}
+
+/// Returns the peak of the resident memory of a process, in MB (`VmHWM` of proc_pid_status(5)).
+fn peak_memory_mb(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? / 1024)
+}
+
+fn report(
+    movies: &[Duration],
+    health: &[Duration],
+    memory_mb: u64,
+    leases_lost: &str,
+    responses: usize,
+) -> Result<String> {
+    let mut rows = Vec::new();
+    for (name, durations, target) in
+        [("GET /movies", movies, MAX_MOVIES_P99), ("GET /healthz", health, MAX_HEALTH_P99)]
+    {
+        let (p50, p99) = (percentile(durations, 50)?, percentile(durations, 99)?);
+        let missed = if p99 > target { " (missed)" } else { "" };
+        rows.push(format!("| {name}, p50 / p99 | {p50:.1?} / {p99:.1?}{missed} | {target:?} |"));
+    }
+    let missed = if memory_mb > MAX_MEMORY_MB { " (missed)" } else { "" };
+    rows.push(format!(
+        "| peak memory of the service | {memory_mb} MB{missed} | {MAX_MEMORY_MB} MB |"
+    ));
+    rows.push(format!("| leases lost | {leases_lost} | 0 |"));
+    Ok(format!(
+        "{ATTACKERS} attackers for {} s, {responses} responses, and 4 files in the bucket:\n\n\
+         | what | measured | at most |\n| --- | --: | --: |\n{}",
+        ATTACK.as_secs(),
+        rows.join("\n")
+    ))
+}
+
+fn percentile(durations: &[Duration], percent: usize) -> Result<Duration> {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() * percent / 100).copied().context("nothing was measured")
+}
