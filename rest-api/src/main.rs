@@ -107,6 +107,8 @@ Environment:
   MRU_BUCKET        bucket that is reconciled [the only one in the ledger]
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_WORKERS       ingests at once, 0 for none [2]
+  MRU_MAX_RECORDS   most records of a file [20000000]
+  MRU_MAX_STAGED_MB most MiB of new and changed movies of a file [32768]
   MRU_RESULTS_TOPIC_ARN
                     topic in SNS that is told of each ingest that has ended,
                     its violations included [none]
