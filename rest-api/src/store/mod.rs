@@ -5,7 +5,7 @@
 //!
 //! | concept | modules |
 //! | --- | --- |
-//! | connections | `connect`, `pools`, `listen`, `sql` |
+//! | connections | `connect`, `pools`, `reads`, `listen`, `sql` |
 //! | schema | `migrate` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `queue`, `queue_depth`, `outbox`, `reconcile` |
@@ -27,6 +27,7 @@ mod pools;
 mod previous_version;
 mod queue;
 mod queue_depth;
+mod reads;
 mod reconcile;
 mod sql;
 mod staging;
@@ -40,6 +41,7 @@ use deadpool_postgres::{Object, Status};
 
 pub use catalogue::{
     Filters, MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort,
+    is_indexable,
 };
 pub use catalogue_row::CatalogueRow;
 pub use error::StoreError;
@@ -59,6 +61,7 @@ use connect::Connector;
 use listen::Hints;
 use pools::{Pools, checkout};
 use queue::LostClaims;
+use reads::Lent;
 
 /// The catalogue and the ledger.
 #[derive(Clone)]
@@ -104,8 +107,13 @@ impl Store {
     }
 
     /// Returns a connection for queries, which may lead to a reader endpoint.
-    async fn reader(&self) -> Result<Object, StoreError> {
-        checkout(&self.pools.reader).await
+    async fn reader(&self) -> Result<Lent, StoreError> {
+        self.pools.reader.lend().await
+    }
+
+    /// Returns a connection for reads of the ledger.
+    async fn ledger_reader(&self) -> Result<Lent, StoreError> {
+        self.pools.ledger.lend().await
     }
 
     /// Checks that the database is available and has all migrations of this release.
@@ -113,11 +121,14 @@ impl Store {
     /// # Errors
     /// If it is not, or has not.
     pub async fn ready(&self) -> Result<(), StoreError> {
-        migrate::check(&**self.reader().await?).await
+        let connection = self.reader().await?;
+        let checked = migrate::check(&***connection).await;
+        reads::finish(connection);
+        checked
     }
 
     /// Returns the status of each pool of connections, by name.
-    pub fn pool_status(&self) -> [(&'static str, Status); 3] {
+    pub fn pool_status(&self) -> [(&'static str, Status); 4] {
         self.pools.status()
     }
 
