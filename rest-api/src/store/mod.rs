@@ -55,7 +55,10 @@ pub use reconcile::{IngestedObject, LedgerVersion};
 pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, VersionPosition};
 
-use crate::{config::Database, secrets::CurrentCredentials};
+use crate::{
+    config::{Budget, Database},
+    secrets::CurrentCredentials,
+};
 use aws::SecretsManager;
 use connect::Connector;
 use listen::Hints;
@@ -72,6 +75,7 @@ pub struct Store {
     listener_config: tokio_postgres::Config,
     hints: Arc<Hints>,
     outbox: Outbox,
+    budget: Budget,
     lost_claims: Arc<LostClaims>,
 }
 
@@ -92,8 +96,14 @@ impl Store {
             connector,
             hints: Arc::default(),
             outbox: Outbox::default(),
+            budget: Budget::default(),
             lost_claims: Arc::default(),
         })
+    }
+
+    /// Returns the same store with this budget for each file.
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Self { budget, ..self }
     }
 
     /// Returns a connection for a worker.
