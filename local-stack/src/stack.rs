@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use aws::SecretsManager;
 use rest_api::{
     Aws,
-    config::{ApiToken, Config, Database, LogFormat, Retry, TokenDigest},
+    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, TokenDigest},
     objects::ObjectStore,
     reconcile,
     store::Store,
@@ -138,6 +138,7 @@ impl Stack {
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
             buckets: vec![options.bucket.clone()],
             workers: 2,
+            budget: Budget::default(),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: Some(sns::topic_arn()),

@@ -20,7 +20,7 @@ use local_stack::{
 };
 use rest_api::{
     Aws,
-    config::{ApiToken, Config, LogFormat, Retry, TokenDigest},
+    config::{ApiToken, Budget, Config, LogFormat, Retry, TokenDigest},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -93,6 +93,7 @@ impl Environment {
             database: self.postgres.database("movies"),
             api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
             workers: 2,
+            budget: Budget::default(),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: None,

@@ -83,6 +83,9 @@ Environment:
                     [all]
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_WORKERS       number of ingests to process at once, 0 for none [2]
+  MRU_MAX_RECORDS   largest number of records of a file [20000000]
+  MRU_MAX_STAGED_MB largest size of the new and changed movies of a file, in MiB
+                    [32768]
   MRU_RESULTS_TOPIC_ARN
                     SNS topic to which each ended ingest is published, with its
                     violations [none]

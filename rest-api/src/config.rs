@@ -23,6 +23,8 @@ pub struct Config {
     pub buckets: Vec<String>,
     /// How many ingests this process works on at once (`MRU_WORKERS`); 0 for none.
     pub workers: usize,
+    /// What one file may take (`MRU_MAX_RECORDS`, `MRU_MAX_STAGED_MB`).
+    pub budget: Budget,
     /// How failures of the infrastructure are retried.
     pub retry: Retry,
     /// How long a claim lasts unless its lease is renewed.
@@ -33,6 +35,21 @@ pub struct Config {
     pub log_filter: String,
     /// The format of the log (`MRU_LOG_FORMAT`).
     pub log_format: LogFormat,
+}
+
+/// What one file may take. A file that takes more is rejected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Budget {
+    /// How many records it may have.
+    pub records: u64,
+    /// How many bytes its new and changed movies may take in the database before they are merged.
+    pub staged_bytes: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { records: 20_000_000, staged_bytes: 32 << 30 }
+    }
 }
 
 /// How to reach the database and log in.
@@ -162,12 +179,34 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             },
             buckets: self.buckets("MRU_BUCKETS"),
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
+            budget: self.budget(),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: self.topic_arn("MRU_RESULTS_TOPIC_ARN"),
             log_filter: self.optional("MRU_LOG").unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format(),
         }
+    }
+
+    fn budget(&mut self) -> Budget {
+        let Budget { records, staged_bytes } = Budget::default();
+        let staged_mb = u32::try_from(staged_bytes >> 20).unwrap_or(u32::MAX);
+        Budget {
+            records: self.positive("MRU_MAX_RECORDS", records),
+            staged_bytes: u64::from(self.positive("MRU_MAX_STAGED_MB", staged_mb)) << 20,
+        }
+    }
+
+    fn positive<T: std::str::FromStr + Default + PartialOrd>(
+        &mut self,
+        name: &str,
+        default: T,
+    ) -> T {
+        let Some(text) = self.optional(name) else { return default };
+        text.parse().ok().filter(|number| *number > T::default()).unwrap_or_else(|| {
+            self.errors.push(format!("{name} must be a number from 1: {text}"));
+            default
+        })
     }
 
     fn database(&mut self) -> Database {

@@ -111,6 +111,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let mut store = Store::new(&config.database, &aws.secrets, config.workers).await?;
+    store = store.with_budget(config.budget);
     if config.results_topic_arn.is_some() {
         store = store.with_outbox(Outbox::Enabled);
     }

@@ -7,6 +7,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use movie_file::Violations;
 use serde::Serialize;
 
 use crate::{store::StoreError, telemetry::chain};
@@ -33,6 +34,7 @@ pub enum Code {
     ObjectRefused,
     ObjectStoreUnavailable,
     DatabaseUnavailable,
+    DatabaseFull,
     WorkerDied,
 }
 
@@ -62,6 +64,7 @@ impl Code {
             Self::ObjectRefused => (None, "object_refused", "The object store refuses access to the object"),
             Self::ObjectStoreUnavailable => (None, "object_store_unavailable", "The object store was not available"),
             Self::DatabaseUnavailable => (None, "database_unavailable", "The database did not store the movies"),
+            Self::DatabaseFull => (None, "database_full", "The database has no storage left"),
             Self::WorkerDied => (None, "worker_died", "Every worker that claimed the file died or stalled"),
         }
     }
@@ -199,8 +202,12 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if let Some(fault) = error.fault_of_file() {
+            let violations = Violations::of_file(fault);
+            return Self::violations(violations.listed(), violations.count());
+        }
         match &error {
-            StoreError::Unavailable(_) | StoreError::Migrations { .. } => {
+            StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Migrations { .. } => {
                 Self::unavailable("the database is not available", Duration::from_secs(5))
                     .with_cause(chain(&error))
             }

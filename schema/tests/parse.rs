@@ -1,6 +1,7 @@
 //! Tests of `parse` with texts that the schema allows and texts that it forbids.
 
 use schema::{Fault, Movie, Notification, parse};
+use serde_json::json;
 
 /// Returns the faults of a movie, none if it is valid.
 fn faults(json: &str) -> Vec<Fault> {
@@ -67,6 +68,31 @@ fn fault_pointers_locate_invalid_values() {
         let mut pointers = pointers(json);
         pointers.sort();
         assert_eq!(pointers, expected, "{json}");
+    }
+}
+
+#[test]
+fn text_has_a_greatest_length_in_characters() {
+    for (property, is_list, max) in [
+        ("title", false, 1000),
+        ("cast", true, 1000),
+        ("genres", true, 1000),
+        ("href", false, 2048),
+        ("thumbnail", false, 2048),
+        ("extract", false, 20_000),
+    ] {
+        let movie = |length: usize| {
+            let text = json!("é".repeat(length));
+            let mut movie = json!({ "title": "M", "year": 1931 });
+            movie[property] = if is_list { json!([text]) } else { text };
+            movie.to_string()
+        };
+        assert_eq!(faults(&movie(max)), [], "{property}");
+        let fault = faults(&movie(max + 1)).remove(0);
+        let pointer = format!("/{property}{}", if is_list { "/0" } else { "" });
+        let described = (fault.pointer, fault.expected, fault.found);
+        let expected = (format!("at most {max} characters"), format!("{} characters", max + 1));
+        assert_eq!(described, (pointer, expected.0, expected.1));
     }
 }
 

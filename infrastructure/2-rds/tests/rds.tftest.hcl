@@ -7,6 +7,10 @@ mock_provider "aws" {
     }
   }
 
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "111122223333" }
+  }
+
   mock_data "aws_vpc" {
     defaults = { id = "vpc-0b0b0b0b0b0b0b0b0" }
   }
@@ -162,6 +166,23 @@ run "secret" {
   }
 }
 
+run "free_storage" {
+  assert {
+    condition     = keys(aws_cloudwatch_metric_alarm.free_storage) == ["movies-r-us"]
+    error_message = "The instance must have one alarm on free storage."
+  }
+
+  assert {
+    condition     = alltrue([for name, alarm in aws_cloudwatch_metric_alarm.free_storage : alarm.namespace == "AWS/RDS" && alarm.metric_name == "FreeStorageSpace" && alarm.dimensions == tomap({ DBInstanceIdentifier = name }) && alarm.comparison_operator == "LessThanThreshold" && alarm.threshold == 10737418240])
+    error_message = "The alarm must be raised below a fifth of the allocated storage, in bytes."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.free_storage["movies-r-us"].alarm_actions == toset(["arn:aws:sns:eu-west-1:111122223333:movies-r-us-alarms"]) && aws_db_instance.this[0].identifier == "movies-r-us"
+    error_message = "The alarm must watch the instance and go to the topic of 3-s3-lambda."
+  }
+}
+
 run "given_network" {
   variables {
     vpc_id     = "vpc-0123456789abcdef0"
@@ -229,6 +250,17 @@ run "reader" {
   assert {
     condition     = aws_cloudwatch_log_group.this["postgresql"].name == "/aws/rds/cluster/movies-r-us/postgresql"
     error_message = "The log group must have the name that RDS writes to."
+  }
+}
+
+run "free_storage_with_a_reader" {
+  variables {
+    reader = true
+  }
+
+  assert {
+    condition     = keys(aws_cloudwatch_metric_alarm.free_storage) == [for number in [1, 2, 3] : "${aws_rds_cluster.this[0].cluster_identifier}-instance-${number}"]
+    error_message = "Each instance of the cluster must have an alarm on free storage."
   }
 }
 

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, Staging},
+    store::{
+        CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, Staging, is_indexable,
+    },
     telemetry::chain,
 };
 
@@ -24,6 +26,11 @@ pub(super) const MAX_BODY: usize = 8 << 20;
 
 /// The media types of movies in a request.
 pub(super) const MEDIA_TYPES: [&str; 2] = ["application/json", "application/x-ndjson"];
+
+/// How many filters of `title` and `actor` may lack three letters or digits in a row. No index serves
+/// them: each is compared with every movie that the other filters leave. With 200,000 synthetic movies
+/// the first took 0.3 s and each further one 0.03 s, on a busy machine with two cores.
+const MAX_UNINDEXED: usize = 2;
 
 /// The orders of movies, and their names in queries.
 const SORTS: [(&str, Sort); 5] = [
@@ -60,11 +67,22 @@ fn parse(query: &str) -> Result<MovieQuery, Problem> {
         after: None,
     };
     let mut after = None;
+    let mut unindexed = 0;
     for (name, value) in params::parse(query, &known)? {
+        if matches!(name, "title" | "actor") && !is_indexable(&value) {
+            unindexed += 1;
+        }
+        if unindexed > MAX_UNINDEXED {
+            let problem = format!(
+                "at most {MAX_UNINDEXED} filters of title and actor may lack three letters or \
+                 digits in a row; use longer text"
+            );
+            return Err(Problem::parameter(name, &problem));
+        }
         match name {
-            "title" => parsed.filters.titles.push(value),
-            "actor" => parsed.filters.actors.push(value),
-            "genre" => parsed.filters.genres.push(value),
+            "title" => parsed.filters.titles.push(params::text(name, value)?),
+            "actor" => parsed.filters.actors.push(params::text(name, value)?),
+            "genre" => parsed.filters.genres.push(params::text(name, value)?),
             "year" => {
                 let year =
                     value.parse().map_err(|_| Problem::parameter(name, "a number like 1999"));

@@ -10,6 +10,10 @@ use crate::problem::Problem;
 /// The largest number of parameters in one query.
 const MAX_PARAMETERS: usize = 32;
 
+/// The longest text of a filter, in characters. Comparing a longer one with long stored names takes
+/// seconds.
+const MAX_TEXT: usize = 256;
+
 /// The number of results of a page: the default, and the largest.
 pub(super) const DEFAULT_LIMIT: i64 = 100;
 const MAX_LIMIT: i64 = 1000;
@@ -57,6 +61,17 @@ fn decode(encoded: &str) -> Option<String> {
 /// If it has a parameter.
 pub(super) fn none(query: &str) -> Result<(), Problem> {
     parse(query, &[]).map(|_| ())
+}
+
+/// Returns the text of a filter.
+///
+/// # Errors
+/// If it is longer than 256 characters.
+pub(super) fn text(name: &str, value: String) -> Result<String, Problem> {
+    if value.chars().count() > MAX_TEXT {
+        return Err(Problem::parameter(name, &format!("at most {MAX_TEXT} characters")));
+    }
+    Ok(value)
 }
 
 /// Parses the parameter `limit`.

@@ -40,6 +40,7 @@ impl Failure {
             Self::Object(ObjectError::Gone(_)) => Code::ObjectGone,
             Self::Object(ObjectError::Refused(_)) => Code::ObjectRefused,
             Self::Object(ObjectError::Temporary(_)) => Code::ObjectStoreUnavailable,
+            Self::Store(StoreError::Full(_)) => Code::DatabaseFull,
             Self::Store(_) => Code::DatabaseUnavailable,
             Self::AttemptsExhausted => Code::WorkerDied,
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use movie_file::Violations;
+use schema::Fault;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -16,6 +17,16 @@ use crate::{
     store::{Claim, IngestState, Merged, StoreError},
     telemetry::{chain, milliseconds},
 };
+
+impl Failure {
+    /// Returns the fault of the file, if the file is what is wrong.
+    fn fault_of_file(&self) -> Option<Fault> {
+        match self {
+            Self::Store(error) => error.fault_of_file(),
+            _ => None,
+        }
+    }
+}
 
 impl Worker {
     /// Records what an attempt that took `duration` resulted in.
@@ -34,7 +45,10 @@ impl Worker {
                 warn!(duration_ms, "lease lost: another worker has claimed the ingest");
                 self.metrics.lease_lost();
             }
-            Err(failure) => self.requeue_or_fail(claim, &failure, duration).await,
+            Err(failure) => match failure.fault_of_file() {
+                Some(fault) => self.reject(claim, &Violations::of_file(fault), duration).await,
+                None => self.requeue_or_fail(claim, &failure, duration).await,
+            },
         }
     }
 
@@ -82,7 +96,7 @@ impl Worker {
 
     async fn requeue_or_fail(&self, claim: &Claim, failure: &Failure, duration: Duration) {
         let max_attempts = match failure {
-            Failure::Object(ObjectError::Gone(_)) => 1,
+            Failure::Object(ObjectError::Gone(_)) | Failure::Store(StoreError::Full(_)) => 1,
             Failure::Object(ObjectError::Refused(_)) | Failure::Store(StoreError::Statement(_)) => {
                 self.retry.max_attempts_refused
             }
@@ -133,7 +147,7 @@ impl Worker {
         let recorded = async {
             loop {
                 match update().await {
-                    Err(error @ StoreError::Unavailable(_)) => {
+                    Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_))) => {
                         warn!(error = chain(&error), "recording the result failed, will retry");
                         sleep(POLL).await;
                     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     Store, StoreError,
     catalogue_row::{NAME_SEPARATOR, fold, fold_genre},
+    reads,
     sql::{ListQuery, query_opt},
 };
 
@@ -127,6 +128,10 @@ impl Store {
             size += movie.json.len();
             page.movies.push(movie);
         }
+        // After a page that ended early, the rest of the rows is not waited for.
+        if size <= MAX_PAGE {
+            reads::finish(connection);
+        }
         Ok(page)
     }
 
@@ -140,7 +145,9 @@ impl Store {
             select m.id, m.doc, i.id as ingest, i.bucket, i.key, i.version_id, m.record, m.changed_at
             from movies m left join ingests i on i.id = m.ingest_id
             where m.id = $1";
-        let row = query_opt(&self.reader().await?, movie, &[&id]).await?;
+        let connection = self.reader().await?;
+        let row = query_opt(&*connection, movie, &[&id]).await?;
+        reads::finish(connection);
         Ok(row.map(|row| MovieWithProvenance {
             movie: MovieDocument { id: row.get("id"), json: row.get("doc") },
             provenance: Provenance {
@@ -200,6 +207,11 @@ fn push_contains(sql: &mut ListQuery, column: &str, part: &str) -> Option<()> {
     let no_index = if has_trigram(&folded) { "" } else { " || ''" };
     sql.push(&format!(" and {column}{no_index} like {pattern}"));
     Some(())
+}
+
+/// Whether an index can find `text` in titles or names: it has three letters or digits in a row.
+pub fn is_indexable(text: &str) -> bool {
+    has_trigram(&fold(text))
 }
 
 /// Whether `text` has three letters or digits in a row.

@@ -26,7 +26,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub(super) struct Connector {
     credentials: Arc<CurrentCredentials>,
-    tls: MakeRustlsConnect,
+    pub(super) tls: MakeRustlsConnect,
 }
 
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;

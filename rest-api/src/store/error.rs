@@ -1,6 +1,7 @@
 //! Errors of the database, as the rest of the service needs to distinguish them.
 
 use deadpool_postgres::PoolError;
+use schema::Fault;
 use tokio_postgres::error::SqlState;
 
 /// An error of the store.
@@ -31,6 +32,15 @@ pub enum StoreError {
     /// A migration cannot be applied, or one that was applied has changed since.
     #[error("the database cannot be migrated")]
     Migration(#[source] Box<refinery::Error>),
+    /// The database has no storage left. A retry does not help until it has.
+    #[error("the database has no storage left")]
+    Full(#[source] tokio_postgres::Error),
+    /// The file exceeds its budget.
+    #[error("the file has more than {limit}")]
+    OverBudget {
+        /// The limit that it exceeds.
+        limit: String,
+    },
     /// A statement failed: an error of the service.
     #[error("a database statement failed")]
     Statement(#[source] tokio_postgres::Error),
@@ -38,6 +48,9 @@ pub enum StoreError {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
+        if error.code() == Some(&SqlState::DISK_FULL) {
+            return Self::Full(error);
+        }
         let temporary = match error.code() {
             // No response: the connection broke or could not be opened.
             None => true,
@@ -57,6 +70,16 @@ impl From<tokio_postgres::Error> for StoreError {
             }
         };
         if temporary { Self::Unavailable(error.into()) } else { Self::Statement(error) }
+    }
+}
+
+impl StoreError {
+    /// Returns the fault of the file, if the file is what is wrong.
+    pub fn fault_of_file(&self) -> Option<Fault> {
+        match self {
+            Self::OverBudget { limit } => Some(Fault::at_root(format!("at most {limit}"), "more")),
+            _ => None,
+        }
     }
 }
 

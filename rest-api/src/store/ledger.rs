@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio_postgres::Row;
 
 use super::{
-    ObservedVersion, Store, StoreError, listen,
+    ObservedVersion, Store, StoreError, listen, reads,
     sql::{ListQuery, execute, query_opt},
     version_order,
 };
@@ -195,7 +195,10 @@ impl Store {
     /// # Errors
     /// If the database is unavailable.
     pub async fn ingest(&self, id: i64) -> Result<Option<Ingest>, StoreError> {
-        read(&self.writer().await?, id).await
+        let connection = self.ledger_reader().await?;
+        let ingest = read(&*connection, id).await?;
+        reads::finish(connection);
+        Ok(ingest)
     }
 
     /// Returns the ingests that match `query`, newest first; one more than its limit if there are
@@ -204,30 +207,39 @@ impl Store {
     /// # Errors
     /// If the database is unavailable.
     pub async fn ingests(&self, query: &IngestQuery) -> Result<Vec<Ingest>, StoreError> {
-        let mut sql = ListQuery::new(
-            "
-            /* ledger::ingests */
-            select id, bucket, key, version_id, etag, size, state, attempts, received_at,
-                started_at, finished_at, inserted, updated, unchanged, violation_count, error::text
-            from ingests
-            where true",
-        );
-        let state = query.state.map(|state| state.name().to_owned());
-        for (column, value) in [("bucket", &query.bucket), ("key", &query.key), ("state", &state)] {
-            if let Some(value) = value {
-                let value = sql.bind(value.clone());
-                sql.push(&format!(" and {column} = {value}"));
-            }
-        }
-        if let Some(after) = query.after {
-            let after = sql.bind(after);
-            sql.push(&format!(" and id < {after}"));
-        }
-        let limit = sql.bind(query.limit + 1);
-        sql.push(&format!(" order by id desc limit {limit}"));
-        let rows = self.writer().await?.query(&sql.text, &sql.params()).await?;
+        let sql = list_query(query);
+        let connection = self.ledger_reader().await?;
+        let statement = connection.prepare_cached(&sql.text).await?;
+        let rows = connection.query(&statement, &sql.params()).await?;
+        reads::finish(connection);
         Ok(rows.iter().map(Ingest::from_row).collect())
     }
+}
+
+/// Composes the query of a list. Migration 7 has an index for each combination of filters.
+pub(super) fn list_query(query: &IngestQuery) -> ListQuery {
+    let mut sql = ListQuery::new(
+        "
+        /* ledger::list_query */
+        select id, bucket, key, version_id, etag, size, state, attempts, received_at, started_at,
+            finished_at, inserted, updated, unchanged, violation_count, error::text
+        from ingests
+        where true",
+    );
+    let state = query.state.map(|state| state.name().to_owned());
+    for (column, value) in [("bucket", &query.bucket), ("key", &query.key), ("state", &state)] {
+        if let Some(value) = value {
+            let value = sql.bind(value.clone());
+            sql.push(&format!(" and {column} = {value}"));
+        }
+    }
+    if let Some(after) = query.after {
+        let after = sql.bind(after);
+        sql.push(&format!(" and id < {after}"));
+    }
+    let limit = sql.bind(query.limit + 1);
+    sql.push(&format!(" order by id desc limit {limit}"));
+    sql
 }
 
 /// Puts a failed ingest back into the queue, as if it had never been attempted. Returns whether it

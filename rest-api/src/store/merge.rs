@@ -13,6 +13,7 @@ use super::{
     previous_version::PreviousVersion,
     queue,
     sql::{execute, query_one},
+    staging::deduplicate,
 };
 
 /// A merge of at least this many movies into an empty catalogue is a first load: see [`insert`].
@@ -101,17 +102,7 @@ async fn prepare(transaction: &Transaction<'_>, staged: i64) -> Result<(), Store
     if staged == 0 {
         return Ok(());
     }
-    let deduplicate = "
-        /* merge::prepare */
-        delete from staging s
-        using (
-            select identity, max(record) as last
-            from staging
-            group by identity
-            having count(*) > 1
-        ) d
-        where s.identity = d.identity and s.record < d.last";
-    execute(transaction, deduplicate, &[]).await?;
+    deduplicate(transaction).await?;
     let analyze = "
         /* merge::prepare */
         analyze staging (identity)";

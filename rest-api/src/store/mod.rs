@@ -5,7 +5,7 @@
 //!
 //! | concept | modules |
 //! | --- | --- |
-//! | connections | `connect`, `pools`, `listen`, `sql` |
+//! | connections | `connect`, `pools`, `reads`, `listen`, `sql` |
 //! | schema | `migrate` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `queue`, `queue_depth`, `outbox`, `reconcile` |
@@ -27,6 +27,7 @@ mod pools;
 mod previous_version;
 mod queue;
 mod queue_depth;
+mod reads;
 mod reconcile;
 mod sql;
 mod staging;
@@ -40,6 +41,7 @@ use deadpool_postgres::{Object, Status};
 
 pub use catalogue::{
     Filters, MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort,
+    is_indexable,
 };
 pub use catalogue_row::CatalogueRow;
 pub use error::StoreError;
@@ -53,12 +55,16 @@ pub use reconcile::{IngestedObject, LedgerVersion};
 pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, VersionPosition};
 
-use crate::{config::Database, secrets::CurrentCredentials};
+use crate::{
+    config::{Budget, Database},
+    secrets::CurrentCredentials,
+};
 use aws::SecretsManager;
 use connect::Connector;
 use listen::Hints;
 use pools::{Pools, checkout};
 use queue::LostClaims;
+use reads::Lent;
 
 /// The catalogue and the ledger.
 #[derive(Clone)]
@@ -69,6 +75,7 @@ pub struct Store {
     listener_config: tokio_postgres::Config,
     hints: Arc<Hints>,
     outbox: Outbox,
+    budget: Budget,
     lost_claims: Arc<LostClaims>,
 }
 
@@ -89,8 +96,14 @@ impl Store {
             connector,
             hints: Arc::default(),
             outbox: Outbox::default(),
+            budget: Budget::default(),
             lost_claims: Arc::default(),
         })
+    }
+
+    /// Returns the same store with this budget for each file.
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Self { budget, ..self }
     }
 
     /// Returns a connection for a worker.
@@ -104,8 +117,13 @@ impl Store {
     }
 
     /// Returns a connection for queries, which may lead to a reader endpoint.
-    async fn reader(&self) -> Result<Object, StoreError> {
-        checkout(&self.pools.reader).await
+    async fn reader(&self) -> Result<Lent, StoreError> {
+        self.pools.reader.lend().await
+    }
+
+    /// Returns a connection for reads of the ledger.
+    async fn ledger_reader(&self) -> Result<Lent, StoreError> {
+        self.pools.ledger.lend().await
     }
 
     /// Checks that the database is available and has all migrations of this release.
@@ -113,11 +131,14 @@ impl Store {
     /// # Errors
     /// If it is not, or has not.
     pub async fn ready(&self) -> Result<(), StoreError> {
-        migrate::check(&**self.reader().await?).await
+        let connection = self.reader().await?;
+        let checked = migrate::check(&***connection).await;
+        reads::finish(connection);
+        checked
     }
 
     /// Returns the status of each pool of connections, by name.
-    pub fn pool_status(&self) -> [(&'static str, Status); 3] {
+    pub fn pool_status(&self) -> [(&'static str, Status); 4] {
         self.pools.status()
     }
 

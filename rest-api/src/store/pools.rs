@@ -8,6 +8,7 @@ use tokio_postgres::{Config, config::TargetSessionAttrs};
 use super::{
     StoreError,
     connect::{self, Connector},
+    reads::ReadPool,
 };
 use crate::config::Database;
 
@@ -17,12 +18,18 @@ use crate::config::Database;
 pub(super) const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
      -c client_connection_check_interval=5s -c plan_cache_mode=force_custom_plan";
 
-/// Options of sessions that serve queries. Each query gets a plan of its own, because the best plan
-/// depends on how rare its words are. The timeouts keep one query from using the whole machine, and
-/// from waiting long for a first load.
+/// Options of sessions that read. Each query gets a plan of its own, because the best plan depends on
+/// how rare its words are. The timeouts keep one query from using the whole machine, and from waiting
+/// long for a first load.
 const READ_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c jit=off \
-     -c max_parallel_workers_per_gather=0 -c default_transaction_read_only=on \
-     -c statement_timeout=3500ms -c lock_timeout=2s";
+     -c max_parallel_workers_per_gather=0 -c statement_timeout=3500ms -c lock_timeout=2s";
+
+/// Further options of sessions that read the ledger. Each list has an index with its filters and its
+/// order, which reads no other rows. Let the planner choose that one: costs are numbers of rows alone.
+/// By its own costs and statistics it would also filter the newest ingests, which reads the whole ledger
+/// if those that match are old.
+pub(super) const LEDGER_OPTIONS: &str = "-c enable_seqscan=off -c enable_bitmapscan=off \
+     -c enable_sort=off -c seq_page_cost=0 -c random_page_cost=0";
 
 /// Fails (by a division by zero) on a connection to a replica. After a failover an old connection
 /// may lead to one.
@@ -33,10 +40,13 @@ const IS_WRITABLE: &str = "select 1 / (current_setting('transaction_read_only') 
 pub(super) struct Pools {
     /// For workers alone: no flood of requests keeps a lease from being renewed.
     pub(super) workers: Pool,
-    /// For requests that write, and for those that read the ledger.
+    /// For requests that write.
     pub(super) writer: Pool,
     /// For queries on the catalogue.
-    pub(super) reader: Pool,
+    pub(super) reader: ReadPool,
+    /// For requests that read the ledger. They see what was written before, so they go to the primary
+    /// host.
+    pub(super) ledger: ReadPool,
 }
 
 impl Pools {
@@ -56,19 +66,30 @@ impl Pools {
         let mut writer_config = worker_config.clone();
         writer_config.options(format!("{WRITE_OPTIONS} -c statement_timeout=30s"));
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
-        let reader_config = connect::config(database, read_host, READ_OPTIONS);
+        let read_only = format!("{READ_OPTIONS} -c default_transaction_read_only=on");
+        let reader_config = connect::config(database, read_host, &read_only);
+        let mut ledger_config = worker_config.clone();
+        ledger_config.options(format!("{READ_OPTIONS} {LEDGER_OPTIONS}"));
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
+        let reader = pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?;
+        let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
             workers: pool(worker_config, connector, writable.clone(), workers * 2 + 1)?,
             writer: pool(writer_config, connector, writable, cores * 4)?,
-            reader: pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?,
+            reader: ReadPool::new(reader, connector.tls.clone()),
+            ledger: ReadPool::new(ledger, connector.tls.clone()),
         })
     }
 
     /// Returns the status of each pool, by name.
-    pub(super) fn status(&self) -> [(&'static str, Status); 3] {
-        let Self { workers, writer, reader } = self;
-        [("workers", workers.status()), ("writer", writer.status()), ("reader", reader.status())]
+    pub(super) fn status(&self) -> [(&'static str, Status); 4] {
+        let Self { workers, writer, reader, ledger } = self;
+        [
+            ("workers", workers.status()),
+            ("writer", writer.status()),
+            ("reader", reader.status()),
+            ("ledger", ledger.status()),
+        ]
     }
 }
 

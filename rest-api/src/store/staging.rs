@@ -1,7 +1,9 @@
 //! Stages rows on their way into the catalogue.
 //!
 //! Rows go to a temporary table in batches, while their file is still being read. Rows that the
-//! catalogue already has are not staged.
+//! catalogue already has are not staged. A movie that occurs again and again is deduplicated as the
+//! table grows: it holds at most [`GROWTH`] times the bytes of the distinct movies, and
+//! [`COMPACT_FROM`] bytes.
 
 use deadpool_postgres::{Object, Transaction};
 use futures_util::pin_mut;
@@ -9,7 +11,17 @@ use tokio_postgres::{binary_copy::BinaryCopyInWriter, types::Type};
 
 use super::{
     CatalogueRow, Claim, Store, StoreError, outbox::Outbox, previous_version::PreviousVersion,
+    sql::query_one,
 };
+use crate::config::Budget;
+
+/// The staged rows are deduplicated when they take so many bytes, and again whenever they have grown
+/// to [`GROWTH`] times what was left and so many bytes more. Each time reads all of them.
+const COMPACT_FROM: u64 = 8 << 20;
+const GROWTH: u64 = 4;
+
+/// What a staged row takes beside its text, in bytes. [`deduplicate`] counts the same.
+const ROW_OVERHEAD: usize = 100;
 
 /// Which rows of a file are staged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,8 +39,13 @@ pub struct Staging {
     connection: Option<Object>,
     /// The index of the next record.
     next_record: i64,
-    /// How many rows were staged.
+    /// How many rows are staged.
     pub(super) staged: i64,
+    /// How many bytes they take, uncompressed.
+    staged_bytes: u64,
+    /// How many they may take before they are deduplicated.
+    compact_at: u64,
+    budget: Budget,
     pub(super) previous: PreviousVersion,
     pub(super) outbox: Outbox,
 }
@@ -49,7 +66,7 @@ impl Store {
     /// # Errors
     /// If no connection is available in time.
     pub async fn staging(&self, claim: &Claim, stage: Stage) -> Result<Staging, StoreError> {
-        let mut staging = Staging::new(self.worker().await?, self.outbox).await?;
+        let mut staging = Staging::new(self.worker().await?, self.outbox, self.budget).await?;
         if stage == Stage::Changes {
             let transaction = staging.transaction().await?;
             let previous = PreviousVersion::read(&transaction, &claim.bucket, &claim.key).await?;
@@ -64,12 +81,12 @@ impl Store {
     /// # Errors
     /// If no connection is available in time.
     pub async fn staging_for_request(&self) -> Result<Staging, StoreError> {
-        Staging::new(self.writer().await?, self.outbox).await
+        Staging::new(self.writer().await?, self.outbox, self.budget).await
     }
 }
 
 impl Staging {
-    async fn new(connection: Object, outbox: Outbox) -> Result<Self, StoreError> {
+    async fn new(connection: Object, outbox: Outbox, budget: Budget) -> Result<Self, StoreError> {
         let create = r#"
             /* staging::new */
             set client_min_messages = warning;
@@ -80,14 +97,23 @@ impl Staging {
             );
             truncate staging"#;
         connection.batch_execute(create).await?;
-        let previous = PreviousVersion::default();
-        Ok(Self { connection: Some(connection), next_record: 0, staged: 0, previous, outbox })
+        Ok(Self {
+            connection: Some(connection),
+            next_record: 0,
+            staged: 0,
+            staged_bytes: 0,
+            compact_at: COMPACT_FROM,
+            budget,
+            previous: PreviousVersion::default(),
+            outbox,
+        })
     }
 
     /// Stages `rows`, the next records of the file, unless the catalogue already has them.
     ///
     /// # Errors
-    /// If the connection breaks.
+    /// [`StoreError::OverBudget`] if the file has more records than its budget, or movies that take
+    /// more bytes. If the connection breaks.
     pub async fn add(&mut self, rows: &[CatalogueRow]) -> Result<(), StoreError> {
         const COLUMNS: [Type; 8] = [
             Type::INT8,
@@ -101,12 +127,22 @@ impl Staging {
         ];
         let first = self.next_record;
         self.next_record += rows.len() as i64;
+        if self.next_record.cast_unsigned() > self.budget.records {
+            let limit = format!("{} records in a file", self.budget.records);
+            return Err(StoreError::OverBudget { limit });
+        }
         let changes = (first..).zip(rows).filter(|(_, row)| !self.previous.is_unchanged(row));
         let changes: Vec<(i64, &CatalogueRow)> = changes.collect();
         if changes.is_empty() {
             return Ok(());
         }
         self.staged += changes.len() as i64;
+        self.staged_bytes += changes.iter().map(|(_, row)| size(row)).sum::<u64>();
+        if self.staged_bytes > self.budget.staged_bytes {
+            let mebibytes = self.budget.staged_bytes >> 20;
+            let limit = format!("{mebibytes} MiB of new and changed movies in a file");
+            return Err(StoreError::OverBudget { limit });
+        }
         let connection = self.connection.as_ref().ok_or_else(no_connection)?;
         let copy = "
             /* staging::add */
@@ -123,6 +159,30 @@ impl Staging {
                 .await?;
         }
         writer.finish().await?;
+        if self.staged_bytes > self.compact_at {
+            self.compact().await?;
+        }
+        Ok(())
+    }
+
+    /// Deduplicates the staged rows, and frees what they took.
+    async fn compact(&mut self) -> Result<(), StoreError> {
+        let transaction = self.transaction().await?;
+        let memory = "
+            /* staging::compact */
+            set local work_mem = '64MB'";
+        transaction.batch_execute(memory).await?;
+        let (rows, bytes) = deduplicate(&transaction).await?;
+        transaction.commit().await?;
+        if rows > 0 {
+            let vacuum = "
+                /* staging::compact */
+                vacuum staging";
+            self.connection.as_ref().ok_or_else(no_connection)?.batch_execute(vacuum).await?;
+        }
+        self.staged -= rows;
+        self.staged_bytes = self.staged_bytes.saturating_sub(bytes.cast_unsigned());
+        self.compact_at = self.staged_bytes * GROWTH + COMPACT_FROM;
         Ok(())
     }
 
@@ -145,6 +205,36 @@ impl Staging {
     pub(super) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
         Ok(self.connection.as_mut().ok_or_else(no_connection)?.transaction().await?)
     }
+}
+
+/// Deletes the staged rows that later records of the file replace. Returns their number, and the bytes
+/// they took.
+pub(super) async fn deduplicate(transaction: &Transaction<'_>) -> Result<(i64, i64), StoreError> {
+    let deduplicate = "
+        /* staging::deduplicate */
+        with replaced as (
+            delete from staging s
+            using (
+                select identity, max(record) as last
+                from staging
+                group by identity
+                having count(*) > 1
+            ) d
+            where s.identity = d.identity and s.record < d.last
+            returning $1 + octet_length(title_lc) + octet_length(cast_lc) + octet_length(doc)
+                + octet_length(array_to_string(genres_lc, '')) as size
+        )
+        select count(*), coalesce(sum(size), 0)::bigint from replaced";
+    let overhead = ROW_OVERHEAD as i32;
+    let row = query_one(transaction, deduplicate, &[&overhead]).await?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Returns the bytes that a staged row takes, uncompressed.
+fn size(row: &CatalogueRow) -> u64 {
+    let CatalogueRow { title_lc, cast_lc, genres_lc, doc, .. } = row;
+    let genres: usize = genres_lc.iter().map(String::len).sum();
+    (ROW_OVERHEAD + title_lc.len() + cast_lc.len() + genres + doc.len()) as u64
 }
 
 fn no_connection() -> StoreError {

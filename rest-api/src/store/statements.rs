@@ -2,13 +2,19 @@
 //!
 //! The statements are the string literals of this directory that begin with a comment.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, error::Error, fs, path::Path};
 
 use local_stack::postgres::{Postgres, Purpose, USER};
 use syn::visit::{self, Visit};
-use tokio_postgres::Client;
+use tokio_postgres::{
+    Client,
+    types::{FromSql, Type},
+};
 
-use super::{catalogue, migrate, reconcile, version_order};
+use super::{
+    IngestQuery, IngestState, catalogue, ledger, migrate, pools::LEDGER_OPTIONS, reconcile,
+    version_order,
+};
 use crate::config::{Database, Login, Secret, Tls};
 
 /// A statement in the source code.
@@ -142,4 +148,79 @@ async fn each_composed_query_fits_the_migrated_database() {
         }
     })
     .await;
+}
+
+/// A value of the type json.
+struct Json(serde_json::Value);
+
+impl FromSql<'_> for Json {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(serde_json::from_slice(raw)?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
+    }
+}
+
+/// Returns the largest number of rows that any node of a plan has read, kept or not.
+fn rows_read(node: &serde_json::Value) -> f64 {
+    let figure = |name: &str| node[name].as_f64().unwrap_or_default();
+    let read = figure("Actual Rows") + figure("Rows Removed by Filter");
+    let children = node["Plans"].as_array().into_iter().flatten().map(rows_read);
+    children.fold(read * figure("Actual Loops").max(1.0), f64::max)
+}
+
+#[tokio::test]
+async fn no_list_of_ingests_reads_more_than_a_few_hundred_rows() {
+    with_database("ledger", async |client| {
+        // Half of the versions are of one object, a tenth of another bucket, few have failed: all of
+        // them long ago.
+        let generate = "
+            insert into ingests (bucket, key, state, finished_at, ordered_at, inserted, updated,
+                unchanged, error)
+            select case when n <= 10000 then 'other' else 'movies' end,
+                case when n <= 50000 then 'daily.json' else 'file-' || n end,
+                case when n <= 50 then 'failed' else 'succeeded' end,
+                now(), now(), 0, 0, 0, case when n <= 50 then '{}'::json end
+            from generate_series(1, 100000) n";
+        client.batch_execute(generate).await.unwrap();
+        for option in LEDGER_OPTIONS.split("-c").filter(|option| !option.trim().is_empty()) {
+            client.batch_execute(&format!("set {option}")).await.unwrap();
+        }
+        for statistics in ["", "analyze ingests"] {
+            client.batch_execute(statistics).await.unwrap();
+            for query in list_queries() {
+                let sql = ledger::list_query(&query);
+                let explain = format!("explain (analyze, format json) {}", sql.text);
+                let plan = client.query_one(&explain, &sql.params()).await.unwrap();
+                let Json(plan) = plan.get(0);
+                let rows = rows_read(&plan[0]["Plan"]);
+                assert!(rows <= 300.0, "{statistics}: {query:?}: {rows} rows: {plan:#}");
+            }
+        }
+    })
+    .await;
+}
+
+/// Returns a list for each combination of filters, with values that are frequent, rare and absent.
+fn list_queries() -> Vec<IngestQuery> {
+    let text = |values: [&str; 3]| {
+        let values = values.map(|value| Some(value.to_owned()));
+        Vec::from_iter(values.into_iter().chain([None]))
+    };
+    let states = [IngestState::Succeeded, IngestState::Failed, IngestState::Running];
+    let states = Vec::from_iter(states.map(Some).into_iter().chain([None]));
+    let mut queries = Vec::new();
+    for bucket in text(["movies", "other", "nope"]) {
+        for key in text(["daily.json", "file-99999", "nope"]) {
+            for state in &states {
+                for after in [None, Some(30_000)] {
+                    let (bucket, key) = (bucket.clone(), key.clone());
+                    queries.push(IngestQuery { bucket, key, state: *state, limit: 100, after });
+                }
+            }
+        }
+    }
+    queries
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rest_api::config::{ApiToken, Config, ConfigError, LogFormat, Login, Tls, TokenDigest};
+use rest_api::config::{ApiToken, Budget, Config, ConfigError, LogFormat, Login, Tls, TokenDigest};
 
 const COMPLETE: [(&str, &str); 6] = [
     ("AWS_REGION", "eu-west-1"),
@@ -31,6 +31,8 @@ fn the_defaults_are_safe() {
     assert_eq!(config.log_format, LogFormat::Json);
     assert!(config.buckets.is_empty());
     assert_eq!(read(&[("MRU_BUCKETS", "a-b, c.d,")]).unwrap().buckets, ["a-b", "c.d"]);
+    let budget = Budget { records: 20_000_000, staged_bytes: 32 << 30 };
+    assert_eq!(config.budget, budget);
     assert!(
         matches!(config.api_token, ApiToken::Fixed(token) if token == TokenDigest::of("to-ken"))
     );
@@ -52,6 +54,14 @@ fn all_missing_and_malformed_variables_are_named() {
     assert_eq!(error(&[("MRU_DB_PORT", "70000")]), "MRU_DB_PORT must be a port: 70000");
     assert_eq!(error(&[("MRU_LISTEN", "8080")]), "MRU_LISTEN must be an address and a port: 8080");
     assert_eq!(error(&[("MRU_WORKERS", "-1")]), "MRU_WORKERS must be a number: -1");
+    for wrong in ["0", "-1", "many"] {
+        for name in ["MRU_MAX_RECORDS", "MRU_MAX_STAGED_MB"] {
+            let expected = format!("{name} must be a number from 1: {wrong}");
+            assert_eq!(error(&[(name, wrong)]), expected);
+        }
+    }
+    let budget = read(&[("MRU_MAX_RECORDS", "7"), ("MRU_MAX_STAGED_MB", "3")]).unwrap().budget;
+    assert_eq!(budget, Budget { records: 7, staged_bytes: 3 << 20 });
     assert_eq!(
         error(&[("MRU_DB_TLS", "prefer")]),
         "MRU_DB_TLS must be verify-full or disable: prefer"

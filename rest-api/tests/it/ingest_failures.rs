@@ -91,6 +91,21 @@ async fn an_unavailable_object_store_is_retried_and_then_fails() {
 }
 
 #[tokio::test]
+async fn a_full_database_fails_the_ingest_at_once() {
+    let service = Service::start().await;
+    let full = "create function refuse() returns trigger language plpgsql as \
+        $$ begin raise exception 'could not extend file' using errcode = '53100'; end $$; \
+        create trigger refuse before insert on movies execute function refuse()";
+    service.sql().await.batch_execute(full).await.unwrap();
+    let failed = service.ingest("k", MOVIE).await;
+    assert_eq!(failed["state"], "failed", "{failed}");
+    assert_eq!(failed["attempts"], 1);
+    assert_eq!(failed["error"]["code"], "database_full");
+    let refused = service.send(service.post("/movies", MOVIE)).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.text);
+}
+
+#[tokio::test]
 async fn a_worker_whose_lease_has_expired_changes_nothing() {
     let service = Service::start_without_workers().await;
     let store = service.store(2).await;

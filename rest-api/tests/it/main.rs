@@ -11,6 +11,8 @@
 //!
 //! | group | behaviour |
 //! | --- | --- |
+//! | `abandoned_reads::` | reads that are given up: cancelled, counted by the pool |
+//! | `budget::` | the budget of one file: records, staged bytes |
 //! | `catalogue::` | queries of the catalogue: filters, sort orders, pages |
 //! | `concurrent_ingests::` | ingests of the same object or the same movies that run at the same time |
 //! | `config::` | environment variables: defaults, checks, messages |
@@ -41,6 +43,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod abandoned_reads;
+mod budget;
 mod catalogue;
 mod concurrent_ingests;
 mod config;

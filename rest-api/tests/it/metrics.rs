@@ -161,7 +161,7 @@ async fn every_metric_counts_what_the_service_has_done() {
     }
     let read = u32::try_from(good.len() + better.len() + bad.len()).unwrap();
     assert_eq!(scrape.get("mru_ingest_read_bytes_total"), f64::from(read));
-    for pool in ["workers", "writer"] {
+    for pool in ["workers", "writer", "ledger"] {
         let of = |what: &str| scrape.get(&format!("mru_database_pool_{what}{{pool=\"{pool}\"}}"));
         let (open, idle) = (of("connections"), of("available_connections"));
         assert!(open >= 1.0 && idle <= open && open <= of("max_connections"), "{scrape:#?}");

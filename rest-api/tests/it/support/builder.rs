@@ -7,7 +7,7 @@ use aws_sdk_s3::{Client, config::Builder as S3Builder};
 use local_stack::sdk;
 use rest_api::{
     Aws,
-    config::{ApiToken, Config, Database, LogFormat, Retry, TokenDigest},
+    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, TokenDigest},
 };
 
 use super::{
@@ -136,6 +136,7 @@ fn config(database: Database) -> Config {
         api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
         buckets: Vec::new(),
         workers: 2,
+        budget: Budget::default(),
         retry: Retry {
             max_attempts: 3,
             max_attempts_refused: 2,

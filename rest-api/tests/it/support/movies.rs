@@ -12,6 +12,11 @@ pub(crate) fn movie(title: &str, genre: &str) -> Value {
     json!({ "title": title, "year": 2000, "cast": [], "genres": [genre] })
 }
 
+/// Returns a movie whose cast has `names` names of a thousand bytes each.
+pub(crate) fn large_movie(title: &str, names: usize) -> Value {
+    json!({ "title": title, "year": 2000, "cast": vec!["x".repeat(1000); names], "genres": [] })
+}
+
 /// Returns the movies "`prefix` N" of one genre.
 pub(crate) fn numbered_movies(prefix: &str, range: Range<u32>, genre: &str) -> Vec<Value> {
     range.map(|number| movie(&format!("{prefix} {number}"), genre)).collect()
