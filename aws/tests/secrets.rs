@@ -5,14 +5,14 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     thread,
 };
 
 use aws::{SecretsManager, Stage};
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
 use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{filter::LevelFilter, util::SubscriberInitExt};
 
 /// The secret in the responses. No error and no log may contain it.
 const MARKER: &str = "hunter2-marker";
@@ -30,6 +30,22 @@ impl Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// What all tests of this process log. A subscriber of one test alone would miss the events that
+/// another test has already met without a subscriber.
+static LOG: LazyLock<Log> = LazyLock::new(|| {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+    subscriber.with_ansi(false).with_writer(move || writer.clone()).finish().init();
+    log
+});
+
+/// Prepares the process for SDK clients, and the log. Each test calls this first.
+fn set_up() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    LazyLock::force(&LOG);
 }
 
 /// Starts a server that responds to each request with `response`, and closes the connection.
@@ -85,7 +101,7 @@ fn client(address: SocketAddr) -> SecretsManager {
 
 #[tokio::test]
 async fn unreadable_response_is_not_printed() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    set_up();
     let whole = format!(r#"{{"Name":"db","SecretString":"{MARKER}","VersionId":"v"}}"#);
     let number = format!(r#"{{"SecretString":42,"Name":"{MARKER}"}}"#);
     let cut = format!(r#"{{"Name":"db","SecretString":"{MARKER}"#);
@@ -103,15 +119,8 @@ async fn unreadable_response_is_not_printed() {
         ("an error that is cut", response("500 Internal Server Error", &cut, 9)),
         ("a head that is not HTTP", whole.clone()),
     ] {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-            .with_writer(move || writer.clone());
-        let logging = subscriber.finish().set_default();
         let error = client(start_server(response)).get("db", Stage::Current).await.unwrap_err();
-        drop(logging);
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let log = String::from_utf8(LOG.0.lock().unwrap().clone()).unwrap();
         assert!(log.contains("secretsmanager"), "{name}: the client logs nothing: {log}");
         let shown = format!("{error}\n{error:?}\n{error:#?}");
         assert!(shown.starts_with("cannot read the secret db: "), "{name}: {shown}");
@@ -123,7 +132,7 @@ async fn unreadable_response_is_not_printed() {
 
 #[tokio::test]
 async fn refusal_is_printed_by_code_and_message_alone() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    set_up();
     let body = format!(
         r#"{{"__type":"com.amazonaws#AccessDeniedException","Message":"not allowed","Other":"{MARKER}"}}"#
     );
@@ -136,7 +145,7 @@ async fn refusal_is_printed_by_code_and_message_alone() {
 
 #[tokio::test]
 async fn error_without_a_response_names_the_cause() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    set_up();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -146,7 +155,7 @@ async fn error_without_a_response_names_the_cause() {
 
 #[tokio::test]
 async fn secret_is_returned_and_a_missing_one_is_none() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    set_up();
     let body = format!(r#"{{"SecretString":"{MARKER}"}}"#);
     let secret = client(start_server(response("200 OK", &body, 0))).current("db").await.unwrap();
     assert_eq!(secret.expose(), MARKER);
