@@ -6,7 +6,12 @@ pub mod trace;
 use std::{fmt, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
-use aws_sdk_secretsmanager::{Client, config::SharedHttpClient, error::DisplayErrorContext};
+use aws_sdk_secretsmanager::{
+    Client,
+    config::SharedHttpClient,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::get_secret_value::GetSecretValueError,
+};
 use aws_smithy_http_client::{Builder, tls};
 
 /// Loads the SDK's configuration from its standard environment variables, such as `AWS_REGION` and
@@ -111,7 +116,7 @@ impl SecretsManager {
             {
                 Ok(None)
             }
-            Err(error) => Err(SecretError::new(id, DisplayErrorContext(error).to_string())),
+            Err(error) => Err(SecretError::new(id, describe(&error))),
         }
     }
 
@@ -122,5 +127,24 @@ impl SecretsManager {
     pub async fn current(&self, id: &str) -> Result<Secret, SecretError> {
         let secret = self.get(id, Stage::Current).await?;
         secret.ok_or_else(|| SecretError::new(id, "there is no such secret"))
+    }
+}
+
+/// Returns why a request failed: the service's error code and message, or what became of the
+/// request. The text never contains a response: its body may hold the secret.
+fn describe<R: fmt::Debug>(error: &SdkError<GetSecretValueError, R>) -> String {
+    match error {
+        SdkError::ServiceError(refused) => match (refused.err().code(), refused.err().message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            (Some(code), None) => code.to_owned(),
+            (None, _) => "the response of Secrets Manager cannot be read".to_owned(),
+        },
+        SdkError::ResponseError(_) => "the response of Secrets Manager cannot be read".to_owned(),
+        // No response has arrived: the causes are those of the connection or of the credentials.
+        _ => {
+            let causes =
+                std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+            causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+        }
     }
 }

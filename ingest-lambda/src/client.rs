@@ -37,6 +37,16 @@ pub enum NotifyError {
     Http(reqwest::Error),
 }
 
+impl NotifyError {
+    /// Returns whether the API refuses this notification whenever it is sent. The other 4xx statuses
+    /// end when the token is right again (401, 403) or the API has time (408, 429).
+    pub fn is_permanent(&self) -> bool {
+        use StatusCode as S;
+        let passes = [S::UNAUTHORIZED, S::FORBIDDEN, S::REQUEST_TIMEOUT, S::TOO_MANY_REQUESTS];
+        matches!(self, Self::Status(status) if status.is_client_error() && !passes.contains(status))
+    }
+}
+
 impl std::fmt::Display for NotifyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -4,6 +4,9 @@
 //! each record that reports a new object. A status other than 2xx, or no response in time, fails the
 //! whole invocation. AWS then retries the invocation, and finally puts the event into the failure
 //! queue. A repeated notification is harmless: the API returns the same ingest.
+//!
+//! The error type tells whether a redrive can succeed: it is [`PERMANENT_FAULT`] if every record that
+//! failed can never be delivered.
 
 mod client;
 mod config;
@@ -16,7 +19,7 @@ pub use event::{EventError, RecordAction, parse_event};
 use std::time::Instant;
 
 use aws::{SecretsManager, trace::TraceParent};
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use schema::Notification;
 use serde_json::Value;
 use tracing::{Instrument, error, info, info_span};
@@ -31,18 +34,56 @@ pub async fn run(config: Config) -> Result<(), Error> {
     lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| handle(&client, event))).await
 }
 
+/// An invocation has failed. AWS retries it, and finally puts its event into the failure queue.
+#[derive(Debug, thiserror::Error)]
+pub enum InvocationError {
+    /// At least one notification was not delivered, and may be at a later attempt.
+    #[error(transparent)]
+    Transient(NotifyError),
+    /// Every record that failed can never be delivered. The others have been.
+    #[error("records that can never be delivered: {count}; the first: {first}")]
+    Permanent {
+        /// The number of these records.
+        count: usize,
+        /// Bucket and key of the first of them, and what is wrong with it.
+        first: String,
+    },
+}
+
+/// The error type of [`InvocationError::Permanent`] in the function's response.
+/// `scripts/redrive-failures` and the local stack read it.
+pub const PERMANENT_FAULT: &str = "PermanentFault";
+
+/// The error type of [`InvocationError::Transient`] in the function's response.
+const TRANSIENT_FAILURE: &str = "TransientFailure";
+
+impl From<InvocationError> for Diagnostic {
+    fn from(error: InvocationError) -> Self {
+        let error_type = match error {
+            InvocationError::Transient(_) => TRANSIENT_FAILURE,
+            InvocationError::Permanent { .. } => PERMANENT_FAULT,
+        };
+        Self { error_type: error_type.to_owned(), error_message: error.to_string() }
+    }
+}
+
 /// Handles one invocation. It handles every record, even after one has failed.
 ///
 /// # Errors
 /// If the payload is not an S3 event, or any record is invalid or its notification not accepted.
-/// Every failure is logged; the last one is returned.
-pub async fn handle(client: &impl Notify, event: LambdaEvent<Value>) -> Result<(), Error> {
+/// Every failure is logged with bucket and key. A transient one decides the error: another attempt
+/// is worth it then.
+pub async fn handle(
+    client: &impl Notify,
+    event: LambdaEvent<Value>,
+) -> Result<(), InvocationError> {
     let request_id = event.context.request_id;
     // On AWS every invocation has an X-Ray trace id, whether or not X-Ray samples the trace. All
     // notifications of the invocation share it.
     let xray_trace = event.context.xray_trace_id.as_deref().and_then(TraceParent::from_xray);
-    let mut failure: Option<Error> = None;
-    for action in parse_event(event.payload)? {
+    let mut transient = None;
+    let mut permanent = Vec::new();
+    for action in parse_event(event.payload).unwrap_or_else(|error| vec![Err(error)]) {
         match action {
             Ok(RecordAction::Ignore { event_name }) => {
                 info!(event_name, "S3 event ignored, it does not report a new object");
@@ -51,17 +92,32 @@ pub async fn handle(client: &impl Notify, event: LambdaEvent<Value>) -> Result<(
                 let trace = xray_trace.unwrap_or_else(TraceParent::random);
                 let span = info_span!("notification", trace_id = %trace.trace_id);
                 let notified = notify(client, &notification, &request_id, &trace).instrument(span);
-                if let Err(error) = notified.await {
-                    failure = Some(error.into());
+                match notified.await {
+                    Ok(()) => {}
+                    Err(error) if error.is_permanent() => {
+                        let (bucket, key) = (&*notification.bucket, &*notification.key);
+                        permanent.push(describe(Some(bucket), Some(key), &error));
+                    }
+                    Err(error) => transient = Some(error),
                 }
             }
             Err(error) => {
-                error!(%error, "S3 event record is invalid");
-                failure = Some(error.into());
+                let (bucket, key) = (error.bucket.as_deref(), error.key.as_deref());
+                error!(bucket, key, %error, "S3 event record can never be delivered");
+                permanent.push(describe(bucket, key, &error));
             }
         }
     }
-    failure.map_or(Ok(()), Err)
+    match (transient, permanent.len()) {
+        (Some(error), _) => Err(InvocationError::Transient(error)),
+        (None, 0) => Ok(()),
+        (None, count) => Err(InvocationError::Permanent { count, first: permanent.swap_remove(0) }),
+    }
+}
+
+/// Returns the text that an operator finds the object by. `Debug` escapes control characters.
+fn describe(bucket: Option<&str>, key: Option<&str>, error: &dyn std::error::Error) -> String {
+    format!("bucket {:?}, key {:?}: {error}", bucket.unwrap_or_default(), key.unwrap_or_default())
 }
 
 /// Sends one notification and logs the result.
@@ -78,8 +134,9 @@ async fn notify(
     match &result {
         Ok(()) => info!(bucket, key, duration_ms, "notified the API"),
         Err(error) => {
+            let permanent = error.is_permanent();
             let error = with_causes(error);
-            error!(bucket, key, error, duration_ms, "notification failed");
+            error!(bucket, key, error, permanent, duration_ms, "notification failed");
         }
     }
     result

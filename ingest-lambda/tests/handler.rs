@@ -10,8 +10,8 @@ use std::{
 };
 
 use aws::{SecretsManager, trace::TraceParent};
-use ingest_lambda::{ApiClient, Config, handle};
-use lambda_runtime::{Context, LambdaEvent};
+use ingest_lambda::{ApiClient, Config, InvocationError, handle};
+use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use warp::{Filter, http::StatusCode};
@@ -149,13 +149,83 @@ async fn status_other_than_2xx_fails_the_invocation_after_all_records() {
     }
 }
 
+/// Returns the function's response to the invocation, as Lambda receives it: error type and message.
+fn response(error: InvocationError) -> (String, String) {
+    let diagnostic = Diagnostic::from(error);
+    (diagnostic.error_type, diagnostic.error_message)
+}
+
 #[tokio::test]
-async fn invalid_record_does_not_block_the_others() {
+async fn invalid_record_is_a_permanent_fault_and_does_not_block_the_others() {
     let (address, requests) = start_api(StatusCode::OK).await;
-    let records = [record("ObjectCreated:Put", "%FF"), record("ObjectCreated:Put", "good")];
-    let records = json!({ "Records": records });
-    assert!(handle(&client(address).await, event(records)).await.is_err());
-    assert_eq!(requests.lock().unwrap()[0].2["key"], "good");
+    let client = client(address).await;
+    let mut no_time = record("ObjectCreated:Put", "no-time.json");
+    no_time["eventTime"] = json!("yesterday");
+    let mut no_key = record("ObjectCreated:Put", "k");
+    no_key["s3"]["object"] = json!({});
+    for (invalid, expected) in [
+        (
+            record("ObjectCreated:Put", "%FF"),
+            r#"bucket "b", key "%FF": invalid S3 event: the object"#,
+        ),
+        (
+            record("ObjectCreated:Put", "x%00.json"),
+            r#"bucket "b", key "x%00.json": invalid S3 event: object"#,
+        ),
+        (no_time, r#"bucket "b", key "no-time.json": invalid S3 event: "#),
+        (no_key, r#"bucket "b", key "": invalid S3 event: no object key"#),
+        (json!(null), r#"bucket "", key "": invalid S3 event: "#),
+    ] {
+        let records = json!({ "Records": [invalid, record("ObjectCreated:Put", "good")] });
+        let error = handle(&client, event(records)).await.unwrap_err();
+        let (error_type, message) = response(error);
+        assert_eq!(error_type, "PermanentFault", "{message}");
+        let start = format!("records that can never be delivered: 1; the first: {expected}");
+        assert!(message.starts_with(&start), "{message}");
+        assert_eq!(requests.lock().unwrap().pop().unwrap().2["key"], "good");
+    }
+}
+
+#[tokio::test]
+async fn only_refusals_that_never_end_are_permanent() {
+    for (status, is_permanent) in [
+        (400, true),
+        (404, true),
+        (413, true),
+        (422, true),
+        (302, false),
+        (401, false),
+        (403, false),
+        (408, false),
+        (429, false),
+        (500, false),
+        (503, false),
+    ] {
+        let (address, requests) = start_api(StatusCode::from_u16(status).unwrap()).await;
+        let keys = ["a\u{202e}\u{7}.json", "b.json"];
+        let records = json!({ "Records": keys.map(|key| record("ObjectCreated:Put", key)) });
+        let error = handle(&client(address).await, event(records)).await.unwrap_err();
+        assert_eq!(requests.lock().unwrap().len(), 2);
+        let (error_type, message) = response(error);
+        let expected = if is_permanent { "PermanentFault" } else { "TransientFailure" };
+        assert_eq!(error_type, expected, "{status}");
+        if is_permanent {
+            let start = "records that can never be delivered: 2; the first: bucket \"b\", key \
+                         \"a\\u{202e}\\u{7}.json\": the API responded with";
+            assert!(message.starts_with(start), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn transient_failure_decides_the_error_type() {
+    // The key "bad" fails with 500.
+    for keys in [["bad", "%FF"], ["%FF", "bad"]] {
+        let (address, _) = start_api(StatusCode::OK).await;
+        let records = json!({ "Records": keys.map(|key| record("ObjectCreated:Put", key)) });
+        let error = handle(&client(address).await, event(records)).await.unwrap_err();
+        assert_eq!(response(error).0, "TransientFailure", "{keys:?}");
+    }
 }
 
 #[tokio::test]
@@ -169,7 +239,7 @@ async fn unreachable_api_fails_the_invocation() {
 }
 
 #[tokio::test]
-async fn invalid_event_fails_the_invocation() {
+async fn invalid_event_is_a_permanent_fault() {
     let (address, _) = start_api(StatusCode::OK).await;
     let mut no_key = record("ObjectCreated:Put", "k");
     no_key["s3"]["object"] = json!({});
@@ -181,7 +251,8 @@ async fn invalid_event_fails_the_invocation() {
         json!({ "Records": [no_key] }),
         json!({ "Records": [not_utf_8] }),
     ] {
-        assert!(handle(&client(address).await, event(payload.clone())).await.is_err(), "{payload}");
+        let error = handle(&client(address).await, event(payload.clone())).await.unwrap_err();
+        assert_eq!(response(error).0, "PermanentFault", "{payload}");
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// Starts the function, which gets its invocations from the Runtime API at the address
+    /// Starts the function, which gets its invocations from the Runtime API at the URL
     /// `runtime_api`. Dropping the process kills it.
     pub(crate) fn spawn(&self, runtime_api: &str) -> Result<Child> {
         let variables = [

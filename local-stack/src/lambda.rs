@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
+use ingest_lambda::PERMANENT_FAULT;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -39,6 +40,7 @@ use warp::{
 use crate::{
     function::Function,
     local_aws::{ACCOUNT_ID, REGION},
+    loopback::{HostCheck, SecretPath},
 };
 
 /// How long one invocation may take.
@@ -56,14 +58,31 @@ pub struct DeadLetter {
     pub failed_at: DateTime<Utc>,
     /// The error of the last attempt.
     pub error: String,
+    /// Whether the function reported that the event can never be delivered.
+    pub permanent: bool,
     /// The number of attempts since the event was sent or last redriven.
     pub attempts: u32,
     /// The event.
     pub event: Value,
 }
 
-/// The result of an invocation, with the error message of the function.
-type Outcome = Result<(), String>;
+/// The result of an invocation.
+type Outcome = Result<(), Failure>;
+
+/// A failed invocation.
+struct Failure {
+    /// The error message of the function.
+    error: String,
+    /// Whether the function reported that the event can never be delivered.
+    permanent: bool,
+}
+
+impl Failure {
+    /// Another attempt may succeed.
+    fn transient(error: impl Into<String>) -> Self {
+        Self { error: error.into(), permanent: false }
+    }
+}
 
 /// The state that the Runtime API and the invocations share.
 #[derive(Clone)]
@@ -83,15 +102,18 @@ struct Invocation {
 }
 
 /// Starts `function`, restarts it when it exits, and invokes it for each of `events`. Serves its
-/// Runtime API on `listener`. Returns when `events` end.
+/// Runtime API on `listener` below `path`. Returns when `events` end.
 ///
-/// The same listener serves the dead letters at `GET /dead-letters`. `POST /dead-letters/redrive`
-/// invokes the function again for all of them, and responds with their number.
+/// The same listener serves the dead letters below `path`, at `GET /dead-letters`.
+/// `POST /dead-letters/redrive` invokes the function again for all of them, and responds with their
+/// number. An event that can never be delivered becomes a dead letter again; the others do not wait
+/// for it.
 ///
 /// # Errors
 /// If the function cannot be started.
 pub async fn run(
     listener: TcpListener,
+    path: SecretPath,
     function: Function,
     mut events: mpsc::UnboundedReceiver<Value>,
 ) -> Result<()> {
@@ -103,15 +125,17 @@ pub async fn run(
         dead_letters: Arc::default(),
     };
     let address = listener.local_addr()?;
-    let serve = warp::serve(runtime.routes()).incoming(listener).run();
-    let mut process = function.spawn(&address.to_string())?;
+    let routes = HostCheck::new(address).before(path.before(runtime.routes()));
+    let serve = warp::serve(routes).incoming(listener).run();
+    let runtime_api = format!("http://{address}/{path}");
+    let mut process = function.spawn(&runtime_api)?;
     let supervise = async {
         loop {
             let status = process.wait().await;
             warn!(?status, "function exited, restarting");
             runtime.fail_running("the function exited");
             sleep(Duration::from_secs(1)).await;
-            process = function.spawn(&address.to_string())?;
+            process = function.spawn(&runtime_api)?;
         }
     };
     let dispatch = async {
@@ -137,13 +161,14 @@ impl Runtime {
             if self.queue.send(invocation).is_err() {
                 return;
             }
-            let error = match outcome.await {
+            let Failure { error, permanent } = match outcome.await {
                 Ok(Ok(())) | Err(_) => return,
-                Ok(Err(error)) => error,
+                Ok(Err(failure)) => failure,
             };
             let Some(delay) = delays.next() else {
-                error!(error, attempts, "function failed, event is now a dead letter");
-                let letter = DeadLetter { failed_at: Utc::now(), error, attempts, event };
+                error!(error, permanent, attempts, "function failed, event is now a dead letter");
+                let letter =
+                    DeadLetter { failed_at: Utc::now(), error, permanent, attempts, event };
                 return lock(&self.dead_letters).push(letter);
             };
             warn!(error, retry_in_ms = delay.as_millis(), "function failed, retrying");
@@ -175,7 +200,7 @@ impl Runtime {
     /// Fails every running invocation.
     fn fail_running(&self, error: &str) {
         for (_, outcome) in lock(&self.running).drain() {
-            let _ = outcome.send(Err(error.to_owned()));
+            let _ = outcome.send(Err(Failure::transient(error)));
         }
     }
 
@@ -195,7 +220,8 @@ impl Runtime {
         let error =
             error.and(warp::body::json()).map(move |id: String, runtime: Self, error: Value| {
                 let message = error["errorMessage"].as_str().unwrap_or("no message");
-                runtime.finish(&id, Err(message.to_owned()));
+                let permanent = error["errorType"] == PERMANENT_FAULT;
+                runtime.finish(&id, Err(Failure { error: message.to_owned(), permanent }));
                 accepted()
             });
         let init_error = path!("2018-06-01" / "runtime" / "init" / "error").and(warp::post());
@@ -245,7 +271,8 @@ impl Runtime {
         let runtime = self.clone();
         tokio::spawn(async move {
             sleep(TIMEOUT).await;
-            runtime.finish(&id, Err(format!("no response within {} s", TIMEOUT.as_secs())));
+            let error = format!("no response within {} s", TIMEOUT.as_secs());
+            runtime.finish(&id, Err(Failure::transient(error)));
         });
         response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }

@@ -4,6 +4,8 @@
 //! use them one by one.
 //!
 //! - `local_aws` holds the region, the credentials and the SDK configuration of the local endpoints.
+//! - [`loopback`] keeps web pages away from the listeners.
+//! - `private` creates directories and files that only their owner can read.
 //! - [`postgres`] starts a Postgres and stops it when this process ends: `postgres::account` is the
 //!   account it runs as, `postgres::binaries` finds its programs, `postgres::cluster` prepares its
 //!   data directory, `postgres::guard` is the shell that stops it.
@@ -21,21 +23,23 @@
 //!
 //! ```text
 //! local_aws
-//! postgres
+//! loopback
+//! private
+//! postgres        uses private
 //!   account
 //!   binaries      uses account
 //!   cluster       uses account, binaries
 //!   guard         uses account
-//! s3              uses local_aws
+//! s3              uses local_aws, loopback, private
 //!   files
 //!   keys
 //!   listing       uses files, keys
 //!   event         uses keys, local_aws
 //!   operations    uses files, keys, listing, event
 //! function        uses local_aws
-//! lambda          uses local_aws, function
-//! sns             uses local_aws
-//! stack           uses local_aws, postgres, s3, function, lambda, sns
+//! lambda          uses local_aws, loopback, function
+//! sns             uses local_aws, loopback
+//! stack           uses local_aws, loopback, private, postgres, s3, function, lambda, sns
 //!   sample
 //!   welcome       uses local_aws
 //! main            uses stack, function
@@ -44,7 +48,9 @@
 pub mod function;
 pub mod lambda;
 mod local_aws;
+pub mod loopback;
 pub mod postgres;
+mod private;
 pub mod s3;
 pub mod sns;
 mod stack;

@@ -7,7 +7,7 @@ mod cluster;
 mod guard;
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -18,9 +18,11 @@ use rest_api::config::{Database, Login, Secret, Tls};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
+pub(crate) use account::close_to_others;
 pub use account::restrict_to_postgres;
 pub use cluster::{Purpose, USER};
 
+use crate::private;
 use binaries::Binaries;
 use guard::Guard;
 
@@ -153,7 +155,7 @@ impl Postgres {
         let socket_dir = std::env::temp_dir().join(format!("mru-{}", Uuid::new_v4().simple()));
         account::create_private_directory(&socket_dir)?;
         let log_path = directory.with_extension("log");
-        let log = File::create(&log_path)?;
+        let log = private::create_file(&log_path)?;
         // The guard removes the log after a test, and it is not root.
         account::chown_to_postgres(&log_path)?;
 

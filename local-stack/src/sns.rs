@@ -2,8 +2,8 @@
 //! a line of text.
 //!
 //! Source: <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html>. The SDK sends a form and
-//! reads XML. Only the local service sends requests, over loopback: signatures are not checked, and
-//! messages are not stored.
+//! reads XML. Only the local service sends requests, over loopback, to a secret path: signatures are
+//! not checked, and messages are not stored.
 
 #![expect(
     clippy::disallowed_methods,
@@ -12,15 +12,19 @@
 
 use std::collections::HashMap;
 
+use anyhow::Result;
 use serde::Deserialize;
 use tokio::{net::TcpListener, sync::mpsc};
 use uuid::Uuid;
 use warp::{
-    Filter,
+    Filter, Reply,
     http::{Response, StatusCode},
 };
 
-use crate::local_aws::{ACCOUNT_ID, REGION};
+use crate::{
+    local_aws::{ACCOUNT_ID, REGION},
+    loopback::{HostCheck, SecretPath},
+};
 
 /// The most bytes of a request. A message has at most 256 KiB, and grows when encoded as a form.
 const MAX_BODY: u64 = 1 << 20;
@@ -44,14 +48,24 @@ pub struct IngestResult {
     pub line: String,
 }
 
-/// Serves on `listener`, without end, and sends each published result to `results`.
-pub async fn serve(listener: TcpListener, results: mpsc::UnboundedSender<IngestResult>) {
+/// Serves on `listener` below `path`, without end, and sends each published result to `results`.
+///
+/// # Errors
+/// If `listener` has no address.
+pub async fn serve(
+    listener: TcpListener,
+    path: SecretPath,
+    results: mpsc::UnboundedSender<IngestResult>,
+) -> Result<()> {
+    let check = HostCheck::new(listener.local_addr()?);
     let routes = warp::post()
         .and(warp::path::end())
         .and(warp::body::content_length_limit(MAX_BODY))
         .and(warp::body::form())
-        .map(move |form: HashMap<String, String>| publish(&form, &results));
+        .map(move |form: HashMap<String, String>| publish(&form, &results).into_response());
+    let routes = check.before(path.before(routes.boxed()));
     warp::serve(routes).incoming(listener).run().await;
+    Ok(())
 }
 
 /// Sends the result in `form` to `results`. Returns the response to the publisher.

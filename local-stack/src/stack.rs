@@ -5,9 +5,10 @@ mod welcome;
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,7 +32,9 @@ use crate::{
     function::Function,
     lambda,
     local_aws::{REGION, client, sdk},
-    postgres::{Postgres, Purpose, USER},
+    loopback::{HostCheck, SecretPath},
+    postgres::{Postgres, Purpose, USER, close_to_others},
+    private,
     s3::Endpoint,
     sns::{self, IngestResult},
 };
@@ -67,18 +70,18 @@ pub struct Stack {
     pub api: SocketAddr,
     /// The address of the S3 endpoint, with its actual port.
     pub s3: SocketAddr,
-    /// The address of the Lambda Runtime API.
-    pub lambda: SocketAddr,
+    /// The URL of the Lambda Runtime API, with its secret path.
+    pub lambda_url: String,
     /// The Postgres that the stack started. `None` if `MRU_DB_HOST` names a server.
     pub postgres: Option<Postgres>,
     options: Options,
     token: String,
     store: Store,
     stop: watch::Sender<bool>,
-    s3_task: JoinHandle<()>,
+    s3_task: JoinHandle<Result<()>>,
     lambda_task: JoinHandle<Result<()>>,
     api_task: JoinHandle<Result<(), rest_api::StartError>>,
-    sns_task: JoinHandle<()>,
+    sns_task: JoinHandle<Result<()>>,
     /// `None` after [`Self::print_results`].
     results: Option<mpsc::UnboundedReceiver<IngestResult>>,
     /// Keeps other stacks from using the same data directory.
@@ -98,15 +101,19 @@ impl Stack {
         let s3 = bind(options.s3, "choose another address with --s3").await?;
         let lambda = bind(LOOPBACK_ANY_PORT, "the Lambda Runtime API needs a free port").await?;
         let sns = bind(LOOPBACK_ANY_PORT, "the SNS endpoint needs a free port").await?;
-        let (api_at, s3_at, lambda_at) =
-            (api.local_addr()?, s3.local_addr()?, lambda.local_addr()?);
+        let (api_at, s3_at) = (api.local_addr()?, s3.local_addr()?);
+        let (lambda_path, sns_path) = (SecretPath::random(), SecretPath::random());
+        let lambda_url = format!("http://{}/{lambda_path}", lambda.local_addr()?);
+        let sns_at = sns.local_addr()?;
+        let sns_sdk = sdk(sns_at).into_builder();
+        let sns_sdk = sns_sdk.endpoint_url(format!("http://{sns_at}/{sns_path}")).build();
         let token = env::var("MRU_API_TOKEN").ok().filter(|token| !token.is_empty());
         let token = token.unwrap_or_else(|| DEFAULT_TOKEN.to_owned());
 
         let (postgres, database) = start_database(&options.data_dir).await?;
         let aws = Aws {
             s3: client(s3_at),
-            sns: aws_sdk_sns::Client::new(&sdk(sns.local_addr()?)),
+            sns: aws_sdk_sns::Client::new(&sns_sdk),
             secrets: SecretsManager::new(&sdk(s3_at)),
         };
         let migrated = rest_api::store::migrate(&database, &aws.secrets).await;
@@ -121,16 +128,16 @@ impl Stack {
         };
         let (event_sender, events) = mpsc::unbounded_channel();
         let endpoint = Endpoint::new(&options.data_dir.join("s3"), event_sender)?;
-        std::fs::create_dir_all(options.data_dir.join("s3").join(&options.bucket))?;
+        fs::create_dir_all(options.data_dir.join("s3").join(&options.bucket))?;
         let s3_task = tokio::spawn(endpoint.serve(s3, stopped()));
         let function = Function {
             program: env::current_exe()?,
             api_url: format!("http://{api_at}/notify"),
             api_token: token.clone(),
         };
-        let lambda_task = tokio::spawn(lambda::run(lambda, function, events));
+        let lambda_task = tokio::spawn(lambda::run(lambda, lambda_path, function, events));
         let (result_sender, results) = mpsc::unbounded_channel();
-        let sns_task = tokio::spawn(sns::serve(sns, result_sender));
+        let sns_task = tokio::spawn(sns::serve(sns, sns_path, result_sender));
         let store = Store::new(&database, &aws.secrets, 0).await?;
         let config = Config {
             listen: api_at,
@@ -145,11 +152,17 @@ impl Stack {
             log_filter: String::new(),
             log_format: LogFormat::Text,
         };
-        let api_task = tokio::spawn(rest_api::run(config, aws, api, stopped()));
+        let api_task = tokio::spawn(rest_api::run_wrapped(
+            config,
+            aws,
+            api,
+            move |routes| HostCheck::new(api_at).before(routes),
+            stopped(),
+        ));
         Ok(Self {
             api: api_at,
             s3: s3_at,
-            lambda: lambda_at,
+            lambda_url,
             postgres,
             options,
             token,
@@ -203,9 +216,9 @@ impl Stack {
         });
         // The user's own token must not appear in the output.
         let token = if self.token == DEFAULT_TOKEN { DEFAULT_TOKEN } else { "$MRU_API_TOKEN" };
-        let Self { api, s3, lambda, ref options, .. } = *self;
+        let Self { api, s3, ref lambda_url, ref options, .. } = *self;
         let Options { bucket, data_dir, .. } = options;
-        Welcome { api, s3, lambda, bucket, data_dir, psql, token }.to_string()
+        Welcome { api, s3, lambda_url, bucket, data_dir, psql, token }.to_string()
     }
 
     /// Prints a line for each ingest that has ended since the start, and from now on for each that
@@ -253,10 +266,25 @@ impl Stack {
     }
 }
 
+/// Creates `directory` unless it exists, closes it to other accounts, and locks it.
+///
+/// # Errors
+/// If another stack uses it, or it is open to other accounts and holds files of something else.
 fn lock_directory(directory: &Path) -> Result<File> {
-    std::fs::create_dir_all(directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    let file = File::create(directory.join("lock"))?;
+    let context = || format!("cannot use {}", directory.display());
+    fs::create_dir_all(directory).with_context(context)?;
+    let lock = directory.join("lock");
+    let is_own = lock.exists() || fs::read_dir(directory).with_context(context)?.next().is_none();
+    if is_own {
+        close_to_others(directory).with_context(context)?;
+    } else if fs::metadata(directory)?.mode() & 0o077 != 0 {
+        bail!(
+            "{0} holds files of something else, and other accounts can read it: choose another \
+             directory with --data-dir, or close it (chmod 700 {0})",
+            directory.display()
+        );
+    }
+    let file = private::create_file(&lock).with_context(context)?;
     if file.try_lock().is_err() {
         bail!(
             "{} is in use by another local-stack: stop that one, or choose another directory with \

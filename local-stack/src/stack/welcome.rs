@@ -8,7 +8,8 @@ use crate::local_aws::{ACCESS_KEY, REGION, SECRET_KEY};
 pub(super) struct Welcome<'a> {
     pub(super) api: SocketAddr,
     pub(super) s3: SocketAddr,
-    pub(super) lambda: SocketAddr,
+    /// The URL of the Runtime API, with its secret path.
+    pub(super) lambda_url: &'a str,
     pub(super) bucket: &'a str,
     pub(super) data_dir: &'a Path,
     /// The command that connects to Postgres, unless the user provides the server.
@@ -19,7 +20,7 @@ pub(super) struct Welcome<'a> {
 
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { api, s3, lambda, bucket, psql, token, .. } = self;
+        let Self { api, s3, lambda_url, bucket, psql, token, .. } = self;
         let data_dir = self.data_dir.display();
         let psql =
             psql.as_ref().map_or_else(String::new, |psql| format!("\n  Postgres      {psql}"));
@@ -28,8 +29,8 @@ impl fmt::Display for Welcome<'_> {
             "\nmovies-r-us is running. Ctrl-C stops all of it; its data stays in {data_dir}.\n\n  \
              API           http://{api}/\n  \
              S3 endpoint   http://{s3}/{bucket}   (access key {ACCESS_KEY}, secret {SECRET_KEY})\n  \
-             Dead letters  http://{lambda}/dead-letters\n  \
-             Redrive them  curl -X POST http://{lambda}/dead-letters/redrive{psql}\n\nTry:\n\n  \
+             Dead letters  {lambda_url}/dead-letters\n  \
+             Redrive them  curl -X POST {lambda_url}/dead-letters/redrive{psql}\n\nTry:\n\n  \
              curl 'http://{api}/movies?actor=chaplin&genre=comedy&sort=year&limit=3'\n\n  \
              echo '{{\"title\":\"My Movie\",\"year\":2026}}' > my.json\n  \
              AWS_ACCESS_KEY_ID={ACCESS_KEY} AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_REGION={REGION} \\\n    \
