@@ -26,7 +26,8 @@ pub(crate) enum Command {
     Validate(ValidateArguments),
     /// Request the health of a running service; fail unless the status is 2xx
     Healthcheck {
-        /// URL to request [default: /healthz of the service on this machine, by MRU_LISTEN]
+        /// URL to request [default: /healthz of the service on this machine, by MRU_PROBE_LISTEN or
+        /// MRU_LISTEN]
         #[arg(long)]
         url: Option<String>,
     },
@@ -81,6 +82,8 @@ Environment:
                     before the last rotation is accepted, too
   MRU_BUCKET        bucket to reconcile [the only one in the ledger]
   MRU_LISTEN        address and port [0.0.0.0:8080]
+  MRU_PROBE_LISTEN  address and port of a second listener, which serves /healthz,
+                    /readyz and /metrics only [none]
   MRU_WORKERS       number of ingests to process at once, 0 for none [2]
   MRU_RESULTS_TOPIC_ARN
                     SNS topic to which each ended ingest is published, with its
