@@ -73,6 +73,10 @@ INVALID_VALUES = [
         "ingress: {internal: {annotations: {alb.ingress.kubernetes.io/scheme: internet-facing}}}",
         "'/ingress/internal/annotations'",
     ),
+    (
+        "ingress: {public: {annotations: {alb.ingress.kubernetes.io/listener-attributes.HTTP-80: x=y}}}",
+        "'/ingress/public/annotations'",
+    ),
     ("ingress: {public: {groupName: one}, internal: {groupName: one}}", "must differ"),
     ("vpcCidrs: [0.0.0.0/0]", "'/vpcCidrs/0'"),
     ("vpcCidrs: []", "'/vpcCidrs': minItems"),
@@ -217,6 +221,7 @@ def check_deployment(where, deployment, autoscaler, budget):
     for probe, limit in (("startupProbe", 30), ("livenessProbe", 15), ("readinessProbe", MAX_FAILOVER_SECONDS)):
         get = container.get(probe, {}).get("httpGet", {})
         check(get.get("path") in PROBES, where, f"{probe}: {get.get('path')} is not a probe route of the service")
+        check(get.get("port") == "probes", where, f"{probe} needs a place among the connections of clients")
         seconds = container.get(probe, {}).get("periodSeconds", 10) * container.get(probe, {}).get(
             "failureThreshold", 3
         )
@@ -274,7 +279,7 @@ def check_deployment(where, deployment, autoscaler, budget):
     return sleep
 
 
-def check_ingress(where, ingress, service, sleep):
+def check_ingress(where, ingress, service, sleep, probe_port):
     at = f"{where}, {ingress['metadata']['name']}"
     annotations = ingress["metadata"]["annotations"]
     alb = {key.removeprefix("alb.ingress.kubernetes.io/"): value for key, value in annotations.items()}
@@ -286,19 +291,21 @@ def check_ingress(where, ingress, service, sleep):
     check(
         alb.get("healthcheck-path") in PROBES, at, f"{alb.get('healthcheck-path')} is not a probe route of the service"
     )
+    check(alb.get("healthcheck-port") == str(probe_port), at, "health checks must use the port of the probes")
     check(
         alb.get("target-group-attributes") == f"deregistration_delay.timeout_seconds={sleep}",
         at,
         "the deregistration delay differs from the preStop sleep",
     )
     listen = json.loads(alb.get("listen-ports", "[]"))
-    check({"HTTPS": 443} in listen, at, "no HTTPS listener on 443")
     check(
-        not internal or listen == [{"HTTPS": 443}],
+        listen == [{"HTTPS": 443}] and "ssl-redirect" not in alb,
         at,
         "a listener other than HTTPS 443 would accept the token unencrypted",
     )
-    check(internal or alb.get("ssl-redirect") == "443", at, "HTTP is not redirected to HTTPS")
+    attributes = alb.get("listener-attributes.HTTPS-443", "")
+    hsts = re.fullmatch(r"routing[.]http[.]response[.]strict_transport_security[.]header_value=max-age=\d{8,}", attributes)
+    check(bool(hsts) != internal, at, f"HSTS must be set on the public host only: {attributes!r}")
     check(not internal or alb.get("inbound-cidrs", "0.0.0.0/0") != "0.0.0.0/0", at, "open to every address")
     check(
         re.match("ELBSecurityPolicy-TLS13-1-[23]-", alb.get("ssl-policy", "")),
@@ -315,10 +322,9 @@ def check_ingress(where, ingress, service, sleep):
         for path in paths:
             backend = path["backend"]["service"]
             check(
-                backend["name"] == service["metadata"]["name"]
-                and backend["port"].get("name") in {port["name"] for port in service["spec"]["ports"]},
+                backend["name"] == service["metadata"]["name"] and backend["port"].get("name") == "http",
                 at,
-                f"{path['path']}: the backend is not a port of the service",
+                f"{path['path']}: the backend is not the port http of the service",
             )
         if internal:
             check(
@@ -390,10 +396,16 @@ def check_manifests(where, text):
     check_ports(where, manifests, ports)
     check_pods(where, pods)
     check_environment(where, config["data"], pods)
+    for variable, port in (("MRU_LISTEN", "http"), ("MRU_PROBE_LISTEN", "probes")):
+        check(
+            config["data"][variable] == f"0.0.0.0:{ports[port]}",
+            where,
+            f"{variable} is not the container port {port}",
+        )
     check(
-        config["data"]["MRU_LISTEN"].rsplit(":", 1)[1] == str(ports["http"]),
+        [port["name"] for port in service["spec"]["ports"]] == (["http", "probes"] if monitor else ["http"]),
         where,
-        "MRU_LISTEN is not the container port",
+        "the service must expose the port http, and the port of the probes for Prometheus only",
     )
     sleep = check_deployment(where, deployment, autoscaler, budget)
     check(
@@ -422,8 +434,7 @@ def check_manifests(where, text):
         )
         for endpoint in monitor["spec"]["endpoints"]:
             check(
-                endpoint["path"] == "/metrics"
-                and endpoint["port"] in {port["name"] for port in service["spec"]["ports"]},
+                endpoint["path"] == "/metrics" and endpoint["port"] == "probes",
                 where,
                 "the ServiceMonitor scrapes an unknown port or path",
             )
@@ -440,7 +451,7 @@ def check_manifests(where, text):
     )
 
     for ingress in by_kind.get("Ingress", []):
-        check_ingress(where, ingress, service, sleep)
+        check_ingress(where, ingress, service, sleep, ports["probes"])
     if policy:
         check_network(where, policy, pods, ports, int(config["data"]["MRU_DB_PORT"]))
         check(

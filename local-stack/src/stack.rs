@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use aws::SecretsManager;
 use rest_api::{
     Aws,
-    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, TokenDigest},
+    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, ServerLimits, TokenDigest},
     objects::ObjectStore,
     reconcile,
     store::Store,
@@ -141,6 +141,8 @@ impl Stack {
         let store = Store::new(&database, &aws.secrets, 0).await?;
         let config = Config {
             listen: api_at,
+            probe_listen: None,
+            server: ServerLimits::MAIN,
             database,
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
             buckets: vec![options.bucket.clone()],

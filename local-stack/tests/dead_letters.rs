@@ -21,7 +21,7 @@ use local_stack::{
 };
 use rest_api::{
     Aws,
-    config::{ApiToken, Budget, Config, LogFormat, Retry, TokenDigest},
+    config::{ApiToken, Budget, Config, LogFormat, Retry, ServerLimits, TokenDigest},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -99,6 +99,8 @@ impl Environment {
     async fn start_api(&self) -> Api {
         let config = Config {
             listen: self.api,
+            probe_listen: None,
+            server: ServerLimits::MAIN,
             database: self.postgres.database("movies"),
             api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
             workers: 2,

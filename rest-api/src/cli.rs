@@ -26,7 +26,8 @@ pub(crate) enum Command {
     Validate(ValidateArguments),
     /// Request the health of a running service; fail unless the status is 2xx
     Healthcheck {
-        /// URL to request [default: /healthz of the service on this machine, by MRU_LISTEN]
+        /// URL to request [default: /healthz of the service on this machine, by MRU_PROBE_LISTEN or
+        /// MRU_LISTEN]
         #[arg(long)]
         url: Option<String>,
     },
@@ -82,6 +83,8 @@ Environment:
   MRU_BUCKETS       buckets that a notification may name, separated by commas
                     [all]
   MRU_LISTEN        address and port [0.0.0.0:8080]
+  MRU_PROBE_LISTEN  address and port of a second listener, which serves /healthz,
+                    /readyz and /metrics only [none]
   MRU_WORKERS       number of ingests to process at once, 0 for none [2]
   MRU_MAX_RECORDS   largest number of records of a file [20000000]
   MRU_MAX_STAGED_MB largest size of the new and changed movies of a file, in MiB

@@ -15,6 +15,10 @@ pub use aws::Secret;
 pub struct Config {
     /// The address to listen on (`MRU_LISTEN`).
     pub listen: SocketAddr,
+    /// The address of the second listener, which serves the probes only (`MRU_PROBE_LISTEN`), if any.
+    pub probe_listen: Option<SocketAddr>,
+    /// The bounds of the listener of `listen`.
+    pub server: ServerLimits,
     /// The database (`MRU_DB_*`).
     pub database: Database,
     /// The token that `/notify` and every write require.
@@ -50,6 +54,38 @@ impl Default for Budget {
     fn default() -> Self {
         Self { records: 20_000_000, staged_bytes: 32 << 30 }
     }
+}
+
+/// The bounds of one listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ServerLimits {
+    /// The largest number of connections at once. A further one replaces the connection that has been
+    /// idle for longest, or waits if none is idle.
+    pub connections: usize,
+    /// The largest number of bytes of bodies that clients have not read yet.
+    pub response_bytes: u32,
+    /// The largest number of bytes of bodies that wait until `response_bytes` has room for them.
+    pub waiting_response_bytes: u32,
+    /// How long a response may take from its head to its last byte.
+    pub response_deadline: Duration,
+}
+
+impl ServerLimits {
+    /// The bounds of the listener that serves all routes.
+    pub const MAIN: Self = Self {
+        connections: 1024,
+        response_bytes: 48 << 20,
+        waiting_response_bytes: 16 << 20,
+        response_deadline: Duration::from_secs(60),
+    };
+
+    /// The bounds of the listener that serves the probes only.
+    pub const PROBES: Self = Self {
+        connections: 32,
+        response_bytes: 4 << 20,
+        waiting_response_bytes: 1 << 20,
+        response_deadline: Duration::from_secs(10),
+    };
 }
 
 /// How to reach the database and log in.
@@ -172,6 +208,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 SocketAddr::from(([0, 0, 0, 0], 8080)),
                 "an address and a port",
             ),
+            probe_listen: self.parsed_optional("MRU_PROBE_LISTEN", "an address and a port"),
+            server: ServerLimits::MAIN,
             database: self.database(),
             api_token: match self.value_or_secret_id("MRU_API_TOKEN", "MRU_API_TOKEN_SECRET_ARN") {
                 ValueOrSecretId::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
@@ -339,6 +377,15 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             self.errors.push(format!("{name} must be {expected}: {text}"));
             default
         })
+    }
+
+    fn parsed_optional<T: std::str::FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
+        let text = self.optional(name)?;
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.errors.push(format!("{name} must be {expected}: {text}"));
+        }
+        parsed
     }
 }
 

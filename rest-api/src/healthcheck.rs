@@ -35,9 +35,9 @@ pub async fn check(url: Option<String>, listen: Option<String>) -> Result<(), St
 
 /// Returns the address at which this machine reaches a service that listens on `listen`.
 fn local_address(listen: &str) -> Result<SocketAddr, String> {
-    let mut address: SocketAddr = listen
-        .parse()
-        .map_err(|_| format!("MRU_LISTEN must be an address and a port: {listen}"))?;
+    let mut address: SocketAddr = listen.parse().map_err(|_| {
+        format!("MRU_PROBE_LISTEN or MRU_LISTEN must be an address and a port: {listen}")
+    })?;
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }

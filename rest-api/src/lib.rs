@@ -44,13 +44,13 @@ pub mod validate;
 
 mod http;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 use aws::{SecretError, SecretsManager};
-use config::Config;
+use config::{Config, ServerLimits};
 use ingest::Worker;
 use metrics::Metrics;
 use objects::ObjectStore;
@@ -96,6 +96,9 @@ pub enum StartError {
     /// A secret that the configuration names cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The address of the listener for probes is not available.
+    #[error("MRU_PROBE_LISTEN {0}: {1}")]
+    ProbeListener(SocketAddr, io::Error),
 }
 
 /// Runs the service on `listener` until `shutdown` ends. The database must have been migrated.
@@ -103,7 +106,8 @@ pub enum StartError {
 /// After `shutdown`, requests in flight have a few seconds to end, and ingests are requeued.
 ///
 /// # Errors
-/// If the configuration of the database is wrong, or a secret cannot be read.
+/// If the configuration of the database is wrong, a secret cannot be read, or the address for probes is
+/// not available.
 pub async fn run(
     config: Config,
     aws: Aws,
@@ -132,6 +136,13 @@ pub async fn run_wrapped(
     if config.results_topic_arn.is_some() {
         store = store.with_outbox(Outbox::Enabled);
     }
+    let probe_listener = match config.probe_listen {
+        Some(address) => {
+            let listener = TcpListener::bind(address).await;
+            Some(listener.map_err(|error| StartError::ProbeListener(address, error))?)
+        }
+        None => None,
+    };
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
     let access = http::Access { api_tokens, buckets: config.buckets };
     let objects = ObjectStore::new(aws.s3);
@@ -162,13 +173,22 @@ pub async fn run_wrapped(
     let app = http::App::new(store, objects, access, Arc::clone(&metrics), stopping.clone());
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
-    let routes = wrap(http::routes(Arc::new(app)));
-    let serving = http::serve(listener, routes, metrics, stopping);
+    let app = Arc::new(app);
+    let probing = async {
+        if let Some(listener) = probe_listener {
+            let routes = http::probe_routes(Arc::clone(&app));
+            let (metrics, stopping) = (Arc::clone(&metrics), stopping.clone());
+            http::serve(listener, routes, metrics, ServerLimits::PROBES, stopping).await;
+        }
+    };
+    let routes = wrap(http::routes(Arc::clone(&app)));
+    let serving =
+        http::serve(listener, routes, Arc::clone(&metrics), config.server, stopping.clone());
     let stopper = async {
         shutdown.await;
         stop.send_replace(true);
     };
-    tokio::join!(serving, stopper);
+    tokio::join!(serving, probing, stopper);
     if tokio::time::timeout(WORKERS_STOP_TIMEOUT, workers.join_all()).await.is_err() {
         // The leases of their ingests expire, and other workers start over.
         warn!("stopping: some workers did not end in time");

@@ -48,7 +48,10 @@ async fn execute(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Validate(arguments) => return Ok(validate(arguments).await),
         Command::Reconcile(arguments) => return reconcile(arguments).await,
-        Command::Healthcheck { url } => healthcheck::check(url, lookup("MRU_LISTEN")).await?,
+        Command::Healthcheck { url } => {
+            let listen = lookup("MRU_PROBE_LISTEN").filter(|address| !address.is_empty());
+            healthcheck::check(url, listen.or_else(|| lookup("MRU_LISTEN"))).await?;
+        }
         Command::Migrate => migrate().await?,
         Command::Serve => serve().await?,
     }

@@ -10,7 +10,13 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use movie_file::Violations;
 use serde::Serialize;
 
-use crate::{store::StoreError, telemetry::chain};
+use crate::{
+    store::StoreError,
+    telemetry::{chain, excerpt},
+};
+
+/// The longest name of a query parameter in a detail, in characters.
+const MAX_NAME: usize = 64;
 
 /// The kind of a problem.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,6 +141,7 @@ impl Problem {
 
     /// A query parameter is unknown or malformed.
     pub fn parameter(name: &str, problem: &str) -> Self {
+        let name = excerpt(name, MAX_NAME);
         Self::new(Code::InvalidParameter, format!("query parameter \"{name}\": {problem}"))
     }
 

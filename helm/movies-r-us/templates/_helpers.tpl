@@ -95,9 +95,12 @@ volumes:
 values). */}}
 {{- define "movies-r-us.alb" -}}
 alb.ingress.kubernetes.io/target-type: ip
+# No HTTP listener, not even a redirect: the first request would send the token unencrypted.
+alb.ingress.kubernetes.io/listen-ports: '[{"HTTPS": 443}]'
 # A pod that loses the database gets no requests after 20 s. If all pods lose it, the load balancer sends
 # requests to all of them, so that clients get the service's 503 with Retry-After.
 alb.ingress.kubernetes.io/healthcheck-path: /readyz
+alb.ingress.kubernetes.io/healthcheck-port: "8081"
 alb.ingress.kubernetes.io/healthcheck-interval-seconds: "10"
 alb.ingress.kubernetes.io/healthcheck-timeout-seconds: "5"
 alb.ingress.kubernetes.io/healthy-threshold-count: "2"

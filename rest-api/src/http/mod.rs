@@ -1,7 +1,8 @@
 //! HTTP: the route table, the handlers, and the accept loop.
 //!
 //! - `routes` is the table: method, path, who may call, body limit, handler.
-//! - `server` accepts connections and passes requests through its layers to the routes.
+//! - `server` accepts connections, passes requests through its layers to the routes, and bounds
+//!   connections and responses.
 //! - `request` and `params` read what a handler needs, `response` builds what it returns.
 //! - The other modules are the handlers, one file a resource.
 //!
@@ -31,7 +32,7 @@ use crate::{
     objects::ObjectStore,
     store::{Store, StoreError},
 };
-pub(crate) use routes::routes;
+pub(crate) use routes::{probe_routes, routes};
 pub(crate) use server::serve;
 
 /// How long the database may take for one request, the wait for a connection included.

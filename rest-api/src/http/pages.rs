@@ -13,8 +13,8 @@ pub(super) async fn home(request: Request) -> Answer {
     params::none(&request.query)?;
     let page = include_str!("home.html");
     let mut response = body(StatusCode::OK, "text/html; charset=utf-8", page.into());
-    let policy =
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'";
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+                  form-action 'self'; frame-ancestors 'none'";
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     Ok(response)

@@ -22,9 +22,6 @@ use crate::{
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// The longest request id that is accepted from a client, in characters.
-const MAX_REQUEST_ID: usize = 128;
-
 /// A request.
 pub(super) struct Request {
     pub(super) app: Arc<App>,
@@ -113,7 +110,7 @@ impl Request {
     /// Returns the request id, which connects the log lines of this request.
     pub(super) fn request_id(&self) -> String {
         let id = self.headers.get("x-request-id").and_then(|id| id.to_str().ok());
-        id.unwrap_or_default().chars().take(MAX_REQUEST_ID).collect()
+        id.unwrap_or_default().to_owned()
     }
 
     /// Returns the `Content-Encoding` of the body.

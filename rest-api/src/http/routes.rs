@@ -36,6 +36,9 @@ static ROUTES: [Route; 13] = [
     post("/validate",               Public,       movies::MAX_BODY,  |r| validate::validate(r).boxed()),
 ];
 
+/// The routes of the listener for probes.
+const PROBES: [&str; 3] = ["/healthz", "/metrics", "/readyz"];
+
 /// How long a handler may take. The longest is a notification that waits for 30 s.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -75,9 +78,21 @@ const fn post(path: &'static str, access: Access, max_body: usize, handler: Hand
 
 /// Returns the filter that serves the table.
 pub(crate) fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
-    let request = request::request(app);
     let mut paths: Vec<&'static str> = ROUTES.iter().map(|route| route.path).collect();
     paths.dedup();
+    serve_paths(app, paths)
+}
+
+/// Returns the filter that serves the probes only.
+pub(crate) fn probe_routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
+    serve_paths(app, PROBES)
+}
+
+fn serve_paths(
+    app: Arc<App>,
+    paths: impl IntoIterator<Item = &'static str>,
+) -> BoxedFilter<(Response,)> {
+    let request = request::request(app);
     let none = warp::any().and_then(async || Err::<Response, _>(warp::reject::not_found()));
     let routes = paths.into_iter().fold(none.boxed(), |routes, path| {
         let route = matches(path).and(request.clone());

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// A page ends early, with a link to the next one, when its movies have more than this many bytes.
-const MAX_PAGE: usize = 16 << 20;
+const MAX_PAGE: usize = 2 << 20;
 
 /// The largest number of prepared statements that are kept for a connection.
 const MAX_STATEMENTS: usize = 200;

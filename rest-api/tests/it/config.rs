@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use rest_api::config::{ApiToken, Budget, Config, ConfigError, LogFormat, Login, Tls, TokenDigest};
+use rest_api::config::{
+    ApiToken, Budget, Config, ConfigError, LogFormat, Login, ServerLimits, Tls, TokenDigest,
+};
 
 const COMPLETE: [(&str, &str); 6] = [
     ("AWS_REGION", "eu-west-1"),
@@ -26,6 +28,8 @@ fn error(changes: &[(&str, &str)]) -> String {
 fn the_defaults_are_safe() {
     let config = read(&[]).unwrap();
     assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.probe_listen, None);
+    assert_eq!(config.server, ServerLimits::MAIN);
     assert_eq!(config.database.port, 5432);
     assert_eq!(config.database.tls, Tls::VerifyFull { ca_file: None });
     assert_eq!(config.log_format, LogFormat::Json);
@@ -53,6 +57,10 @@ fn all_missing_and_malformed_variables_are_named() {
     assert_eq!(error(&[("MRU_DB_HOST", "")]), "MRU_DB_HOST is not set");
     assert_eq!(error(&[("MRU_DB_PORT", "70000")]), "MRU_DB_PORT must be a port: 70000");
     assert_eq!(error(&[("MRU_LISTEN", "8080")]), "MRU_LISTEN must be an address and a port: 8080");
+    assert_eq!(
+        error(&[("MRU_PROBE_LISTEN", "8081")]),
+        "MRU_PROBE_LISTEN must be an address and a port: 8081"
+    );
     assert_eq!(error(&[("MRU_WORKERS", "-1")]), "MRU_WORKERS must be a number: -1");
     for wrong in ["0", "-1", "many"] {
         for name in ["MRU_MAX_RECORDS", "MRU_MAX_STAGED_MB"] {

@@ -93,4 +93,8 @@ async fn the_health_check_succeeds_or_says_what_failed() {
     assert!(!healthy && stderr.contains(StatusCode::NOT_FOUND.as_str()), "{stderr}");
     let (healthy, stderr) = check(&[], "127.0.0.1:1").await;
     assert!(!healthy && stderr.contains("127.0.0.1:1"), "{stderr}");
+    // The listener for probes responds also while clients hold all connections of the other one.
+    let mut program = program("healthcheck");
+    program.env("MRU_LISTEN", "127.0.0.1:1").env("MRU_PROBE_LISTEN", &listen);
+    assert_eq!(Output::of(program, &[""; 0]).await.status, 0);
 }

@@ -13,7 +13,7 @@ use tokio::{
 use crate::support::{
     BUCKET, Response, Service, TOKEN, eventually,
     files::chunked,
-    movies::{MOVIE, large_movie},
+    movies::{MOVIE, insert_large},
     notification,
 };
 
@@ -305,8 +305,7 @@ async fn an_idle_connection_stays_open_longer_than_a_load_balancer_keeps_it() {
 #[tokio::test]
 async fn a_connection_whose_client_does_not_read_is_closed() {
     let service = Service::start().await;
-    let movies: Vec<Value> = (0..16).map(|n| large_movie(&n.to_string(), 1000)).collect();
-    service.ingest("k", json!(movies).to_string()).await;
+    insert_large(&service, 1, 16 << 20).await;
     let mut client = service.connect_and_send("GET /movies HTTP/1.1\r\nhost: x\r\n\r\n").await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     // The socket buffers have the beginning of the response; the service has dropped the rest.

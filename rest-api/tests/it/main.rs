@@ -23,7 +23,7 @@
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
 //! | `ingest_failures::` | ingests whose infrastructure fails: retries, leases, `/retry` |
-//! | `memory::` | peak memory while a large file is ingested |
+//! | `memory::` | peak memory while a large file is ingested, and while clients read no responses |
 //! | `merge::` | repeated files, first loads, provenance, assertions |
 //! | `metrics::` | `/metrics` |
 //! | `migrations::` | migrations: taken over, verified, run at once |
@@ -35,6 +35,7 @@
 //! | `s3_faults::` | faults of the object store, injected by a proxy |
 //! | `schedules::` | random interleavings of workers, against a model |
 //! | `secrets::` | credentials and tokens in Secrets Manager, and their rotation |
+//! | `server::` | connections, slow readers, the listener for probes, headers of responses |
 //! | `sigkill::` | a process that is killed at each step of an ingest |
 //! | `tls::` | TLS to the database |
 //! | `traces::` | trace ids in the log, from the request to the result |
@@ -67,6 +68,7 @@ mod results;
 mod s3_faults;
 mod schedules;
 mod secrets;
+mod server;
 mod sigkill;
 mod support;
 mod tls;

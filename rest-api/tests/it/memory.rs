@@ -1,4 +1,4 @@
-//! Peak memory while a large file is ingested.
+//! Peak memory while a large file is ingested, and while clients read no responses.
 //!
 //! The service runs as a process of its own. The kernel reports the peak of its resident set:
 //! `VmHWM` in `/proc/PID/status`. By default the file is small. With a gigabyte, an optimised build,
@@ -15,17 +15,21 @@
 use std::{
     fs::File,
     io::{BufWriter, Write},
+    net::SocketAddr,
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use fastrand::Rng;
 use flate2::{Compression, write::GzEncoder};
 use reqwest::StatusCode;
 use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
-    Service, eventually, free_address, notification,
+    Service, eventually, free_address,
+    movies::insert_large,
+    notification,
     process::{Process, peak_resident_mb},
 };
 
@@ -82,12 +86,10 @@ fn generate_at(path: &Path, megabytes: usize) -> u64 {
     count
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_file_is_ingested_in_bounded_memory() {
-    let megabytes = setting("MRU_TEST_FILE_MB", 64);
-    let around = Service::start_without_workers().await;
+/// Starts the service as a process, and waits until it is ready. Returns its address, too.
+async fn serve(around: &Service) -> (Process, SocketAddr) {
     let address = free_address();
-    let process = Process::serve(&around, |environment| {
+    let process = Process::serve(around, |environment| {
         environment.insert("MRU_LISTEN", address.to_string());
     });
     let ready = format!("http://{address}/readyz");
@@ -95,6 +97,14 @@ async fn a_large_file_is_ingested_in_bounded_memory() {
         reqwest::get(&ready).await.is_ok_and(|response| response.status() == StatusCode::OK)
     })
     .await;
+    (process, address)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_file_is_ingested_in_bounded_memory() {
+    let megabytes = setting("MRU_TEST_FILE_MB", 64);
+    let around = Service::start_without_workers().await;
+    let (process, _) = serve(&around).await;
     let before = peak_resident_mb(process.id());
 
     // Written into the directory of the endpoint, so that the test sends no body of this size.
@@ -110,7 +120,7 @@ async fn a_large_file_is_ingested_in_bounded_memory() {
             break ingest;
         }
         assert!(started.elapsed().as_secs() < 3600, "{ingest}");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let (seconds, peak) = (started.elapsed().as_secs_f64(), peak_resident_mb(process.id()));
     drop(process);
@@ -129,4 +139,33 @@ async fn a_large_file_is_ingested_in_bounded_memory() {
         "{peak} MB for a file of {megabytes} MB, {before} MB before"
     );
     assert!(peak < MAX_RESIDENT_MB, "{peak} MB for a file of {megabytes} MB");
+}
+
+/// How much the resident set can grow while clients read no responses: the bodies under way and those
+/// that wait, and the pages that are being built.
+const MAX_RESPONSES_MB: u64 = 80;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_large_pages_take_bounded_memory() {
+    let around = Service::start_without_workers().await;
+    insert_large(&around, 24, 1 << 20).await;
+    let (process, address) = serve(&around).await;
+    let before = peak_resident_mb(process.id());
+
+    let mut unread = Vec::new();
+    for _ in 0..12 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /movies?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        unread.push(client);
+    }
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        let page = reqwest::get(format!("http://{address}/movies?limit=1")).await.unwrap();
+        assert_eq!(page.status(), StatusCode::OK);
+        assert!(page.bytes().await.unwrap().len() > 1 << 20);
+    }
+    let peak = peak_resident_mb(process.id());
+    drop(process);
+    eprintln!("resident set {peak} MB at most, {before} MB before");
+    assert!(peak - before < MAX_RESPONSES_MB, "{peak} MB, {before} MB before");
 }

@@ -7,7 +7,7 @@ use aws_sdk_s3::{Client, config::Builder as S3Builder};
 use local_stack::sdk;
 use rest_api::{
     Aws,
-    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, TokenDigest},
+    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, ServerLimits, TokenDigest},
 };
 
 use super::{
@@ -132,6 +132,8 @@ pub(crate) fn no_secrets() -> SecretsManager {
 fn config(database: Database) -> Config {
     Config {
         listen: ([127, 0, 0, 1], 0).into(),
+        probe_listen: None,
+        server: ServerLimits::MAIN,
         database,
         api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
         buckets: Vec::new(),

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
+
+use super::Service;
 
 /// A file with one movie.
 pub(crate) const MOVIE: &str = r#"{"title":"A","year":2000}"#;
@@ -32,4 +35,16 @@ pub(crate) fn without_id(movie: &Value) -> Value {
     let mut movie = movie.clone();
     movie.as_object_mut().unwrap().remove("id").unwrap();
     movie
+}
+
+/// Posts movies, and then enlarges each in the database by an extract of `bytes` bytes, which may be
+/// more than the schema allows.
+pub(crate) async fn insert_large(service: &Service, count: u32, bytes: usize) {
+    let movies = json!(numbered_movies("Large", 0..count, "Drama"));
+    let response = service.send(service.post("/movies", movies.to_string())).await;
+    assert_eq!(response.status, StatusCode::CREATED, "{}", response.text);
+    let enlarge =
+        "update movies set doc = rtrim(doc, '}') || ',\"extract\":\"' || repeat('x', $1) || '\"}'";
+    let bytes = i32::try_from(bytes).unwrap();
+    assert_eq!(service.sql().await.execute(enlarge, &[&bytes]).await.unwrap(), u64::from(count));
 }

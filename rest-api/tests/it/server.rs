@@ -1,0 +1,212 @@
+//! The server: connections, slow readers, the listener for probes, ids and headers of responses.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::support::{
+    Response, Service, TOKEN, eventually, free_address, movies::insert_large, notification,
+    process::Process,
+};
+
+const PAGE_REQUEST: &str = "GET /movies HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// Whether the server closes a connection within `limit`.
+async fn is_closed_within(limit: Duration, connection: &mut TcpStream) -> bool {
+    timeout(limit, connection.read_to_end(&mut Vec::new())).await.is_ok()
+}
+
+/// Returns a request that stays in flight for half a minute without workers.
+fn busy_request() -> String {
+    let body = notification::bare("k").to_string();
+    format!(
+        "POST /notify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\
+         content-type: application/json\r\nprefer: wait=30\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn a_new_connection_replaces_the_one_that_has_been_idle_for_longest() {
+    let service = Service::builder().config(|config| config.server.connections = 8).start().await;
+    let mut idle = Vec::new();
+    for request in ["GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", "", "GET /hea", ""].repeat(2) {
+        idle.push(service.connect_and_send(request).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let started = Instant::now();
+    assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    // The first connection was idle for longest: its request was before the other connections.
+    assert!(is_closed_within(Duration::from_secs(1), &mut idle[0]).await);
+    for connection in &mut idle[1..] {
+        assert!(!is_closed_within(Duration::from_millis(50), connection).await);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_in_use_is_not_replaced_and_probes_are_served_meanwhile() {
+    let probes = free_address();
+    let service = Service::builder()
+        .config(|config| {
+            config.workers = 0;
+            config.server.connections = 4;
+            config.probe_listen = Some(probes);
+        })
+        .start()
+        .await;
+    let mut busy = Vec::new();
+    for _ in 0..4 {
+        busy.push(service.connect_and_send(busy_request()).await);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let waiting = http.get(service.url("/healthz")).timeout(Duration::from_secs(1)).send().await;
+    assert!(waiting.is_err(), "served beyond the limit: {waiting:?}");
+
+    let probe = async |path: &str| {
+        let url = format!("http://{probes}{path}");
+        http.get(url).timeout(Duration::from_secs(5)).send().await.unwrap().status()
+    };
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(probe(path).await, StatusCode::OK, "{path}");
+    }
+    for path in ["/", "/movies", "/ingests", "/notify"] {
+        assert_eq!(probe(path).await, StatusCode::NOT_FOUND, "{path}");
+    }
+
+    for connection in &mut busy {
+        assert!(!is_closed_within(Duration::from_millis(50), connection).await);
+    }
+    busy.pop();
+    assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_disconnected_at_the_deadline() {
+    let deadline = Duration::from_secs(3);
+    let service = Service::builder()
+        .config(|config| config.server.response_deadline = deadline)
+        .start()
+        .await;
+    insert_large(&service, 1, 16 << 20).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 << 10).unwrap();
+    let mut client = socket.connect(service.address).await.unwrap();
+    client.write_all(PAGE_REQUEST.as_bytes()).await.unwrap();
+    let started = Instant::now();
+    let (mut received, mut buffer) = (0, vec![0; 4 << 10]);
+    // Some 200 KB a second, so that the write timeout does not apply.
+    while started.elapsed() < deadline {
+        received += client.read(&mut buffer).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(5), client.read_to_end(&mut rest)).await.unwrap();
+    received += rest.len();
+    assert!((1..16 << 20).contains(&received), "{received} bytes");
+    // Meanwhile a client that reads gets all of it.
+    assert!(service.get("/movies").await.text.len() > 16 << 20);
+}
+
+#[tokio::test]
+async fn a_response_that_finds_no_memory_becomes_503() {
+    let service = Service::builder()
+        .config(|config| {
+            config.server.response_bytes = 1 << 20;
+            config.server.waiting_response_bytes = 1 << 20;
+        })
+        .start()
+        .await;
+    insert_large(&service, 1, 16 << 20).await;
+    let unread = service.connect_and_send(PAGE_REQUEST).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let started = Instant::now();
+    let refused = service.get("/movies").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{} bytes", refused.text.len());
+    assert_eq!(refused.json()["code"], "unavailable");
+    assert_eq!(refused.header("retry-after"), "5");
+    assert!((1..4).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    // Small responses need no memory.
+    assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
+
+    drop(unread);
+    eventually(async || service.get("/movies").await.status == StatusCode::OK).await;
+    let metrics = service.get("/metrics").await.text;
+    let refusals = r#"mru_http_requests_total{route="/movies",method="GET",status="5xx"}"#;
+    assert!(metrics.contains(refusals), "{metrics}");
+}
+
+#[tokio::test]
+async fn ids_paths_and_queries_are_short_in_the_log_and_in_responses() {
+    let service = Service::start_without_workers().await;
+    let address = free_address();
+    let process = Process::serve_logging(&service, |environment| {
+        environment.insert("MRU_LISTEN", address.to_string());
+    });
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let get = async |path: &str, id: &str| {
+        let request = http.get(format!("http://{address}{path}")).header("x-request-id", id);
+        let response = request.send().await.unwrap();
+        response.headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    eventually(async || http.get(format!("http://{address}/healthz")).send().await.is_ok()).await;
+    let longest = "i".repeat(128);
+    assert_eq!(get("/healthz", &longest).await, longest);
+    for invalid in ["i".repeat(129), "i".repeat(60_000), "two words".to_owned(), String::new()] {
+        let id = get("/healthz", &invalid).await;
+        assert_eq!(id.len(), 36, "{id}");
+    }
+    let path = format!("/{}?{}", "p".repeat(20_000), "q".repeat(20_000));
+    get(&path, "long-path").await;
+    // Raw bytes, which reqwest would encode.
+    let mut raw = TcpStream::connect(address).await.unwrap();
+    let request =
+        "GET /a\u{202e}b HTTP/1.1\r\nhost: x\r\nx-request-id: raw\r\nconnection: close\r\n\r\n";
+    raw.write_all(request.as_bytes()).await.unwrap();
+    raw.read_to_end(&mut Vec::new()).await.unwrap();
+
+    let log = process.terminate().await;
+    let span = |id: &str| {
+        let line = log.iter().find(|line| line["span"]["id"] == id);
+        line.unwrap_or_else(|| panic!("{id}: {log:?}"))["span"].clone()
+    };
+    let long = span("long-path");
+    for (name, first) in [("path", '/'), ("query", 'q')] {
+        let value = long[name].as_str().unwrap();
+        assert_eq!(value.chars().count(), 512, "{value}");
+        assert!(value.starts_with(first) && value.ends_with('…'), "{value}");
+    }
+    assert_eq!(span("raw")["path"], r"/a\u{202e}b");
+
+    let unknown = service.get(&format!("/movies?{}=1", "n".repeat(20_000))).await;
+    assert!(unknown.text.len() < 1000, "{}", unknown.text);
+}
+
+#[tokio::test]
+async fn every_response_says_that_it_is_not_to_be_sniffed_or_framed() {
+    let service = Service::start().await;
+    let assert_headers = |response: &Response| {
+        assert_eq!(response.header("x-content-type-options"), "nosniff");
+        let policy = response.header("content-security-policy");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+        // The load balancer adds it on the public host.
+        assert_eq!(response.header("strict-transport-security"), "");
+    };
+    for path in ["/", "/movies", "/healthz", "/metrics", "/schema/movies.json", "/nothing"] {
+        assert_headers(&service.get(path).await);
+    }
+    assert_headers(&service.send(service.request(Method::DELETE, "/movies")).await);
+    assert_headers(&service.send(service.request(Method::POST, "/notify")).await);
+    let invalid = json!({ "title": "" }).to_string();
+    assert_headers(&service.send(service.post("/movies", invalid)).await);
+    let home = service.get("/").await;
+    assert!(home.header("content-security-policy").starts_with("default-src 'none'"));
+}
