@@ -44,6 +44,7 @@ mod http;
 
 use std::{sync::Arc, time::Duration};
 
+use movie_file::DecodePool;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
@@ -115,11 +116,13 @@ pub async fn run(
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
     let objects = ObjectStore::new(aws.s3);
     let metrics = Arc::new(Metrics::default());
+    let decode_pool = DecodePool::default();
     let (stop, stopping) = watch::channel(false);
 
     let worker = Arc::new(Worker {
         store: store.clone(),
         objects: objects.clone(),
+        decode_pool: decode_pool.clone(),
         retry: config.retry,
         lease: config.lease,
         metrics: Arc::clone(&metrics),
@@ -138,7 +141,14 @@ pub async fn run(
         async move { store.listen().await }
     });
 
-    let app = http::App::new(store, objects, api_tokens, Arc::clone(&metrics), stopping.clone());
+    let app = http::App::new(
+        store,
+        objects,
+        decode_pool,
+        api_tokens,
+        Arc::clone(&metrics),
+        stopping.clone(),
+    );
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
     let serving = http::serve(listener, http::routes(Arc::new(app)), metrics, stopping);

@@ -124,7 +124,8 @@ Neither a database nor any environment variable is needed.
 For each violation: the record it is in (counted from 0), where that begins in
 the decompressed file, a JSON Pointer into the record, what was expected there
 and what was found; and the line, where the file is not compressed.
-The first 1,000 violations of a file are listed, all are counted.
+The first 1,000 violations of a file are listed. After those, each bad record
+counts as one violation.
 
 With --json: {\"file\", \"valid\", \"movies\", \"violation_count\", \"violations\"},
 the violations as in GET /ingests/{id}; or {\"file\", \"error\"}.

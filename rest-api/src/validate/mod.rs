@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 
-use movie_file::{Limits, Reader, Summary, limits::MAX_FILE};
+use movie_file::{DecodePool, Limits, Reader, Summary, limits::MAX_FILE};
 use report::{Report, printable};
 
 /// Files are read in chunks of this many bytes.
@@ -56,11 +56,12 @@ impl Totals {
 /// If `out` does not take it.
 pub async fn files(paths: &[PathBuf], json: bool, out: &mut impl Write) -> io::Result<Totals> {
     let mut totals = Totals::default();
+    let pool = DecodePool::default();
     for path in paths {
         let name = path.to_string_lossy();
         let report =
             Report { path, name: if is_stdin(path) { "standard input" } else { &name }, json };
-        match check(path).await {
+        match check(path, &pool).await {
             Ok(decoded) => {
                 let violations = &decoded.violations;
                 if violations.count() == 0 {
@@ -91,12 +92,11 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-async fn check(path: &Path) -> io::Result<Summary> {
+async fn check(path: &Path, pool: &DecodePool) -> io::Result<Summary> {
     let file: Box<dyn Read> =
         if is_stdin(path) { Box::new(io::stdin().lock()) } else { Box::new(open(path)?) };
     let chunks = stream::iter(chunks(file));
-    let (summary, _) = Reader::new(None, Limits::with_max_file(MAX_FILE), chunks).finish().await?;
-    Ok(summary)
+    Reader::new(None, Limits::with_max_file(MAX_FILE), chunks, pool).finish().await
 }
 
 fn open(path: &Path) -> io::Result<File> {
