@@ -18,6 +18,7 @@
 //! | `deployment::` | chart, Terraform and health check agree with the programs |
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
+//! | `hostile_files::` | files made to occupy processors and memory |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
 //! | `ingest_failures::` | ingests whose infrastructure fails: retries, leases, `/retry` |
 //! | `memory::` | peak memory while a large file is ingested |
@@ -47,6 +48,7 @@ mod corpus;
 mod deployment;
 mod failover;
 mod files;
+mod hostile_files;
 mod http;
 mod ingest_failures;
 mod memory;
