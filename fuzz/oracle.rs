@@ -5,7 +5,8 @@
 //!
 //! - However the chunks are cut, plain or compressed: the movies and violations are the same.
 //! - A file that serde_json accepts, as an array or as NDJSON, has the same records at the same
-//!   offsets, and each record has the same faults as by itself.
+//!   offsets, and each record has the same faults as by itself. It counts once if the list of
+//!   violations is full.
 //! - A file that serde_json does not accept is rejected, and the records before the position at
 //!   which serde_json stopped are the same.
 //!
@@ -189,6 +190,7 @@ impl<'a> Reference<'a> {
                 break;
             }
             match parse(raw) {
+                Err(Some(_)) if violations.is_full() => violations.add_unlisted(),
                 Err(Some(faults)) => violations.add_record(compared, offset as u64, &faults),
                 Err(None) => violations.add(Some(compared), Some(offset as u64), oversized()),
                 Ok(movie) => {

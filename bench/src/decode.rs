@@ -4,7 +4,7 @@ use std::{convert::Infallible, hint::black_box};
 
 use anyhow::{Result, ensure};
 use futures_util::stream;
-use movie_file::{Limits, Reader, limits::MAX_FILE};
+use movie_file::{DecodePool, Limits, Reader, limits::MAX_FILE};
 use schema::Movie;
 
 use crate::{
@@ -24,6 +24,7 @@ pub(crate) async fn measure(
     report: &mut Report,
 ) -> Result<()> {
     let bytes = format!("[{}]", file.movies.join(",\n")).into_bytes();
+    let pool = DecodePool::default();
     let (mut limits, mut times, mut growth) = (Vec::new(), Vec::new(), None);
     for _ in 0..rounds {
         let mut watch = Stopwatch::default();
@@ -38,8 +39,9 @@ pub(crate) async fn measure(
         let mut watch = Stopwatch::default();
         let chunks = bytes.chunks(CHUNK).map(|chunk| Ok::<_, Infallible>(chunk.to_vec().into()));
         let run = watch.start();
-        let reader = Reader::new(None, Limits::with_max_file(MAX_FILE), stream::iter(chunks));
-        let (decoded, _) = reader.finish().await?;
+        let file_limits = Limits::with_max_file(MAX_FILE);
+        let reader = Reader::new(None, file_limits, stream::iter(chunks), &pool);
+        let decoded = reader.finish().await?;
         watch.stop(run);
         ensure!(
             decoded.movies == file.movies.len() as u64,

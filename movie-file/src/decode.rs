@@ -51,6 +51,11 @@ impl Decoder {
         })
     }
 
+    /// Returns how many bytes of the file were decoded, after decompression.
+    pub fn decoded(&self) -> u64 {
+        self.inflate.size()
+    }
+
     /// Whether the rest of the file cannot be decoded, so that reading on is of no use.
     pub fn is_lost(&self) -> bool {
         self.splitter.is_lost()
@@ -88,14 +93,16 @@ impl Summary {
             Item::Fault { index, offset, fault } => {
                 self.violations.add(index, Some(offset), fault);
             }
-            Item::Record { index, offset, bytes } => match schema::parse::<Movie>(bytes) {
+            Item::Record { index, offset, bytes } => match schema::try_parse::<Movie>(bytes) {
                 Ok(movie) => {
                     self.movies += 1;
                     if self.violations.is_empty() {
                         emit(movie, bytes.len());
                     }
                 }
-                Err(faults) => self.violations.add_record(index, offset, &faults),
+                // To search for the faults of a record takes long. Nothing more would be listed.
+                Err(_) if self.violations.is_full() => self.violations.add_unlisted(),
+                Err(unfit) => self.violations.add_record(index, offset, &unfit.explain()),
             },
         }
     }

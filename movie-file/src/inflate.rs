@@ -107,6 +107,11 @@ impl Inflate {
         self.output.check_size()
     }
 
+    /// Returns how many bytes of the file were passed on.
+    pub(crate) fn size(&self) -> u64 {
+        self.output.size
+    }
+
     fn pass(&mut self, chunk: &[u8], emit: impl FnOnce(&[u8])) -> Result<usize, Fault> {
         let Mode::Gzip(decoder) = &mut self.mode else {
             self.output.emit(chunk, emit);

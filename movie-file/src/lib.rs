@@ -12,7 +12,7 @@
 //! - `inflate` decompresses gzip and bounds how much a file may grow.
 //! - `split` finds the records in the bytes.
 //! - [`Decoder`] runs the stages on chunks of bytes. It validates each record against the schema.
-//! - [`Reader`] runs a [`Decoder`] on a stream of chunks.
+//! - [`Reader`] runs a [`Decoder`] on a stream of chunks, on the threads of a [`DecodePool`].
 //! - [`Violations`] collects what is wrong with the file.
 //!
 //! The crate knows no database and no HTTP.
@@ -20,11 +20,13 @@
 mod decode;
 mod inflate;
 pub mod limits;
+mod pool;
 mod read;
 mod split;
 mod violation;
 
 pub use decode::{Decoder, Summary};
 pub use limits::Limits;
+pub use pool::DecodePool;
 pub use read::Reader;
-pub use violation::{Violation, Violations};
+pub use violation::{MAX_LISTED, Violation, Violations};

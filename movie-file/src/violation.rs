@@ -3,8 +3,8 @@
 use schema::{Fault, Faults};
 use serde::Serialize;
 
-/// How many violations of one file are listed. All of them are counted.
-const MAX_LISTED: usize = 1000;
+/// How many violations of one file are listed.
+pub const MAX_LISTED: usize = 1000;
 
 /// One fault of a file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -21,6 +21,10 @@ pub struct Violation {
 }
 
 /// The violations of one file.
+///
+/// The first [`MAX_LISTED`] are listed. Up to that point every fault of a record counts as one
+/// violation. After that a bad record counts as one violation, because its faults are not searched
+/// for.
 #[derive(Clone, Debug, Default)]
 pub struct Violations {
     listed: Vec<Violation>,
@@ -38,7 +42,7 @@ impl Violations {
     /// Counts one violation, and lists it if the list is not full.
     pub fn add(&mut self, record: Option<u64>, offset: Option<u64>, fault: Fault) {
         self.count += 1;
-        if self.listed.len() < MAX_LISTED {
+        if !self.is_full() {
             self.listed.push(Violation { record, offset, fault });
         }
     }
@@ -54,12 +58,22 @@ impl Violations {
         }));
     }
 
+    /// Counts a bad record as one violation. The list must be full.
+    pub fn add_unlisted(&mut self) {
+        self.count += 1;
+    }
+
+    /// Whether the list has no room for another violation.
+    pub fn is_full(&self) -> bool {
+        self.listed.len() >= MAX_LISTED
+    }
+
     /// Returns the listed violations, in the order of the file.
     pub fn listed(&self) -> &[Violation] {
         &self.listed
     }
 
-    /// Returns the number of violations, listed or not.
+    /// Returns the number of violations, listed or not. It is exact up to [`MAX_LISTED`].
     pub fn count(&self) -> u64 {
         self.count
     }

@@ -120,7 +120,8 @@ environment variable.
 Each violation is printed with the record (counted from 0), the byte at which the
 record begins in the decompressed file, a JSON Pointer into the record, what was
 expected and what was found. The line is shown if the file is not compressed.
-The first 1,000 violations of a file are listed; all are counted.
+The first 1,000 violations of a file are listed. After those, each bad record
+counts as one violation.
 
 With --json: {\"file\", \"valid\", \"movies\", \"violation_count\", \"violations\"},
 with the violations as in GET /ingests/{id}; or {\"file\", \"error\"}.

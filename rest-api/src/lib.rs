@@ -46,6 +46,7 @@ mod http;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use movie_file::DecodePool;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
@@ -147,11 +148,13 @@ pub async fn run_wrapped(
     let access = http::Access { api_tokens, buckets: config.buckets };
     let objects = ObjectStore::new(aws.s3);
     let metrics = Arc::new(Metrics::default());
+    let decode_pool = DecodePool::default();
     let (stop, stopping) = watch::channel(false);
 
     let worker = Arc::new(Worker {
         store: store.clone(),
         objects: objects.clone(),
+        decode_pool: decode_pool.clone(),
         retry: config.retry,
         lease: config.lease,
         metrics: Arc::clone(&metrics),
@@ -170,7 +173,8 @@ pub async fn run_wrapped(
         async move { store.listen().await }
     });
 
-    let app = http::App::new(store, objects, access, Arc::clone(&metrics), stopping.clone());
+    let app =
+        http::App::new(store, objects, decode_pool, access, Arc::clone(&metrics), stopping.clone());
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
     let app = Arc::new(app);

@@ -33,6 +33,7 @@ pub enum Code {
     BodyTooLarge,
     UnsupportedMediaType,
     Violations,
+    CheckTooExpensive,
     Internal,
     Unavailable,
     // Of failed ingests.
@@ -64,6 +65,7 @@ impl Code {
             Self::BodyTooLarge => (Some(S::PAYLOAD_TOO_LARGE), "body_too_large", "The body is too large"),
             Self::UnsupportedMediaType => (Some(S::UNSUPPORTED_MEDIA_TYPE), "unsupported_media_type", "The body has the wrong type"),
             Self::Violations => (Some(S::UNPROCESSABLE_ENTITY), "violations", "The body does not fit the schema"),
+            Self::CheckTooExpensive => (Some(S::UNPROCESSABLE_ENTITY), "check_too_expensive", "Checking the body takes too long"),
             Self::Internal => (Some(S::INTERNAL_SERVER_ERROR), "internal", "Something went wrong on our side"),
             Self::Unavailable => (Some(S::SERVICE_UNAVAILABLE), "unavailable", "Not now; please try again"),
             Self::ObjectGone => (None, "object_gone", "The object is not there"),

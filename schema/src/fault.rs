@@ -25,6 +25,12 @@ pub struct Fault {
 /// Maximum length of a value in a fault text, in characters.
 const MAX_VALUE_CHARS: usize = 80;
 
+/// How many letters of a property name may be misspelled for it to be recognised.
+const MAX_MISSPELLED: usize = 2;
+
+/// Maximum length of the text of a parser's error, in characters.
+const MAX_ERROR_CHARS: usize = 200;
+
 /// Maximum length of a property name in a pointer, in characters.
 const MAX_NAME_CHARS: usize = 200;
 
@@ -51,6 +57,13 @@ impl Fault {
 pub struct Faults {
     first: Vec<Fault>,
     count: u64,
+}
+
+/// A single fault.
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        Self { first: vec![fault], count: 1 }
+    }
 }
 
 /// Dereferences to the faults that were kept.
@@ -144,11 +157,26 @@ fn describe_known_property(unknown: &str) -> String {
         let properties = definitions.filter_map(|definition| definition["properties"].as_object());
         properties.flat_map(Map::keys).cloned().collect()
     });
-    let lowercase: String = unknown.to_lowercase().chars().take(MAX_VALUE_CHARS).collect();
+    let lowercase: String =
+        unknown.chars().take(MAX_VALUE_CHARS).flat_map(char::to_lowercase).collect();
+    let chars = lowercase.chars().count();
+    // Names whose lengths differ by more are no misspellings. Distances are slow to compute.
+    let similar =
+        KNOWN_PROPERTIES.iter().filter(|name| name.len().abs_diff(chars) <= MAX_MISSPELLED);
     let distance = |name: &&String| strsim::damerau_levenshtein(name, &lowercase);
-    match KNOWN_PROPERTIES.iter().min_by_key(distance).filter(|name| distance(name) <= 2) {
+    match similar.min_by_key(distance).filter(|name| distance(name) <= MAX_MISSPELLED) {
         Some(name) => format!("a property that the schema knows (did you mean \"{name}\"?)"),
         None => "a property that the schema knows".to_owned(),
+    }
+}
+
+/// Describes a parser's error by its text and its position. The text is truncated: it quotes values.
+pub(crate) fn describe_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&position) {
+        Some(text) => truncate(text, MAX_ERROR_CHARS) + &position,
+        None => truncate(&text, MAX_ERROR_CHARS),
     }
 }
 

@@ -18,7 +18,7 @@ mod parse;
 
 pub use fault::{Fault, Faults};
 pub use leaf::{Bounded, Text, Timestamp};
-pub use parse::{Definition, parse};
+pub use parse::{Definition, MAX_EXPLAINED, Unfit, parse, try_parse};
 pub use types::{Movie, Name, Notification};
 
 /// The JSON schema (draft 2020-12), as the service publishes it.

@@ -1,6 +1,6 @@
 //! Parsing of one JSON text against one definition of the schema.
 
-use std::sync::LazyLock;
+use std::{marker::PhantomData, sync::LazyLock};
 
 use jsonschema::Validator;
 use serde::{
@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Fault, Faults, Movie, Notification, SCHEMA};
+use crate::{Fault, Faults, Movie, Notification, SCHEMA, fault::describe_error};
 
 /// A type that the schema defines.
 pub trait Definition: DeserializeOwned {
@@ -41,56 +41,106 @@ fn compile(definition: &str) -> Validator {
         .expect("the schema is valid")
 }
 
-/// Parses one JSON text as a `T`.
+/// The largest text whose faults are searched for, in bytes. A larger one gets a single fault.
 ///
-/// The generated type accepts or rejects the text: it enforces the whole schema at the speed of a
-/// parser. Only a rejected text goes through the slower JSON Schema validator, which locates every
-/// fault.
+/// The search keeps the text as a tree and all its faults in memory: at most some 250 bytes for each
+/// byte of the text.
+pub const MAX_EXPLAINED: usize = 64 << 10;
+
+/// Parses one JSON text as a `T`.
 ///
 /// # Errors
 /// Returns the faults of the text, at least one.
 pub fn parse<T: Definition>(raw: &[u8]) -> Result<T, Faults> {
+    try_parse(raw).map_err(Unfit::explain)
+}
+
+/// Parses one JSON text as a `T`. Does not search for the faults of a text that does not fit.
+///
+/// The generated type accepts or rejects the text: it enforces the whole schema at the speed of a
+/// parser. Only [`Unfit::explain`] needs the slower JSON Schema validator, which locates every fault.
+///
+/// # Errors
+/// If the text does not fit the schema.
+pub fn try_parse<T: Definition>(raw: &[u8]) -> Result<T, Unfit<'_, T>> {
     // serde also accepts an array of the field values for a struct.
     if raw.trim_ascii_start().first() != Some(&b'{') {
-        return Err(explain::<T>(raw, "not an object"));
+        return Err(Unfit { raw, error: None, definition: PhantomData });
     }
-    serde_json::from_slice(raw).map_err(|error| explain::<T>(raw, &error.to_string()))
+    serde_json::from_slice(raw).map_err(|error| Unfit {
+        raw,
+        error: Some(error),
+        definition: PhantomData,
+    })
 }
 
-/// Returns the faults of a text that the type `T` rejects with `type_error`.
-fn explain<T: Definition>(raw: &[u8], type_error: &str) -> Faults {
-    let mut faults = Faults::default();
-    let value: Value = match parse_value(raw) {
-        Ok(value) => value,
-        Err(fault) => {
-            faults.add(|| fault);
-            return faults;
+/// A text that the type `T` rejected.
+#[derive(Debug)]
+pub struct Unfit<'a, T> {
+    raw: &'a [u8],
+    /// None if the text is not an object.
+    error: Option<serde_json::Error>,
+    definition: PhantomData<T>,
+}
+
+impl<T: Definition> Unfit<'_, T> {
+    /// Returns the faults of the text, at least one.
+    ///
+    /// A text of more than [`MAX_EXPLAINED`] bytes has one fault: the first that the type found.
+    pub fn explain(self) -> Faults {
+        self.try_explain().unwrap_or_else(Faults::from)
+    }
+
+    /// Returns the faults of the text, or the one fault that keeps others from being searched for.
+    fn try_explain(self) -> Result<Faults, Fault> {
+        check_text(self.raw)?;
+        if self.raw.len() > MAX_EXPLAINED {
+            return Err(self.type_fault());
         }
-    };
-    for key in duplicate_keys(raw) {
-        faults.add(|| Fault::new(&[&key], "the property once", "the property more than once"));
-    }
-    for error in T::validator().iter_errors(&value) {
-        faults.add_validation_error(&error);
-    }
-    if faults.count() == 0 {
+        let value: Value = serde_json::from_slice(self.raw).map_err(|error| not_json(&error))?;
+        let mut faults = Faults::default();
+        for key in duplicate_keys(self.raw) {
+            faults.add(|| Fault::new(&[&key], "the property once", "the property more than once"));
+        }
+        for error in T::validator().iter_errors(&value) {
+            faults.add_validation_error(&error);
+        }
         // No text is known that the type rejects and the validator accepts.
-        faults.add(|| Fault::at_root("a record that fits the schema", type_error));
+        if faults.count() == 0 { Err(self.type_fault()) } else { Ok(faults) }
     }
-    faults
+
+    /// Returns what the type found.
+    fn type_fault(&self) -> Fault {
+        match &self.error {
+            None => Fault::at_root("a JSON object", "another value"),
+            Some(error) if error.is_data() => {
+                let expected = if self.raw.len() > MAX_EXPLAINED {
+                    let limit = MAX_EXPLAINED >> 10;
+                    format!("a valid record (beyond {limit} KiB only the first fault is described)")
+                } else {
+                    "a record that fits the schema".to_owned()
+                };
+                Fault::at_root(expected, describe_error(error))
+            }
+            Some(error) => not_json(error),
+        }
+    }
 }
 
-/// Parses the text as any JSON value.
-fn parse_value(raw: &[u8]) -> Result<Value, Fault> {
+/// Checks that the bytes are text.
+fn check_text(raw: &[u8]) -> Result<(), Fault> {
     if raw.trim_ascii().is_empty() {
         return Err(Fault::at_root("a JSON object", "nothing"));
     }
-    if let Err(error) = std::str::from_utf8(raw) {
+    std::str::from_utf8(raw).map(|_| ()).map_err(|error| {
         let offset = error.valid_up_to();
         let found = format!("byte 0x{:02X}, {offset} bytes into the record", raw[offset]);
-        return Err(Fault::at_root("UTF-8 text", found));
-    }
-    serde_json::from_slice(raw).map_err(|error| Fault::at_root("JSON", error.to_string()))
+        Fault::at_root("UTF-8 text", found)
+    })
+}
+
+fn not_json(error: &serde_json::Error) -> Fault {
+    Fault::at_root("JSON", describe_error(error))
 }
 
 /// Returns the keys that occur more than once in the object `raw`. They are read separately because

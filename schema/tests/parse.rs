@@ -1,6 +1,6 @@
 //! Tests of `parse` with texts that the schema allows and texts that it forbids.
 
-use schema::{Fault, Movie, Notification, parse};
+use schema::{Fault, MAX_EXPLAINED, Movie, Notification, parse};
 use serde_json::json;
 
 /// Returns the faults of a movie, none if it is valid.
@@ -151,6 +151,37 @@ fn keeps_1000_faults_of_a_record_and_counts_the_rest() {
     let json = format!(r#"{{"title":"M","year":1931,"cast":[{}1]}}"#, "1,".repeat(4999));
     let faults = parse::<Movie>(json.as_bytes()).unwrap_err();
     assert_eq!((faults.len(), faults.count()), (1000, 5000));
+}
+
+#[test]
+fn a_large_record_has_the_one_fault_that_the_type_found() {
+    let record = |member: &str| format!(r#"{{"title":"M","year":1931,{member}}}"#);
+    let many = |item: &str| format!("[{}1]", format!("{item},").repeat(MAX_EXPLAINED));
+    let name = "n".repeat(MAX_EXPLAINED);
+    let one = "a valid record (beyond 64 KiB only the first fault is described)";
+    for (json, expected, found) in [
+        (
+            record(&format!(r#""cast":{}"#, many("{}"))),
+            one,
+            "invalid type: map, expected a string at line 1",
+        ),
+        (record(&format!(r#""{name}":1"#)), one, "unknown field `nnn"),
+        (record(&format!(r#""x":{}"#, many("1"))), one, "unknown field `x`"),
+        (format!("{{\"title\":\"{name}"), "JSON", "EOF while parsing a string at line 1"),
+        (many("1"), "a JSON object", "another value"),
+    ] {
+        assert!(json.len() > MAX_EXPLAINED);
+        let faults = parse::<Movie>(json.as_bytes()).unwrap_err();
+        assert_eq!((faults.len(), faults.count()), (1, 1));
+        let Fault { pointer, expected: says, found: saw } = &faults[0];
+        assert_eq!((pointer.as_str(), says.as_str()), ("", expected));
+        assert!(saw.starts_with(found) && saw.len() < 1000, "{saw}");
+        assert!(!json.starts_with('{') || saw.contains(" at line 1 column "), "{saw}");
+    }
+    let padding = " ".repeat(MAX_EXPLAINED - record(r#""cast":[1]"#).len());
+    let largest = record(&format!(r#""cast":[{padding}1]"#));
+    assert_eq!(largest.len(), MAX_EXPLAINED);
+    assert_eq!(pointers(&largest), ["/cast/0"]);
 }
 
 #[test]

@@ -24,7 +24,8 @@ mod validate;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, watch};
+use movie_file::DecodePool;
+use tokio::sync::watch;
 
 use crate::{
     config::TokenDigest,
@@ -34,6 +35,7 @@ use crate::{
 };
 pub(crate) use routes::{probe_routes, routes};
 pub(crate) use server::serve;
+use validate::Validations;
 
 /// How long the database may take for one request, the wait for a connection included.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -42,12 +44,13 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
 pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) objects: ObjectStore,
+    /// The threads that decode bodies.
+    decode_pool: DecodePool,
     pub(crate) access: Access,
     pub(crate) metrics: Arc<Metrics>,
     /// True after the service was asked to stop.
     pub(crate) stopping: watch::Receiver<bool>,
-    /// One permit for each file that `POST /validate` checks at once.
-    validations: Semaphore,
+    validations: Validations,
 }
 
 /// Who may write, and what.
@@ -62,12 +65,13 @@ impl App {
     pub(crate) fn new(
         store: Store,
         objects: ObjectStore,
+        decode_pool: DecodePool,
         access: Access,
         metrics: Arc<Metrics>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let validations = Semaphore::new(validate::MAX_VALIDATIONS);
-        Self { store, objects, access, metrics, stopping, validations }
+        let validations = Validations::default();
+        Self { store, objects, decode_pool, access, metrics, stopping, validations }
     }
 }
 

@@ -1,10 +1,9 @@
 //! `/movies`: the catalogue.
 
-use std::convert::Infallible;
-
-use futures_util::stream;
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use http::StatusCode;
-use movie_file::{Limits, Reader};
+use movie_file::{DecodePool, Limits, Reader};
 use tracing::warn;
 
 use super::{
@@ -156,7 +155,7 @@ pub(super) async fn create(mut request: Request) -> Answer {
     let encoding = request.content_encoding();
     let whole = request.body().await?;
     let staging = request.app.store.staging_for_request().await?;
-    let staging = stage(staging, encoding.as_deref(), whole).await?;
+    let staging = stage(staging, encoding.as_deref(), whole, &request.app.decode_pool).await?;
     let merged = staging.merge_request().await?;
     request.app.metrics.merged(&merged);
     if let Err(error) = request.app.store.clean_indexes(&merged).await {
@@ -165,20 +164,28 @@ pub(super) async fn create(mut request: Request) -> Answer {
     json(StatusCode::CREATED, &merged)
 }
 
+/// Returns a reader of a whole body.
+pub(super) fn body_reader(
+    encoding: Option<&str>,
+    body: Bytes,
+    pool: &DecodePool,
+) -> Reader<impl Stream<Item = Result<Bytes, Problem>> + Unpin> {
+    let chunks = stream::iter([Ok(body)]);
+    Reader::new(encoding, Limits::with_max_file(MAX_BODY as u64), chunks, pool)
+}
+
 /// Stages the movies of a body, if it has no violations.
 async fn stage(
     mut staging: Staging,
     encoding: Option<&str>,
-    body: bytes::Bytes,
+    body: Bytes,
+    pool: &DecodePool,
 ) -> Result<Staging, Problem> {
-    let chunks = stream::iter([Ok::<_, Infallible>(body)]);
-    let mut reader = Reader::new(encoding, Limits::with_max_file(MAX_BODY as u64), chunks);
-    while let Some(movies) = reader.next_batch().await.unwrap_or_else(|never| match never {}) {
-        let rows: Vec<_> = movies.iter().map(CatalogueRow::new).collect();
+    let mut reader = body_reader(encoding, body, pool);
+    while let Some(rows) = reader.next_batch(CatalogueRow::new).await? {
         staging.add(&rows).await?;
     }
-    let (file, _) = reader.finish().await.unwrap_or_else(|never| match never {});
-    let violations = file.violations;
+    let violations = reader.finish().await?.violations;
     if !violations.is_empty() {
         staging.discard().await;
         return Err(Problem::violations(violations.listed(), violations.count()));

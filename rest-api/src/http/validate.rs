@@ -1,42 +1,154 @@
-//! `POST /validate`: checks a file before it is put into the bucket.
+//! `POST /validate`: checks a file before it is put into the bucket. Everybody may call it.
+//!
+//! Its use of memory and processors is bounded, so that it takes nothing from other requests and
+//! from ingests:
+//!
+//! - Bodies are held in memory up to a number of bytes. Each counts as far as it has arrived, so
+//!   that clients that send nothing shut nobody out.
+//! - A few bodies that have arrived are checked at a time. The others wait.
+//! - One check takes a bounded processor time.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use http::StatusCode;
-use movie_file::{Limits, Reader};
+use movie_file::{DecodePool, Summary};
 use serde_json::json;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
-    movies::{MAX_BODY, MEDIA_TYPES},
+    movies::{MAX_BODY, MEDIA_TYPES, body_reader},
     params,
     request::Request,
     response::{Answer, json},
 };
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 
-/// The largest number of files that are checked at once. Everybody may call this route. Further
-/// requests are asked to retry.
-pub(super) const MAX_VALIDATIONS: usize = 32;
+/// The bodies that are held in memory at once have at most this many bytes together.
+const MAX_BODIES: usize = 8 * MAX_BODY;
 
-/// `POST /validate`: checks the body as the file of an ingest, while it arrives. Stores nothing.
+/// The largest number of bodies that are checked at once.
+const MAX_CHECKS: usize = 2;
+
+/// How long a body that has arrived may wait to be checked.
+const CHECK_WAIT: Duration = Duration::from_secs(10);
+
+/// The processor time that one check may take. A valid body of the largest size takes a tenth of it.
+const MAX_PROCESSOR_TIME: Duration = Duration::from_secs(2);
+
+/// After what time a client may try again if too many requests were there.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The requests that are served at the moment.
+pub(super) struct Validations {
+    /// One permit for each byte of a body in memory.
+    bodies: Semaphore,
+    /// One permit for each body that is checked.
+    checks: Semaphore,
+}
+
+impl Default for Validations {
+    fn default() -> Self {
+        Self { bodies: Semaphore::new(MAX_BODIES), checks: Semaphore::new(MAX_CHECKS) }
+    }
+}
+
+/// `POST /validate`: checks the body as the file of an ingest. Stores nothing.
 pub(super) async fn validate(mut request: Request) -> Answer {
     request.require_media_type(&MEDIA_TYPES)?;
     params::none(&request.query)?;
     let app = Arc::clone(&request.app);
-    let Ok(_permit) = app.validations.try_acquire() else {
-        let detail = "too many files are being checked";
-        return Err(Problem::unavailable(detail, Duration::from_secs(1)));
-    };
     let encoding = request.content_encoding();
-    let limits = Limits::with_max_file(MAX_BODY as u64);
-    let reader = Reader::new(encoding.as_deref(), limits, request.chunks());
-    let (file, mut rest) = reader.finish().await?;
-    // Many clients read no response before they have sent the whole body.
-    while rest.try_next().await?.is_some() {}
+    let (body, _bytes) = app.validations.receive(request.chunks()).await?;
+    let _check = app.validations.start_check().await?;
+    let file = check(body, encoding.as_deref(), &app.decode_pool, MAX_PROCESSOR_TIME).await?;
     let violations = &file.violations;
     if !violations.is_empty() {
         return Err(Problem::violations(violations.listed(), violations.count()));
     }
     json(StatusCode::OK, &json!({ "valid": true, "movies": file.movies }))
+}
+
+impl Validations {
+    /// Reads a whole body. Returns it with a permit for its bytes.
+    ///
+    /// # Errors
+    /// If the bodies in memory are too large together, or the stream breaks.
+    async fn receive(
+        &self,
+        mut chunks: impl Stream<Item = Result<Bytes, Problem>> + Unpin,
+    ) -> Result<(Bytes, SemaphorePermit<'_>), Problem> {
+        let acquire = |bytes| self.bodies.try_acquire_many(bytes).map_err(|_| busy());
+        let (mut body, mut permit) = (Vec::new(), acquire(0)?);
+        while let Some(chunk) = chunks.try_next().await? {
+            let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            permit.merge(acquire(bytes)?);
+            body.extend_from_slice(&chunk);
+        }
+        Ok((body.into(), permit))
+    }
+
+    /// Waits until the next body can be checked.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    async fn start_check(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        match timeout(CHECK_WAIT, self.checks.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(busy()),
+        }
+    }
+}
+
+fn busy() -> Problem {
+    Problem::unavailable("too many files are being checked", RETRY_AFTER)
+}
+
+/// Decodes the body.
+///
+/// # Errors
+/// If that takes more than `max_time`.
+async fn check(
+    body: Bytes,
+    encoding: Option<&str>,
+    pool: &DecodePool,
+    max_time: Duration,
+) -> Result<Summary, Problem> {
+    let mut reader = body_reader(encoding, body, pool);
+    while reader.skip().await? {
+        if reader.processor_time() > max_time {
+            let detail = format!(
+                "checking this file takes more than {} s of processor time; \
+                 put it into the bucket, or run `rest-api validate`",
+                max_time.as_secs()
+            );
+            return Err(Problem::new(Code::CheckTooExpensive, detail));
+        }
+    }
+    reader.finish().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_check_ends_when_its_processor_time_is_used_up() {
+        let body = Bytes::from("[".to_owned() + &"{},".repeat(1 << 20) + "{}]");
+        let pool = DecodePool::new(1);
+        let check = async |max_time| check(body.clone(), None, &pool, max_time).await;
+        let file = check(Duration::from_secs(3600)).await.ok().unwrap();
+        assert_eq!(file.violations.listed().len(), 1000);
+        let problem = check(Duration::from_millis(1)).await.err().unwrap();
+        assert_eq!(problem.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let text = String::from_utf8(problem.to_json()).unwrap();
+        assert!(
+            text.contains("check_too_expensive") && text.contains("rest-api validate"),
+            "{text}"
+        );
+    }
 }

@@ -81,12 +81,11 @@ impl Worker {
         let mut staging = self.store.staging(claim, stage).await?;
         let body = body.inspect_ok(|chunk| self.metrics.read(chunk.len()));
         let limits = Limits::with_max_file(MAX_FILE);
-        let mut reader = Reader::new(content_encoding.as_deref(), limits, body);
-        while let Some(movies) = reader.next_batch().await? {
-            let rows: Vec<_> = movies.iter().map(CatalogueRow::new).collect();
+        let mut reader = Reader::new(content_encoding.as_deref(), limits, body, &self.decode_pool);
+        while let Some(rows) = reader.next_batch(CatalogueRow::new).await? {
             staging.add(&rows).await?;
         }
-        let (file, _) = reader.finish().await?;
+        let file = reader.finish().await?;
         if !file.violations.is_empty() {
             staging.discard().await;
             return Ok(Attempted::Rejected(file.violations));

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use movie_file::DecodePool;
 use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, error, error_span, info, warn};
 
@@ -28,6 +29,8 @@ pub struct Worker {
     pub store: Store,
     /// The files.
     pub objects: ObjectStore,
+    /// The threads that decode the files.
+    pub decode_pool: DecodePool,
     /// How faults are retried.
     pub retry: Retry,
     /// How long a claim lasts unless its lease is renewed.

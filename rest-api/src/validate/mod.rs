@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use crate::terminal::printable;
-use movie_file::{Limits, Reader, Summary, limits::MAX_FILE};
+use movie_file::{DecodePool, Limits, Reader, Summary, limits::MAX_FILE};
 use report::{FileReport, write_totals};
 
 /// The size of the chunks in which files are read, in bytes.
@@ -63,11 +63,12 @@ pub async fn check_files(
     out: &mut impl Write,
 ) -> io::Result<Totals> {
     let mut totals = Totals::default();
+    let pool = DecodePool::default();
     for path in paths {
         let name = path.to_string_lossy();
         let name = if is_stdin(path) { "standard input" } else { &name };
         let report = FileReport { path, name, json };
-        match check_file(path).await {
+        match check_file(path, &pool).await {
             Ok(checked) => {
                 let violations = &checked.violations;
                 if violations.is_empty() {
@@ -100,12 +101,11 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-async fn check_file(path: &Path) -> io::Result<Summary> {
+async fn check_file(path: &Path, pool: &DecodePool) -> io::Result<Summary> {
     let file: Box<dyn Read> =
         if is_stdin(path) { Box::new(io::stdin().lock()) } else { Box::new(open(path)?) };
     let chunks = stream::iter(chunks(file));
-    let (summary, _) = Reader::new(None, Limits::with_max_file(MAX_FILE), chunks).finish().await?;
-    Ok(summary)
+    Reader::new(None, Limits::with_max_file(MAX_FILE), chunks, pool).finish().await
 }
 
 fn open(path: &Path) -> io::Result<File> {

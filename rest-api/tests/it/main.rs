@@ -21,6 +21,7 @@
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
+//! | `hostile_files::` | files made to occupy processors and memory |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
 //! | `ingest_failures::` | ingests whose infrastructure fails: retries, leases, `/retry` |
 //! | `memory::` | peak memory while a large file is ingested, and while clients read no responses |
@@ -54,6 +55,7 @@ mod deployment;
 mod failover;
 mod files;
 mod forged_notifications;
+mod hostile_files;
 mod http;
 mod ingest_failures;
 mod memory;
