@@ -149,8 +149,12 @@ fn leaf_type(object: &SchemaObject) -> Result<Option<String>> {
             let min = string.min_length.unwrap_or(0);
             let max = string.max_length.unwrap_or(u32::MAX);
             let pattern = string.pattern.ok_or("a string needs a pattern that forbids U+0000")?;
+            let (pattern, is_url) = match pattern.strip_prefix("^https?://") {
+                Some(rest) => (format!("^{rest}"), true),
+                None => (pattern, false),
+            };
             let controls = forbidden_controls(&pattern)?;
-            Ok(Some(format!("crate::Text<{min}, {max}, {controls}>")))
+            Ok(Some(format!("crate::Text<{min}, {max}, {controls}, {is_url}>")))
         }
         (InstanceType::Integer, _) => {
             let number = object.number.clone().unwrap_or_default();
@@ -177,7 +181,7 @@ fn forbidden_controls(pattern: &str) -> Result<u32> {
     let class = pattern
         .strip_prefix("^[^")
         .and_then(|rest| rest.strip_suffix("]*$"))
-        .ok_or_else(|| format!("pattern {pattern}: expected ^[^...]*$ with control characters"))?;
+        .ok_or_else(|| format!("pattern {pattern}: expected ^[^...]*$ or ^https?://[^...]*$ with control characters"))?;
     class.split("\\u").skip(1).try_fold(0, |mask, code| match u32::from_str_radix(code, 16)? {
         control @ 0..=31 => Ok(mask | 1 << control),
         _ => Err(format!("pattern {pattern}: {code} is not a control character").into()),

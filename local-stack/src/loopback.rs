@@ -91,8 +91,9 @@ impl HostCheck {
 
     /// Checks a request for `host`.
     ///
-    /// - `host` is a loopback name or address, or the listener's own address, with its port. A page
-    ///   that uses DNS rebinding sends its own name.
+    /// - `host` is a loopback name or address, or the listener's own address. A page that uses DNS
+    ///   rebinding sends its own name. The port does not matter: behind a proxy or a forwarded port it
+    ///   is another one.
     /// - `Origin`, if there is one, is that of `host`. Browsers add it to requests that may change
     ///   something; curl and SDKs do not.
     /// - `Sec-Fetch-Site`, if there is one, does not name another site, except for a link that the
@@ -100,13 +101,12 @@ impl HostCheck {
     ///
     /// Source: <https://www.w3.org/TR/fetch-metadata/>
     pub(crate) fn check(&self, host: Option<&str>, headers: &HeaderMap) -> Result<(), Refusal> {
-        let port = self.address.port();
         let target = host.and_then(Target::parse).filter(|target| self.is_own(target));
         let Some(target) = target else {
             warn!(host = logged(host.unwrap_or_default()), "request refused, its host is foreign");
-            return Err(Refusal(format!(
-                "the header Host names another host: use localhost, 127.0.0.1 or [::1] with port {port}"
-            )));
+            return Err(Refusal(
+                "the header Host names another host: use localhost, 127.0.0.1 or [::1]".to_owned(),
+            ));
         };
         let text = |value: &header::HeaderValue| value.to_str().unwrap_or_default().to_owned();
         for origin in headers.get_all(header::ORIGIN).iter().map(text) {
@@ -150,15 +150,14 @@ impl HostCheck {
 
     fn is_own(&self, target: &Target) -> bool {
         let own = self.address.ip();
-        let is_own_host = match target.ip() {
+        match target.ip() {
             // DNS rebinding needs a name: an address cannot belong to a page and to this machine.
             Some(ip) => ip.is_loopback() || ip == own || own.is_unspecified(),
             None => {
                 target.host == "localhost"
                     || self.has_bucket_hosts && target.host.ends_with(".localhost")
             }
-        };
-        is_own_host && target.port == self.address.port()
+        }
     }
 }
 
@@ -218,8 +217,15 @@ mod tests {
     #[test]
     fn only_own_hosts_are_accepted() {
         let loopback = HostCheck::new("127.0.0.1:8080".parse().unwrap());
-        let own =
-            ["127.0.0.1:8080", "localhost:8080", "LOCALHOST:8080", "[::1]:8080", "127.9.9.9:8080"];
+        let own = [
+            "127.0.0.1:8080",
+            "localhost:8080",
+            "LOCALHOST:8080",
+            "[::1]:8080",
+            "127.9.9.9:8080",
+            "localhost:3128",
+            "127.0.0.1",
+        ];
         for host in own {
             assert!(is_accepted(loopback, host, &[]), "{host}");
         }
@@ -227,9 +233,6 @@ mod tests {
             "",
             "evil.example",
             "evil.example:8080",
-            "localhost",
-            "localhost:8081",
-            "127.0.0.1",
             "localhost.evil.example:8080",
             "evil.localhost:8080",
             "a@localhost:8080",

@@ -141,6 +141,9 @@ fn describe_expected(kind: &Kind, error: &ValidationError<'_>) -> String {
         Kind::MaxLength { limit } => format!("at most {limit} characters"),
         Kind::Minimum { limit } => format!("{limit} or more"),
         Kind::Maximum { limit } => format!("{limit} or less"),
+        Kind::Pattern { pattern } if pattern.starts_with("^https?://") => {
+            "an http:// or https:// URL".into()
+        }
         Kind::Pattern { pattern } => {
             format!("a string without forbidden control characters (pattern {pattern})")
         }

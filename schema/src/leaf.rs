@@ -9,12 +9,15 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// A string of `MIN` to `MAX` characters without forbidden control characters.
 ///
-/// `FORBIDDEN` is a bit mask: bit n forbids the character U+n.
+/// `FORBIDDEN` is a bit mask: bit n forbids the character U+n. With `URL`, the string is an http or
+/// https URL: it begins with the scheme.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
-pub struct Text<const MIN: usize, const MAX: usize, const FORBIDDEN: u32>(String);
+pub struct Text<const MIN: usize, const MAX: usize, const FORBIDDEN: u32, const URL: bool>(String);
 
-impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Text<MIN, MAX, FORBIDDEN> {
+impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32, const URL: bool>
+    Text<MIN, MAX, FORBIDDEN, URL>
+{
     /// Returns the string.
     pub fn into_string(self) -> String {
         self.0
@@ -35,12 +38,15 @@ impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Text<MIN, MAX, FO
         if has_controls && text.bytes().any(|b| b < 32 && FORBIDDEN >> b & 1 == 1) {
             return Err("forbidden control character in string");
         }
+        if URL && !text.starts_with("http://") && !text.starts_with("https://") {
+            return Err("not an http or https URL");
+        }
         Ok(())
     }
 }
 
-impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> TryFrom<String>
-    for Text<MIN, MAX, FORBIDDEN>
+impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32, const URL: bool> TryFrom<String>
+    for Text<MIN, MAX, FORBIDDEN, URL>
 {
     type Error = &'static str;
 
@@ -49,15 +55,17 @@ impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> TryFrom<String>
     }
 }
 
-impl<'de, const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Deserialize<'de>
-    for Text<MIN, MAX, FORBIDDEN>
+impl<'de, const MIN: usize, const MAX: usize, const FORBIDDEN: u32, const URL: bool>
+    Deserialize<'de> for Text<MIN, MAX, FORBIDDEN, URL>
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
     }
 }
 
-impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32> Deref for Text<MIN, MAX, FORBIDDEN> {
+impl<const MIN: usize, const MAX: usize, const FORBIDDEN: u32, const URL: bool> Deref
+    for Text<MIN, MAX, FORBIDDEN, URL>
+{
     type Target = str;
 
     fn deref(&self) -> &str {

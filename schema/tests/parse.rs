@@ -51,6 +51,8 @@ fn fault_pointers_locate_invalid_values() {
         (r#"{"title":"M","year":1931,"genre":["x"]}"#, vec!["/genre"]),
         (r#"{"title":"M","year":1931,"a/b~c":1}"#, vec!["/a~1b~0c"]),
         (r#"{"title":"M","year":1931,"thumbnail_width":-1}"#, vec!["/thumbnail_width"]),
+        (r#"{"title":"M","year":1931,"thumbnail":"javascript:alert(1)"}"#, vec!["/thumbnail"]),
+        (r#"{"title":"M","year":1931,"thumbnail":"//example.com/m.jpg"}"#, vec!["/thumbnail"]),
         (
             r#"{"title":"M","year":1,"cast":[1,"",null]}"#,
             vec!["/cast/0", "/cast/1", "/cast/2", "/year"],
@@ -82,7 +84,8 @@ fn text_has_a_greatest_length_in_characters() {
         ("extract", false, 20_000),
     ] {
         let movie = |length: usize| {
-            let text = json!("é".repeat(length));
+            let scheme = if property == "thumbnail" { "https://" } else { "" };
+            let text = json!(format!("{scheme}{}", "é".repeat(length - scheme.len())));
             let mut movie = json!({ "title": "M", "year": 1931 });
             movie[property] = if is_list { json!([text]) } else { text };
             movie.to_string()
@@ -194,7 +197,7 @@ fn rejects_deeply_nested_json() {
 
 #[test]
 fn serializes_what_it_parsed() {
-    let json = r#"{"cast":["Peter Lorre"],"extract":"A \"film\".","genres":[],"href":"M_(1931)","thumbnail":"t","thumbnail_height":2,"thumbnail_width":1,"title":"M","year":1931}"#;
+    let json = r#"{"cast":["Peter Lorre"],"extract":"A \"film\".","genres":[],"href":"M_(1931)","thumbnail":"http://t","thumbnail_height":2,"thumbnail_width":1,"title":"M","year":1931}"#;
     let movie: Movie = parse(json.as_bytes()).unwrap();
     assert_eq!(serde_json::to_string(&movie).unwrap(), json);
 }
