@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use rest_api::terminal::printable;
 use serde::Deserialize;
 use tokio::{net::TcpListener, sync::mpsc};
 use uuid::Uuid;
@@ -152,9 +153,7 @@ impl IngestResult {
         };
         let Ingest { key, state, location, .. } = ingest;
         let line = format!("{state:<10} {key}  {details}  ({location})");
-        // Keys and violations may contain control characters, which would affect the terminal.
-        let line = line.replace(char::is_control, "\u{fffd}");
-        Self { key, state, line }
+        Self { key, state, line: printable(&line).into_owned() }
     }
 }
 

@@ -10,10 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use movie_file::Violations;
 use serde::Serialize;
 
-use crate::{
-    store::StoreError,
-    telemetry::{chain, excerpt},
-};
+use crate::{store::StoreError, telemetry::chain, terminal::excerpt};
 
 /// The longest name of a query parameter in a detail, in characters.
 const MAX_NAME: usize = 64;

@@ -39,41 +39,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     line
 }
 
-/// Returns text of a client, at most `max` characters of it, with `…` for the rest. Characters that
-/// could control a terminal or reorder its text are escaped: U+202E becomes `\u{202e}`.
-pub(crate) fn excerpt(text: &str, max: usize) -> String {
-    let mut excerpt = String::new();
-    for c in text.chars().take(max + 1) {
-        let is_invisible = matches!(
-            c,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        );
-        if c.is_control() || is_invisible {
-            excerpt.extend(c.escape_unicode());
-        } else {
-            excerpt.push(c);
-        }
-    }
-    if excerpt.chars().count() > max {
-        excerpt = excerpt.chars().take(max.saturating_sub(1)).chain(['…']).collect();
-    }
-    excerpt
-}
-
 /// Returns a duration in whole milliseconds, for fields that end in `_ms`.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::excerpt;
-
-    #[test]
-    fn an_excerpt_is_short_and_controls_no_terminal() {
-        assert_eq!(excerpt("/movies", 7), "/movies");
-        assert_eq!(excerpt("/movies/1", 7), "/movie…");
-        assert_eq!(excerpt("a\u{202e}b\nc", 20), "a\\u{202e}b\\u{a}c");
-        assert_eq!(excerpt(&"\u{202e}".repeat(60_000), 512).chars().count(), 512);
-    }
 }

@@ -21,6 +21,17 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     printable.into()
 }
 
+/// Returns `text` as [`printable`] does, cut to `max` characters, with `…` for the rest.
+pub(crate) fn excerpt(text: &str, max: usize) -> String {
+    // No more than needed: the text may be long.
+    let start: String = text.chars().take(max + 1).collect();
+    let excerpt = printable(&start);
+    if excerpt.chars().count() <= max {
+        return excerpt.into_owned();
+    }
+    excerpt.chars().take(max.saturating_sub(1)).chain(['…']).collect()
+}
+
 fn is_invisible(character: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
     let category = get_general_category(character);
@@ -29,7 +40,7 @@ fn is_invisible(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{excerpt, printable};
 
     #[test]
     fn characters_that_a_terminal_obeys_are_escaped() {
@@ -42,5 +53,12 @@ mod tests {
         ] {
             assert_eq!(printable(text), expected);
         }
+    }
+    #[test]
+    fn an_excerpt_is_short() {
+        assert_eq!(excerpt("/movies", 7), "/movies");
+        assert_eq!(excerpt("/movies/1", 7), "/movie…");
+        assert_eq!(excerpt("a\u{202e}b\nc", 20), "a\\u{202e}b\\nc");
+        assert_eq!(excerpt(&"\u{202e}".repeat(60_000), 512).chars().count(), 512);
     }
 }

@@ -19,7 +19,8 @@ use super::{super::metrics::CountRequests, responses::ResponseMemory};
 use crate::{
     metrics::Metrics,
     problem::{Code, Problem},
-    telemetry::{excerpt, milliseconds},
+    telemetry::milliseconds,
+    terminal::excerpt,
 };
 
 const REQUEST_ID: &str = "x-request-id";

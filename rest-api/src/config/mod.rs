@@ -1,0 +1,195 @@
+//! The configuration of the service, read from environment variables.
+//!
+//! Every variable is read through a lookup function, so that tests do not change the environment of
+//! their process. All missing and malformed variables are reported together, one a line.
+
+mod reader;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+pub use crate::retry::Retry;
+pub use aws::Secret;
+
+use reader::Reader;
+
+/// The service's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address to listen on (`MRU_LISTEN`).
+    pub listen: SocketAddr,
+    /// The address of the second listener, which serves the probes only (`MRU_PROBE_LISTEN`), if any.
+    pub probe_listen: Option<SocketAddr>,
+    /// The bounds of the listener of `listen`.
+    pub server: ServerLimits,
+    /// The database (`MRU_DB_*`).
+    pub database: Database,
+    /// The token that `/notify` and every write require.
+    pub api_token: ApiToken,
+    /// The buckets that a notification may name (`MRU_BUCKETS`); all if empty.
+    pub buckets: Vec<String>,
+    /// How many ingests this process works on at once (`MRU_WORKERS`); 0 for none.
+    pub workers: usize,
+    /// What one file may take (`MRU_MAX_RECORDS`, `MRU_MAX_STAGED_MB`).
+    pub budget: Budget,
+    /// How failures of the infrastructure are retried.
+    pub retry: Retry,
+    /// How long a claim lasts unless its lease is renewed.
+    pub lease: Duration,
+    /// The SNS topic to which results of ingests are published (`MRU_RESULTS_TOPIC_ARN`), if any.
+    pub results_topic_arn: Option<String>,
+    /// The tracing filter of the log (`MRU_LOG`).
+    pub log_filter: String,
+    /// The format of the log (`MRU_LOG_FORMAT`).
+    pub log_format: LogFormat,
+}
+
+/// What one file may take. A file that takes more is rejected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Budget {
+    /// How many records it may have.
+    pub records: u64,
+    /// How many bytes its new and changed movies may take in the database before they are merged.
+    pub staged_bytes: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { records: 20_000_000, staged_bytes: 32 << 30 }
+    }
+}
+
+/// The bounds of one listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ServerLimits {
+    /// The largest number of connections at once. A further one replaces the connection that has been
+    /// idle for longest, or waits if none is idle.
+    pub connections: usize,
+    /// The largest number of bytes of bodies that clients have not read yet.
+    pub response_bytes: u32,
+    /// The largest number of bytes of bodies that wait until `response_bytes` has room for them.
+    pub waiting_response_bytes: u32,
+    /// How long a response may take from its head to its last byte.
+    pub response_deadline: Duration,
+}
+
+impl ServerLimits {
+    /// The bounds of the listener that serves all routes.
+    pub const MAIN: Self = Self {
+        connections: 1024,
+        response_bytes: 48 << 20,
+        waiting_response_bytes: 16 << 20,
+        response_deadline: Duration::from_secs(60),
+    };
+
+    /// The bounds of the listener that serves the probes only.
+    pub const PROBES: Self = Self {
+        connections: 32,
+        response_bytes: 4 << 20,
+        waiting_response_bytes: 1 << 20,
+        response_deadline: Duration::from_secs(10),
+    };
+}
+
+/// How to reach the database and log in.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// A host name, an address, or the directory of a Unix socket (`MRU_DB_HOST`).
+    pub host: String,
+    /// The port (`MRU_DB_PORT`).
+    pub port: u16,
+    /// The user and the password (`MRU_DB_USER`, and `MRU_DB_PASS` or `MRU_DB_SECRET_ARN`).
+    pub login: Login,
+    /// The name of the database (`MRU_DB_NAME`).
+    pub name: String,
+    /// The reader endpoint, for queries only (`MRU_DB_READ_HOST`); by default `host`.
+    pub read_host: Option<String>,
+    /// How connections are protected (`MRU_DB_TLS` and `MRU_DB_CA_FILE`).
+    pub tls: Tls,
+}
+
+/// The user of the database, and the source of the password.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// Set in the environment.
+    Fixed {
+        /// The user (`MRU_DB_USER`).
+        user: String,
+        /// The password (`MRU_DB_PASS`).
+        password: Secret,
+    },
+    /// Read from a secret, which may be rotated while the service runs.
+    Managed {
+        /// The ARN or name of the secret in Secrets Manager (`MRU_DB_SECRET_ARN`).
+        secret_id: String,
+        /// The user (`MRU_DB_USER`); by default the secret's `username`.
+        user: Option<String>,
+    },
+}
+
+/// The source of the API token.
+#[derive(Clone, Debug)]
+pub enum ApiToken {
+    /// Set in the environment (`MRU_API_TOKEN`).
+    Fixed(TokenDigest),
+    /// Read from a secret, by its ARN or name in Secrets Manager (`MRU_API_TOKEN_SECRET_ARN`).
+    Managed(String),
+}
+
+/// How connections to the database are protected.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Tls {
+    /// No TLS: accepted for loopback and Unix sockets only.
+    Disable,
+    /// TLS that verifies the server's certificate and host name.
+    VerifyFull {
+        /// The trusted certificate authorities, as PEM; by default the system's.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// One JSON object a line, for programs.
+    Json,
+    /// Plain text, for people.
+    Text,
+}
+
+/// The SHA-256 digest of an API token. The service keeps no token itself.
+///
+/// The time that a comparison of digests takes does not reveal how much of a guess is right.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// Returns the digest of `token`.
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+}
+
+/// The missing and malformed variables, one a line.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(Vec<String>);
+
+impl Config {
+    /// Returns the bucket of `MRU_BUCKETS`, if it is the only one.
+    pub fn only_bucket(&self) -> Option<String> {
+        match &self.buckets[..] {
+            [only] => Some(only.clone()),
+            _ => None,
+        }
+    }
+
+    /// Reads the configuration through `lookup`, which returns the value of a variable.
+    ///
+    /// # Errors
+    /// If variables are missing or malformed. The error names all of them.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        Reader::new(lookup).read().map_err(ConfigError)
+    }
+}
