@@ -210,6 +210,12 @@ impl Staging {
 /// Deletes the staged rows that later records of the file replace. Returns their number, and the bytes
 /// they took.
 pub(super) async fn deduplicate(transaction: &Transaction<'_>) -> Result<(i64, i64), StoreError> {
+    // The planner knows little about the table. If it expects few rows, it would join them in quadratic
+    // time.
+    let nested_loops = "
+        /* staging::deduplicate */
+        select set_config('enable_nestloop', $1, true)";
+    query_one(transaction, nested_loops, &[&"off"]).await?;
     let deduplicate = "
         /* staging::deduplicate */
         with replaced as (
@@ -227,6 +233,7 @@ pub(super) async fn deduplicate(transaction: &Transaction<'_>) -> Result<(i64, i
         select count(*), coalesce(sum(size), 0)::bigint from replaced";
     let overhead = ROW_OVERHEAD as i32;
     let row = query_one(transaction, deduplicate, &[&overhead]).await?;
+    query_one(transaction, nested_loops, &[&"on"]).await?;
     Ok((row.get(0), row.get(1)))
 }
 
