@@ -304,7 +304,9 @@ def check_ingress(where, ingress, service, sleep, probe_port):
         "a listener other than HTTPS 443 would accept the token unencrypted",
     )
     attributes = alb.get("listener-attributes.HTTPS-443", "")
-    hsts = re.fullmatch(r"routing[.]http[.]response[.]strict_transport_security[.]header_value=max-age=\d{8,}", attributes)
+    hsts = re.fullmatch(
+        r"routing[.]http[.]response[.]strict_transport_security[.]header_value=max-age=\d{8,}", attributes
+    )
     check(bool(hsts) != internal, at, f"HSTS must be set on the public host only: {attributes!r}")
     check(not internal or alb.get("inbound-cidrs", "0.0.0.0/0") != "0.0.0.0/0", at, "open to every address")
     check(

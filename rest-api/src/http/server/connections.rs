@@ -13,7 +13,7 @@ use std::{
 use http::Response;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::responses::Guarded;
@@ -136,11 +136,15 @@ impl Place {
                 let state = lock(&self.state);
                 state.exchanges.values().flatten().chain(&state.first_head_due).min().copied()
             };
-            match due {
-                Some(due) if due <= Instant::now() => return,
-                Some(due) => sleep_until(due).await,
-                None => self.responding.notified().await,
+            let Some(due) = due else {
+                self.responding.notified().await;
+                continue;
+            };
+            if due <= Instant::now() {
+                return;
             }
+            // A response that begins meanwhile may be due earlier.
+            let _ = timeout_at(due, self.responding.notified()).await;
         }
     }
 
