@@ -154,8 +154,8 @@ impl Store {
             update ingests
             set etag = coalesce(etag, $3), size = coalesce(size, $4),
                 ordered_at = case
-                    when ordered_at is null
-                        then coalesce(least($5, now() + interval '5 minutes'), received_at)
+                    when ordered_at is null and $5::timestamptz is null then received_at
+                    when ordered_at is null then least($5, now() + interval '5 minutes')
                     when ordered_at > $5::timestamptz + interval '5 minutes'
                         then greatest($5, (
                             select max(older.ordered_at)

@@ -193,9 +193,12 @@ pub(super) async fn insert(
         insert into ingests
             (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, ordered_at)
         select $1, $2, $3, $4, $5, $8, $9, $10,
-            least(greatest(coalesce($6, after_same_second, $7), not_before), not_after,
-                now() + interval '5 minutes')
-        from bounds
+            case when position is not null then least(position, now() + interval '5 minutes') end
+        from (
+            select least(greatest(coalesce($6, after_same_second, $7), not_before), not_after)
+                as position
+            from bounds
+        ) positions
         returning id";
     let Notification { bucket, key, sequencer, version_id, etag, event_time, size } = notification;
     let params: [&(dyn ToSql + Sync); 10] = [

@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use fastrand::Rng;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
-<<<<<<< HEAD
 use rest_api::store::is_indexable;
-=======
->>>>>>> 9b6368b (Notice a deadline that is set while another is awaited)
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -229,16 +226,8 @@ async fn pages_of_any_size_contain_each_movie_once() {
 #[tokio::test]
 async fn a_page_of_large_movies_is_shorter_and_links_to_the_next_page() {
     let service = Service::start().await;
-<<<<<<< HEAD
     let movies: Vec<Value> = (0..24).map(|n| large_movie(&n.to_string(), 900)).collect();
     service.ingest("k", json!(movies).to_string()).await;
-=======
-    let movies: Vec<Value> = (0..24)
-        .map(|n| json!({ "title": format!("{n}"), "year": 2000, "extract": "x".repeat(900_000) }))
-        .collect();
-    let ingest = service.ingest("k", json!(movies).to_string()).await;
-    assert_eq!(ingest["inserted"], 24, "{ingest}");
->>>>>>> 9b6368b (Notice a deadline that is set while another is awaited)
     let first = service.get("/movies").await;
     assert_eq!(first.status, StatusCode::OK, "{}", first.text);
     // The page ends after 2 MiB, with the movie that exceeds them.
