@@ -196,7 +196,7 @@ movies.json: record 3, byte 188: expected JSON, found expected `,` or `}` at lin
 movies.json: record 4, byte 221, /title: expected the required property "title", found nothing
       9 |   {"year": 1985},
         |   ^
-movies.json: record 5, byte 237: expected a movie behind the comma, found "]"
+movies.json: record 5, byte 237: expected a movie after the comma, found "]"
      10 | ]
         | ^
 movies.json: 6 violations
