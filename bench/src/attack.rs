@@ -70,6 +70,8 @@ impl Drop for Service {
 /// Attacks the service, and prints what other clients notice.
 #[expect(clippy::print_stdout, reason = "the figures are the output of the program")]
 pub(crate) async fn measure() -> Result<()> {
+    // Fails if another part of the process has installed it, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let directory = env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     let postgres = Postgres::start(&directory.join("postgres"), Purpose::Test).await?;
@@ -89,8 +91,8 @@ async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
     let s3 = client(s3_address);
     s3.create_bucket().bucket(BUCKET).send().await?;
 
-    let service = start_service(postgres, &format!("http://{s3_address}")).await?;
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(100)).build()?;
+    let service = start_service(postgres, &format!("http://{s3_address}"), &http).await?;
     let put = async |key: &str, body: Vec<u8>| {
         s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from(body)).send().await
     };
@@ -127,7 +129,7 @@ async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
     report(&movies, &health, memory, lost.unwrap_or("?"), responses)
 }
 
-async fn start_service(postgres: &Postgres, s3: &str) -> Result<Service> {
+async fn start_service(postgres: &Postgres, s3: &str, http: &reqwest::Client) -> Result<Service> {
     postgres.create_database("attack").await?;
     let database = postgres.database("attack");
     let no_secrets = aws::SecretsManager::new(&local_stack::sdk(([127, 0, 0, 1], 1).into()));
@@ -160,7 +162,7 @@ async fn start_service(postgres: &Postgres, s3: &str) -> Result<Service> {
     let service = Service { process, url };
     let ready = format!("{}/readyz", service.url);
     for _ in 0..200 {
-        if reqwest::get(&ready).await.is_ok_and(|response| response.status().is_success()) {
+        if http.get(&ready).send().await.is_ok_and(|response| response.status().is_success()) {
             return Ok(service);
         }
         sleep(Duration::from_millis(50)).await;

@@ -59,7 +59,8 @@ pub(super) fn layered(
             TraceLayer::new_for_http()
                 .make_span_with(span)
                 .on_request(())
-                .on_response(log_response),
+                .on_response(log_response)
+                .on_failure(()),
         )
         .propagate_x_request_id()
         .layer(CatchPanicLayer::custom(panic_response))
