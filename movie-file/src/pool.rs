@@ -5,17 +5,25 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinError,
+};
 
-/// Bounds how many threads of a process decode at the same time. Clones share the bound.
+/// The threads of a process that decode. Clones share them.
 ///
-/// Decoding occupies a processor. It runs on blocking threads, never on the threads that serve
-/// requests and renew leases. It leaves one core to those. Work waits in a queue, so that each file
-/// gets its turn.
+/// Decoding occupies a processor. It never runs on the threads that serve requests and renew leases,
+/// and leaves one core to those. Work waits in a queue, first in, first out, so that each file gets
+/// its turn.
+///
+/// The threads are few and their own, because the allocator keeps freed memory apart for each thread:
+/// the memory of decoding would otherwise grow with the number of threads that ever decoded.
 #[derive(Clone, Debug)]
-pub struct DecodePool {
-    permits: Arc<Semaphore>,
-}
+pub struct DecodePool(Arc<Threads>);
+
+/// A runtime that is used for its blocking threads alone. None only while it is dropped.
+#[derive(Debug)]
+struct Threads(Option<Runtime>);
 
 impl Default for DecodePool {
     /// Returns a pool of one thread fewer than the process has cores, at least one.
@@ -25,14 +33,20 @@ impl Default for DecodePool {
 }
 
 impl DecodePool {
-    /// Returns a pool of so many threads, at least one.
+    /// Returns a pool of so many threads, at least one. They start when they are needed.
+    #[expect(clippy::expect_used, reason = "a runtime without drivers needs nothing of the system")]
     pub fn new(threads: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(threads.max(1))) }
+        let runtime = Builder::new_current_thread()
+            .max_blocking_threads(threads.max(1))
+            .thread_name("decode")
+            .build()
+            .expect("a runtime without drivers");
+        Self(Arc::new(Threads(Some(runtime))))
     }
 
     /// Runs `work` on a thread of the pool. Returns its result, and the processor time that it took.
     ///
-    /// Work that has begun runs to its end, even if the future is dropped.
+    /// The work runs even if the future is dropped.
     ///
     /// # Panics
     /// If `work` panics.
@@ -40,19 +54,26 @@ impl DecodePool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> (T, Duration) {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let working = spawn_blocking(move || {
-            let _permit = permit;
+        let measured = || {
             let started = processor_time();
             let result = work();
             (result, processor_time().saturating_sub(started))
-        });
-        match working.await.map_err(tokio::task::JoinError::try_into_panic) {
+        };
+        let Some(runtime) = &self.0.0 else { return std::future::pending().await };
+        match runtime.spawn_blocking(measured).await.map_err(JoinError::try_into_panic) {
             Ok(done) => done,
             Err(Ok(panic)) => resume_unwind(panic),
-            // The runtime is shutting down, and drops this future, too.
+            // Only a pool that is dropped cancels work. This future borrows it.
             Err(Err(_)) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Threads {
+    /// Does not wait for the threads: a task of another runtime may drop the pool.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
 }

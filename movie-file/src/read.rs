@@ -1,9 +1,9 @@
 //! Decodes a stream of chunks.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Buf, Bytes};
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, stream::Fuse};
 use schema::Movie;
 
 use crate::{
@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// After how many bytes a step ends, so that other files get their turn. It counts the bytes of the
-/// object and those after decompression.
-const STEP: u64 = 256 << 10;
+/// object and those after decompression. Much smaller steps would mostly change threads.
+const STEP: usize = 256 << 10;
 
-/// How many bytes of the object are decoded before the size of the step and the batch is checked.
+/// How many bytes of the object are decoded before the size of the step is checked.
 const MAX_PUSH: usize = 8 << 10;
 
-/// A batch of movies is complete when its records have this many bytes.
+/// A batch of movies is complete after the step in which its records reach this many bytes.
 const BATCH_BYTES: usize = 2 << 20;
 
 /// What a movie takes in memory in addition to the text of its record, in bytes, roughly.
@@ -31,7 +31,7 @@ const OVERHEAD: usize = 200;
 /// All batches are to be discarded if the [`Summary`] has violations in the end. If a future of a
 /// method is dropped, the reader is of no use any more.
 pub struct Reader<S> {
-    chunks: S,
+    chunks: Fuse<S>,
     pool: DecodePool,
     progress: Progress,
     processor_time: Duration,
@@ -48,8 +48,8 @@ enum Progress {
 /// The part of a reader that goes to a thread of the pool and comes back.
 struct Decoding {
     decoder: Decoder,
-    /// The rest of the present chunk.
-    chunk: Bytes,
+    /// The bytes that have arrived and are not decoded yet.
+    chunks: VecDeque<Bytes>,
 }
 
 /// What is made of the movies that are handled together.
@@ -70,13 +70,16 @@ where
         pool: &DecodePool,
     ) -> Self {
         let progress = match Decoder::new(content_encoding, limits) {
-            Ok(decoder) => Progress::Decoding(Box::new(Decoding { decoder, chunk: Bytes::new() })),
+            Ok(decoder) => {
+                Progress::Decoding(Box::new(Decoding { decoder, chunks: VecDeque::new() }))
+            }
             Err(fault) => {
                 let violations = Violations::of_file(fault);
                 Progress::Ended(Summary { movies: 0, violations })
             }
         };
-        Self { chunks, pool: pool.clone(), progress, processor_time: Duration::ZERO }
+        let (chunks, pool) = (chunks.fuse(), pool.clone());
+        Self { chunks, pool, progress, processor_time: Duration::ZERO }
     }
 
     /// Returns what `convert` makes of the next movies, in the order of the file. None at the end of
@@ -131,15 +134,19 @@ where
         }
     }
 
-    /// Waits for bytes, if the present chunk has none left. Returns false if the file has ended.
+    /// Waits for bytes, if none are left. Takes those that have arrived, enough for one step. Returns
+    /// false if the file has ended.
     async fn receive(&mut self) -> Result<bool, E> {
         match &mut self.progress {
             Progress::Decoding(decoding) => {
-                while decoding.chunk.is_empty() && !decoding.decoder.is_lost() {
-                    match self.chunks.next().await {
-                        Some(chunk) => decoding.chunk = chunk?,
-                        None => break,
-                    }
+                let mut size: usize = decoding.chunks.iter().map(Bytes::len).sum();
+                while size < STEP && !decoding.decoder.is_lost() {
+                    let next = self.chunks.next();
+                    let next = if size == 0 { Some(next.await) } else { next.now_or_never() };
+                    let Some(Some(chunk)) = next else { break };
+                    let chunk = chunk?;
+                    size += chunk.len();
+                    decoding.chunks.extend((!chunk.is_empty()).then_some(chunk));
                 }
                 Ok(true)
             }
@@ -148,8 +155,7 @@ where
         }
     }
 
-    /// Decodes bytes of the present chunk on a thread of the pool, or ends the file if there are
-    /// none.
+    /// Decodes bytes on a thread of the pool, or ends the file if there are none.
     async fn step<T: Send + 'static>(
         &mut self,
         batch: Batch<T>,
@@ -174,21 +180,20 @@ impl Decoding {
         batch: &mut Batch<T>,
         add: impl Fn(&mut Batch<T>, Movie, usize),
     ) -> Progress {
-        let Self { decoder, chunk } = &mut *self;
-        if chunk.is_empty() || decoder.is_lost() {
-            let add = |movie, size| add(batch, movie, size);
+        let Self { decoder, chunks } = &mut *self;
+        let mut add = |movie, size| add(batch, movie, size);
+        if chunks.is_empty() || decoder.is_lost() {
             return Progress::Ended(self.decoder.finish(add));
         }
-        let (length, decoded) = (chunk.len(), decoder.decoded());
-        while !chunk.is_empty()
-            && !decoder.is_lost()
-            && ((length - chunk.len()) as u64) < STEP
-            && decoder.decoded() - decoded < STEP
-            && batch.size < BATCH_BYTES
-        {
-            let next = &chunk[..chunk.len().min(MAX_PUSH)];
-            let consumed = decoder.push(next, |movie, size| add(batch, movie, size));
-            chunk.advance(consumed);
+        let (mut consumed, decoded) = (0, decoder.decoded());
+        while consumed < STEP && decoder.decoded() - decoded < STEP as u64 && !decoder.is_lost() {
+            let Some(chunk) = chunks.front_mut() else { break };
+            let pushed = decoder.push(&chunk[..chunk.len().min(MAX_PUSH)], &mut add);
+            chunk.advance(pushed);
+            consumed += pushed;
+            if chunk.is_empty() {
+                chunks.pop_front();
+            }
         }
         Progress::Decoding(self)
     }

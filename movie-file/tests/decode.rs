@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{convert::Infallible, thread, time::Duration};
+use std::{collections::HashSet, convert::Infallible, thread, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, future::join_all, stream};
 use movie_file::{DecodePool, Decoder, Limits, MAX_LISTED, Reader, Summary};
 
 const MOVIE: &str = r#"{"title":"M","year":1931}"#;
@@ -68,6 +68,24 @@ async fn decoding_and_conversion_run_off_the_thread_of_the_caller() {
 }
 
 #[tokio::test]
+async fn any_chunks_give_the_same_movies() {
+    let pool = DecodePool::new(1);
+    let file = format!("{MOVIE}\n").repeat(5_000);
+    for size in [1, 100, 8 << 10, 1 << 20] {
+        let chunks = file.as_bytes().chunks(size).map(|chunk| Ok(Bytes::copy_from_slice(chunk)));
+        // Empty chunks mean nothing.
+        let chunks: Vec<Chunk> = chunks.flat_map(|chunk| [Ok(Bytes::new()), chunk]).collect();
+        let mut reader = Reader::new(None, limits(), stream::iter(chunks), &pool);
+        let mut titles = Vec::new();
+        while let Some(batch) = reader.next_batch(|movie| movie.title.to_string()).await.unwrap() {
+            titles.extend(batch);
+        }
+        assert_eq!(titles, vec!["M"; 5_000]);
+        assert_eq!(reader.finish().await.unwrap().movies, 5_000);
+    }
+}
+
+#[tokio::test]
 async fn a_large_file_gives_other_files_their_turn() {
     let pool = DecodePool::new(1);
     // One chunk of 64 MiB.
@@ -93,4 +111,22 @@ async fn the_reader_measures_the_processor_time_of_decoding() {
         steps += 1;
     }
     assert!(steps > 5, "{steps} steps");
+}
+
+#[tokio::test]
+async fn a_pool_has_no_more_threads_than_it_was_given() {
+    let pool = DecodePool::new(2);
+    let read = async || {
+        let mut reader = reader(format!("{MOVIE}\n").repeat(50_000), &pool);
+        let mut threads = HashSet::new();
+        while let Some(batch) = reader.next_batch(|_| thread::current().id()).await.unwrap() {
+            threads.extend(batch);
+            // Threads of the runtime become idle meanwhile.
+            tokio::task::yield_now().await;
+        }
+        threads
+    };
+    let threads: HashSet<_> =
+        join_all((0..8).map(|_| read())).await.into_iter().flatten().collect();
+    assert!(threads.len() <= 2, "{} threads", threads.len());
 }
