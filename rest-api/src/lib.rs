@@ -56,7 +56,10 @@ use ingest::Worker;
 use metrics::Metrics;
 use objects::ObjectStore;
 use results::Publisher;
-use store::{Outbox, Store, StoreError};
+use store::{Lane, Outbox, Store, StoreError};
+
+/// How many workers process batches of small files. While one merges, the other reads.
+const BATCH_WORKERS: usize = 2;
 
 /// How long workers may take to requeue their ingests when the service stops.
 const WORKERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -161,16 +164,19 @@ pub async fn run_wrapped(
     });
     let mut workers = JoinSet::new();
     for _ in 0..config.workers {
-        workers.spawn(Arc::clone(&worker).run(stopping.clone()));
+        workers.spawn(Arc::clone(&worker).run(Lane::Large, stopping.clone()));
+    }
+    for _ in 0..BATCH_WORKERS.min(config.workers) {
+        workers.spawn(Arc::clone(&worker).run(Lane::Small, stopping.clone()));
     }
     if let Some(topic_arn) = config.results_topic_arn {
         let publisher =
             Publisher { store: store.clone(), sns: aws.sns, topic_arn, retry: config.retry };
         workers.spawn(publisher.run(stopping.clone()));
     }
-    let listening = tokio::spawn({
+    let background = tokio::spawn({
         let store = store.clone();
-        async move { store.listen().await }
+        async move { tokio::join!(store.listen(), store.maintain()) }
     });
 
     let app =
@@ -197,7 +203,7 @@ pub async fn run_wrapped(
         // The leases of their ingests expire, and other workers start over.
         warn!("stopping: some workers did not end in time");
     }
-    listening.abort();
+    background.abort();
     info!("service stopped");
     Ok(())
 }

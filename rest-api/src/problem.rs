@@ -213,7 +213,10 @@ impl From<StoreError> for Problem {
             return Self::violations(violations.listed(), violations.count());
         }
         match &error {
-            StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Migrations { .. } => {
+            StoreError::Unavailable(_)
+            | StoreError::Full(_)
+            | StoreError::Migrations { .. }
+            | StoreError::MigrationUnfinished => {
                 Self::unavailable("the database is not available", Duration::from_secs(5))
                     .with_cause(chain(&error))
             }

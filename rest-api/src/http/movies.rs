@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::StatusCode;
 use movie_file::{DecodePool, Limits, Reader};
-use tracing::warn;
 
 use super::{
     in_time, params,
@@ -14,9 +13,8 @@ use super::{
 use crate::{
     problem::{Code, Problem},
     store::{
-        CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, Staging, is_indexable,
+        CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, is_indexable,
     },
-    telemetry::chain,
 };
 
 /// The largest body of `POST /movies`, in bytes, also after decompression. A larger file goes
@@ -154,13 +152,9 @@ pub(super) async fn create(mut request: Request) -> Answer {
     params::none(&request.query)?;
     let encoding = request.content_encoding();
     let whole = request.body().await?;
-    let staging = request.app.store.staging_for_request().await?;
-    let staging = stage(staging, encoding.as_deref(), whole, &request.app.decode_pool).await?;
-    let merged = staging.merge_request().await?;
+    let rows = read_rows(encoding.as_deref(), whole, &request.app.decode_pool).await?;
+    let merged = request.app.store.merge_request(&rows).await?;
     request.app.metrics.merged(&merged);
-    if let Err(error) = request.app.store.clean_indexes(&merged).await {
-        warn!(error = chain(&error), "maintenance of the catalogue failed");
-    }
     json(StatusCode::CREATED, &merged)
 }
 
@@ -174,21 +168,20 @@ pub(super) fn body_reader(
     Reader::new(encoding, Limits::with_max_file(MAX_BODY as u64), chunks, pool)
 }
 
-/// Stages the movies of a body, if it has no violations.
-async fn stage(
-    mut staging: Staging,
+/// Returns the movies of a body, if it has no violations.
+async fn read_rows(
     encoding: Option<&str>,
     body: Bytes,
     pool: &DecodePool,
-) -> Result<Staging, Problem> {
+) -> Result<Vec<CatalogueRow>, Problem> {
     let mut reader = body_reader(encoding, body, pool);
-    while let Some(rows) = reader.next_batch(CatalogueRow::new).await? {
-        staging.add(&rows).await?;
+    let mut rows = Vec::new();
+    while let Some(batch) = reader.next_batch(CatalogueRow::new).await? {
+        rows.extend(batch);
     }
     let violations = reader.finish().await?.violations;
     if !violations.is_empty() {
-        staging.discard().await;
         return Err(Problem::violations(violations.listed(), violations.count()));
     }
-    Ok(staging)
+    Ok(rows)
 }

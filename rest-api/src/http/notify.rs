@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{Ingest, ObservedVersion},
+    store::{Ingest, ObservedVersion, Report},
     terminal::printable,
 };
 
@@ -45,7 +45,8 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     check(&notification, &app.access.buckets)?;
     let observed = describe_version(app, &notification).await;
     let (id, trace_id) = (request.request_id(), request.trace_id);
-    let ingest = in_time(app.store.record(&notification, &observed, &id, trace_id)).await?;
+    let report = Report { notification: &notification, observed: &observed };
+    let ingest = in_time(app.store.record(report, &id, trace_id)).await?;
     info!(ingest = ingest.id, bucket = ingest.bucket, key = ingest.key, "ingest recorded");
     let Some(seconds) = wait else { return accepted(&ingest, None) };
     let ingest = wait_for(app, ingest, Duration::from_secs(seconds)).await?;
@@ -151,18 +152,17 @@ fn wait_preference(headers: &HeaderMap) -> Option<u64> {
 /// Waits until the ingest has ended, at most for `wait`. Returns the ingest as it is then.
 async fn wait_for(app: &App, mut ingest: Ingest, wait: Duration) -> Result<Ingest, Problem> {
     let deadline = Instant::now() + wait;
-    let mut finished = app.store.hints().finished.subscribe();
     let mut stopping = app.stopping.clone();
     while !ingest.state.ended() && Instant::now() < deadline && !*stopping.borrow() {
-        finished.borrow_and_update();
         let id = ingest.id;
+        let mut end = app.store.hints().end_of(id);
         ingest = in_time(app.store.ingest(id)).await?.unwrap_or(ingest);
         if ingest.state.ended() {
             break;
         }
         let hint = async {
             tokio::select! {
-                _ = finished.changed() => {}
+                () = end.received() => {}
                 _ = stopping.changed() => {}
             }
         };

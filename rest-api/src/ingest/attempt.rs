@@ -1,6 +1,9 @@
 //! One attempt at an ingest: reads its object, stages its movies, and merges them.
 
-use futures_util::TryStreamExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use movie_file::{Limits, Reader, Violations, limits::MAX_FILE};
 use tracing::{debug, info};
 
@@ -8,7 +11,7 @@ use super::worker::Worker;
 use crate::{
     objects::{Object, ObjectError},
     problem::Code,
-    store::{CatalogueRow, Claim, Merged, Stage, StoreError},
+    store::{CatalogueRow, Claim, Merged, Stage, StoreError, VersionPosition},
 };
 
 /// The result of an attempt that did not fail.
@@ -21,26 +24,48 @@ pub(super) enum Attempted {
     Replaced,
 }
 
+/// An object that is being read.
+pub(super) struct File {
+    /// The position of its version.
+    pub(super) position: VersionPosition,
+    pub(super) reader: Reader<BoxStream<'static, Result<Bytes, ObjectError>>>,
+}
+
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error(transparent)]
     Object(#[from] ObjectError),
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Arc<StoreError>),
     /// The last allowed attempt ended without a result: its worker died or stalled.
     #[error("every worker that claimed the file died or stalled")]
     AttemptsExhausted,
 }
 
+/// One error may be the failure of several files.
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
 impl Failure {
+    /// Returns the error of the database, if that has failed.
+    pub(super) fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Object(_) | Self::AttemptsExhausted => None,
+        }
+    }
+
     /// Returns the code of this failure.
     pub(super) fn code(&self) -> Code {
         match self {
             Self::Object(ObjectError::Gone(_)) => Code::ObjectGone,
             Self::Object(ObjectError::Refused(_)) => Code::ObjectRefused,
             Self::Object(ObjectError::Temporary(_)) => Code::ObjectStoreUnavailable,
-            Self::Store(StoreError::Full(_)) => Code::DatabaseFull,
+            Self::Store(error) if matches!(**error, StoreError::Full(_)) => Code::DatabaseFull,
             Self::Store(_) => Code::DatabaseUnavailable,
             Self::AttemptsExhausted => Code::WorkerDied,
         }
@@ -54,7 +79,7 @@ impl Worker {
             return Err(Failure::AttemptsExhausted);
         }
         match self.load(claim, Stage::Changes).await {
-            Err(Failure::Store(StoreError::CatalogueChanged)) => {
+            Err(failure) if matches!(failure.store(), Some(StoreError::CatalogueChanged)) => {
                 info!("other merges changed the same movies meanwhile: reading the file again");
                 self.load(claim, Stage::Everything).await
             }
@@ -64,11 +89,28 @@ impl Worker {
 
     /// Reads the object, stages its movies, and merges them.
     async fn load(&self, claim: &Claim, stage: Stage) -> Result<Attempted, Failure> {
+        let Some(File { position, mut reader }) = self.open(claim).await? else {
+            return Ok(Attempted::Replaced);
+        };
+        let mut staging = self.store.staging(claim, stage).await?;
+        while let Some(rows) = reader.next_batch(CatalogueRow::new).await? {
+            staging.add(&rows).await?;
+        }
+        let file = reader.finish().await?;
+        if !file.violations.is_empty() {
+            staging.discard().await;
+            return Ok(Attempted::Rejected(file.violations));
+        }
+        Ok(Attempted::Merged(self.store.merge_staged(staging, &position, claim).await?))
+    }
+
+    /// Opens the object of `claim`. None if the bucket holds newer content.
+    pub(super) async fn open(&self, claim: &Claim) -> Result<Option<File>, Failure> {
         let Claim { bucket, key, version_id, .. } = claim;
         let Object { version, content_encoding, body } =
             self.objects.get(bucket, key, version_id.as_deref()).await?;
         if claim.etag.is_some() && claim.etag != version.etag {
-            return Ok(Attempted::Replaced);
+            return Ok(None);
         }
         // The same content has another length: a proxy has cut it, or will.
         if claim.etag.is_some() && claim.size.is_some() && claim.size != version.size {
@@ -78,18 +120,10 @@ impl Worker {
         }
         let position = self.store.observe(claim, &version).await?;
         debug!(size_bytes = version.size, "reading the object");
-        let mut staging = self.store.staging(claim, stage).await?;
-        let body = body.inspect_ok(|chunk| self.metrics.read(chunk.len()));
+        let metrics = Arc::clone(&self.metrics);
+        let body = body.inspect_ok(move |chunk| metrics.read(chunk.len())).boxed();
         let limits = Limits::with_max_file(MAX_FILE);
-        let mut reader = Reader::new(content_encoding.as_deref(), limits, body, &self.decode_pool);
-        while let Some(rows) = reader.next_batch(CatalogueRow::new).await? {
-            staging.add(&rows).await?;
-        }
-        let file = reader.finish().await?;
-        if !file.violations.is_empty() {
-            staging.discard().await;
-            return Ok(Attempted::Rejected(file.violations));
-        }
-        Ok(Attempted::Merged(staging.merge_ingest(&position, claim).await?))
+        let reader = Reader::new(content_encoding.as_deref(), limits, body, &self.decode_pool);
+        Ok(Some(File { position, reader }))
     }
 }

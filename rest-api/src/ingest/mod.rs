@@ -17,11 +17,12 @@
 //!       +--> failed       the infrastructure failed too often
 //! ```
 //!
-//! [`Worker`] claims an ingest, `attempt` reads its object and merges its movies, and `outcome`
-//! records the result in the ledger. Memory is bounded, whatever the size of the file: the movies
+//! [`Worker`] claims ingests. `attempt` reads the object of a large one and merges its movies, `batch` does
+//! so for many small ones at once, and `outcome` records the results in the ledger. Memory is bounded, whatever the size of the file: the movies
 //! pass through in batches.
 
 mod attempt;
+mod batch;
 mod lease;
 mod outcome;
 mod worker;

@@ -21,10 +21,7 @@ use crate::{
 impl Failure {
     /// Returns the fault of the file, if the file is what is wrong.
     fn fault_of_file(&self) -> Option<Fault> {
-        match self {
-            Self::Store(error) => error.fault_of_file(),
-            _ => None,
-        }
+        self.store()?.fault_of_file()
     }
 }
 
@@ -37,10 +34,10 @@ impl Worker {
         duration: Duration,
     ) {
         match result {
-            Ok(Attempted::Merged(merged)) => self.after_merge(&merged, duration).await,
+            Ok(Attempted::Merged(merged)) => self.after_merge(&merged, duration),
             Ok(Attempted::Rejected(violations)) => self.reject(claim, &violations, duration).await,
             Ok(Attempted::Replaced) => self.supersede(claim, duration).await,
-            Err(Failure::Store(StoreError::LeaseLost)) => {
+            Err(failure) if matches!(failure.store(), Some(StoreError::LeaseLost)) => {
                 let duration_ms = milliseconds(duration);
                 warn!(duration_ms, "lease lost: another worker has claimed the ingest");
                 self.metrics.lease_lost();
@@ -52,8 +49,8 @@ impl Worker {
         }
     }
 
-    /// The merge has ended the ingest in its own transaction. Maintenance is left to do.
-    async fn after_merge(&self, merged: &Merged, duration: Duration) {
+    /// The merge has ended the ingest in its own transaction.
+    fn after_merge(&self, merged: &Merged, duration: Duration) {
         let Merged { inserted, updated, unchanged, superseded } = *merged;
         let duration_ms = milliseconds(duration);
         let state = if superseded {
@@ -65,9 +62,6 @@ impl Worker {
         };
         self.metrics.merged(merged);
         self.metrics.ended(state, duration);
-        if let Err(error) = self.store.maintain_after_merge(merged).await {
-            warn!(error = chain(&error), "maintenance of the catalogue failed");
-        }
     }
 
     async fn reject(&self, claim: &Claim, violations: &Violations, duration: Duration) {
@@ -95,9 +89,9 @@ impl Worker {
     }
 
     async fn requeue_or_fail(&self, claim: &Claim, failure: &Failure, duration: Duration) {
-        let max_attempts = match failure {
-            Failure::Object(ObjectError::Gone(_)) | Failure::Store(StoreError::Full(_)) => 1,
-            Failure::Object(ObjectError::Refused(_)) | Failure::Store(StoreError::Statement(_)) => {
+        let max_attempts = match (failure, failure.store()) {
+            (Failure::Object(ObjectError::Gone(_)), _) | (_, Some(StoreError::Full(_))) => 1,
+            (Failure::Object(ObjectError::Refused(_)), _) | (_, Some(StoreError::Statement(_))) => {
                 self.retry.max_attempts_refused
             }
             _ => self.retry.max_attempts,
@@ -162,6 +156,13 @@ impl Worker {
             warn!("the result was not recorded before the lease expired");
             false
         })
+    }
+
+    /// Puts an ingest of a batch back into the queue, to be processed alone. The attempt does not count.
+    pub(super) async fn requeue_alone(&self, claim: &Claim, reason: &str) {
+        info!(reason, "requeueing the ingest, to be processed alone");
+        let requeued = self.store.requeue_alone(claim).await;
+        self.report(&requeued);
     }
 
     /// Logs and counts a result that could not be recorded. Another worker claims the ingest after the

@@ -1,4 +1,5 @@
-//! The workers: each processes one ingest after another from the queue.
+//! The workers. Some process one large file after another, others batches of small ones, so that neither
+//! kind waits for the other.
 
 use std::{
     sync::Arc,
@@ -7,15 +8,15 @@ use std::{
 
 use movie_file::DecodePool;
 use tokio::{sync::watch, time::sleep};
-use tracing::{Instrument, error, error_span, info, warn};
+use tracing::{Instrument, Span, error, error_span, info, warn};
 
-use super::lease;
+use super::{batch::MAX_BATCH, lease};
 use crate::{
     config::Retry,
     metrics::Metrics,
     objects::ObjectStore,
     shutdown,
-    store::{Claim, Store},
+    store::{Claim, Lane, Store},
     telemetry::chain,
 };
 
@@ -40,23 +41,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Processes ingests until `stop` turns true. An unfinished one is requeued then.
-    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+    /// Processes ingests of `lane` until `stop` turns true: large ones one after another, small ones in
+    /// batches. Unfinished ones are requeued then.
+    pub async fn run(self: Arc<Self>, lane: Lane, mut stop: watch::Receiver<bool>) {
+        let limit = if lane == Lane::Small { MAX_BATCH } else { 1 };
         let mut queued = self.store.hints().queued.subscribe();
         loop {
             queued.borrow_and_update();
             let claimed = tokio::select! {
                 biased;
                 () = shutdown::requested(&mut stop) => return,
-                claimed = self.store.claim(self.lease) => claimed,
+                claimed = self.store.claim(lane, limit, self.lease) => claimed,
             };
             match claimed {
-                Ok(Some(claim)) => self.process_in_task(claim, &stop).await,
-                Ok(None) => tokio::select! {
+                Ok(claims) if claims.is_empty() => tokio::select! {
                     () = shutdown::requested(&mut stop) => return,
                     _ = queued.changed() => {}
                     () = sleep(POLL) => {}
                 },
+                Ok(claims) => self.process_in_task(lane, claims, &stop).await,
                 Err(error) => {
                     warn!(error = chain(&error), "claiming an ingest failed, will retry");
                     sleep(POLL).await;
@@ -65,19 +68,25 @@ impl Worker {
         }
     }
 
-    /// Processes an ingest in a task of its own. If it panics, the worker goes on, and the lease
-    /// expires as if the process had died.
-    async fn process_in_task(self: &Arc<Self>, claim: Claim, stop: &watch::Receiver<bool>) {
-        let span = error_span!(
-            "ingest",
-            id = claim.id,
-            request_id = claim.request_id.as_deref(),
-            trace_id = claim.trace_id.as_deref().map(tracing::field::display),
-            bucket = claim.bucket,
-            key = claim.key,
-        );
-        let process = Arc::clone(self).process(claim, stop.clone());
-        if let Err(panic) = tokio::spawn(process.instrument(span)).await {
+    /// Processes ingests in a task of its own. If it panics, the worker goes on, and the leases expire as
+    /// if the process had died.
+    async fn process_in_task(
+        self: &Arc<Self>,
+        lane: Lane,
+        claims: Vec<Claim>,
+        stop: &watch::Receiver<bool>,
+    ) {
+        let (worker, stop) = (Arc::clone(self), stop.clone());
+        let processed = tokio::spawn(async move {
+            if lane == Lane::Small {
+                return worker.process_batch(claims, stop).await;
+            }
+            for claim in claims {
+                let span = span(&claim);
+                Arc::clone(&worker).process(claim, stop.clone()).instrument(span).await;
+            }
+        });
+        if let Err(panic) = processed.await {
             error!(%panic, "processing an ingest panicked");
         }
     }
@@ -88,7 +97,8 @@ impl Worker {
             self.metrics.took_over();
         }
         let started = Instant::now();
-        let renewing = lease::renew_until_dropped(&self.store, &claim, self.lease);
+        let renewing =
+            lease::renew_until_dropped(&self.store, std::slice::from_ref(&claim), self.lease);
         let result = tokio::select! {
             biased;
             result = self.attempt(&claim) => result,
@@ -100,4 +110,16 @@ impl Worker {
         drop(renewing);
         self.record_result(&claim, result, started.elapsed()).await;
     }
+}
+
+/// Returns the span of the log lines about an ingest.
+pub(super) fn span(claim: &Claim) -> Span {
+    error_span!(
+        "ingest",
+        id = claim.id,
+        request_id = claim.request_id.as_deref(),
+        trace_id = claim.trace_id.as_deref().map(tracing::field::display),
+        bucket = claim.bucket,
+        key = claim.key,
+    )
 }

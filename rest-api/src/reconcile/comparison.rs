@@ -10,7 +10,9 @@ use schema::Notification;
 use super::{Difference, Kind, Options, ReconcileError, Summary};
 use crate::{
     objects::ListedObject,
-    store::{IngestState, IngestedObject, LedgerVersion, ObservedVersion, Store, StoreError},
+    store::{
+        IngestState, IngestedObject, LedgerVersion, ObservedVersion, Report, Store, StoreError,
+    },
 };
 
 /// How many ingests are recorded at once.
@@ -140,7 +142,13 @@ impl<'a> Comparison<'a> {
             (Some(ordered_at), Some(last_modified))
                 if ordered_at >= last_modified + TimeDelta::seconds(1) =>
             {
-                VersionStatus::Differs(Kind::Reverted)
+                // An older version is back.
+                match newest.listed_state {
+                    None => VersionStatus::Differs(Kind::Stale),
+                    Some(IngestState::Failed) => VersionStatus::Differs(Kind::Failed),
+                    Some(IngestState::Queued | IngestState::Running) => VersionStatus::InFlight,
+                    Some(_) => VersionStatus::Differs(Kind::Reverted),
+                }
             }
             _ => VersionStatus::Differs(Kind::Stale),
         }
@@ -164,7 +172,8 @@ impl<'a> Comparison<'a> {
         let recorded = stream::iter(differences).map(async |(mut difference, to_queue)| {
             if let Some((notification, observed)) = to_queue {
                 let trace_id = Some(TraceParent::random().trace_id);
-                let ingest = store.record(&notification, &observed, request_id, trace_id).await?;
+                let report = Report { notification: &notification, observed: &observed };
+                let ingest = store.record(report, request_id, trace_id).await?;
                 difference.queued = Some(ingest.id);
             }
             Ok::<_, StoreError>(difference)

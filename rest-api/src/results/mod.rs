@@ -76,11 +76,11 @@ struct BatchOutcome {
 impl Publisher {
     /// Publishes due results until `stop` turns true. A batch that has begun is finished.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
-        let mut finished = self.store.hints().finished.subscribe();
+        let mut ended = self.store.hints().ended.subscribe();
         // Batches without a published result since the last one with one.
         let mut failed_batches = 0;
         while !*stop.borrow() {
-            finished.borrow_and_update();
+            ended.borrow_and_update();
             let backoff = self.retry.delay(failed_batches + 1).min(MAX_DELAY);
             let delay = match self.publish_batch(backoff).await {
                 Ok(BatchOutcome { published: 0, failed: 1.., .. }) => {
@@ -109,7 +109,7 @@ impl Publisher {
             tokio::select! {
                 biased;
                 () = shutdown::requested(&mut stop) => {}
-                _ = finished.changed(), if failed_batches == 0 => {}
+                _ = ended.changed(), if failed_batches == 0 => {}
                 () = sleep(delay) => {}
             }
         }

@@ -26,6 +26,9 @@ pub enum StoreError {
         /// The newest migration of this release.
         needed: i32,
     },
+    /// The database has all migrations, but a step that follows them has not ended.
+    #[error("the migration of the database has not ended: run rest-api migrate")]
+    MigrationUnfinished,
     /// The configuration is wrong.
     #[error("database configuration: {0}")]
     Setup(String),

@@ -3,14 +3,13 @@
 use aws::trace::TraceId;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
-use schema::Notification;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 
 use super::{
-    ObservedVersion, Store, StoreError, listen, reads,
-    sql::{ListQuery, execute, query_opt},
+    Report, Store, StoreError, reads,
+    sql::{ListQuery, execute},
     version_order,
 };
 
@@ -65,7 +64,7 @@ impl IngestState {
 }
 
 /// One ingest: an object version, and its result.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the fields are the API's, described there")]
 pub struct Ingest {
     pub id: i64,
@@ -75,6 +74,9 @@ pub struct Ingest {
     pub etag: Option<String>,
     pub size: Option<i64>,
     pub state: IngestState,
+    /// Why it is superseded: `newer_version_merged` or `content_replaced`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub superseded_reason: Option<String>,
     pub attempts: i32,
     pub received_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -108,6 +110,7 @@ impl Ingest {
             etag: row.get("etag"),
             size: row.get("size"),
             state: IngestState::from_name(row.get("state")).unwrap_or(IngestState::Failed),
+            superseded_reason: row.get("superseded_reason"),
             attempts: row.get("attempts"),
             received_at: row.get("received_at"),
             started_at: row.get("started_at"),
@@ -138,42 +141,67 @@ pub struct IngestQuery {
 }
 
 impl Store {
-    /// Records the version that `notification` means. The same version again gives the same ingest.
-    /// If that has failed, it is queued again: a repeated notification asks for it.
+    /// Records the versions that `reports` mean, and returns their ingests in the same order. The same
+    /// version again gives the same ingest. If that has failed, it is queued again: a repeated
+    /// notification asks for it.
     ///
-    /// `observed` fills in what the notification lacks. `request_id` and `trace_id` connect log
-    /// lines; a known version keeps those of its first notification.
+    /// `request_id` and `trace_id` connect log lines; a known version keeps those of its first
+    /// notification.
+    ///
+    /// # Errors
+    /// If the database is unavailable. Nothing is recorded then.
+    pub async fn record_all(
+        &self,
+        reports: &[Report<'_>],
+        request_id: &str,
+        trace_id: Option<TraceId>,
+    ) -> Result<Vec<Ingest>, StoreError> {
+        let mut connection = self.writer().await?;
+        let transaction = connection.transaction().await?;
+        // One caller at a time changes the versions of one object. All callers lock in the same order.
+        let lock = "
+            /* ledger::record_all */
+            select pg_advisory_xact_lock(object)
+            from (
+                select distinct hashtextextended(name, 0) as object
+                from unnest($1::text[]) name
+                order by object
+            ) objects";
+        let object = |Report { notification, .. }: &Report<'_>| {
+            format!("{}/{}", &*notification.bucket, &*notification.key)
+        };
+        let objects: Vec<String> = reports.iter().map(object).collect();
+        execute(&transaction, lock, &[&objects]).await?;
+        let mut ids = Vec::with_capacity(reports.len());
+        let mut queues = false;
+        for report in reports {
+            let (id, queued) =
+                version_order::record(&transaction, report, request_id, trace_id).await?;
+            ids.push(id);
+            queues |= queued;
+        }
+        let ingests = read(&transaction, &ids).await?;
+        transaction.commit().await?;
+        if queues {
+            self.hints().announce_queued();
+        }
+        let ingest = |id| ingests.iter().find(|ingest| ingest.id == id).cloned();
+        let missing = |id| StoreError::Setup(format!("ingest {id} is gone"));
+        ids.into_iter().map(|id| ingest(id).ok_or_else(|| missing(id))).collect()
+    }
+
+    /// Records one version, as [`Self::record_all`] does.
     ///
     /// # Errors
     /// If the database is unavailable. Nothing is recorded then.
     pub async fn record(
         &self,
-        notification: &Notification,
-        observed: &ObservedVersion,
+        report: Report<'_>,
         request_id: &str,
         trace_id: Option<TraceId>,
     ) -> Result<Ingest, StoreError> {
-        let mut connection = self.writer().await?;
-        let transaction = connection.transaction().await?;
-        // One caller at a time changes the versions of one object.
-        let lock = "
-            /* ledger::record */
-            select pg_advisory_xact_lock(hashtextextended($1, 0))";
-        let object = format!("{}/{}", &*notification.bucket, &*notification.key);
-        execute(&transaction, lock, &[&object]).await?;
-        let id = match version_order::find(&transaction, notification, observed).await? {
-            Some(id) => id,
-            None => {
-                version_order::insert(&transaction, notification, observed, request_id, trace_id)
-                    .await?
-            }
-        };
-        revive(&transaction, id).await?;
-        listen::announce(&transaction, listen::QUEUED).await?;
-        let ingest = read(&transaction, id).await?;
-        transaction.commit().await?;
-        self.hints().queued.send_replace(());
-        ingest.ok_or_else(|| StoreError::Setup(format!("ingest {id} is gone")))
+        let mut ingests = self.record_all(&[report], request_id, trace_id).await?;
+        ingests.pop().ok_or_else(|| StoreError::Setup("no ingest was recorded".to_owned()))
     }
 
     /// Queues a failed ingest again. Returns whether it had failed, and the ingest as it is now;
@@ -185,9 +213,9 @@ impl Store {
         let connection = self.writer().await?;
         let revived = revive(&connection, id).await?;
         if revived {
-            listen::announce(&connection, listen::QUEUED).await?;
+            self.hints().announce_queued();
         }
-        Ok(read(&connection, id).await?.map(|ingest| (revived, ingest)))
+        Ok(read(&connection, &[id]).await?.pop().map(|ingest| (revived, ingest)))
     }
 
     /// Returns the ingest with this id, violations included.
@@ -196,7 +224,7 @@ impl Store {
     /// If the database is unavailable.
     pub async fn ingest(&self, id: i64) -> Result<Option<Ingest>, StoreError> {
         let connection = self.ledger_reader().await?;
-        let ingest = read(&*connection, id).await?;
+        let ingest = read(&*connection, &[id]).await?.pop();
         reads::finish(connection);
         Ok(ingest)
     }
@@ -221,8 +249,9 @@ pub(super) fn list_query(query: &IngestQuery) -> ListQuery {
     let mut sql = ListQuery::new(
         "
         /* ledger::list_query */
-        select id, bucket, key, version_id, etag, size, state, attempts, received_at, started_at,
-            finished_at, inserted, updated, unchanged, violation_count, error::text
+        select id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
+            received_at, started_at, finished_at, inserted, updated, unchanged, violation_count,
+            error::text
         from ingests
         where true",
     );
@@ -253,15 +282,16 @@ async fn revive(client: &impl GenericClient, id: i64) -> Result<bool, StoreError
     Ok(execute(client, revive, &[&id]).await? == 1)
 }
 
-/// Reads an ingest with its violations.
-async fn read(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, StoreError> {
+/// Reads ingests with their violations, in no order.
+async fn read(client: &impl GenericClient, ids: &[i64]) -> Result<Vec<Ingest>, StoreError> {
     let read = "
         /* ledger::read */
-        select id, bucket, key, version_id, etag, size, state, attempts, received_at, started_at,
-            finished_at, inserted, updated, unchanged, violation_count, error::text,
-            coalesce(violations::text, '[]') as violations
+        select id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
+            received_at, started_at, finished_at, inserted, updated, unchanged, violation_count,
+            error::text, coalesce(violations::text, '[]') as violations
         from ingests
-        where id = $1";
-    let row = query_opt(client, read, &[&id]).await?;
-    Ok(row.map(|row| Ingest { violations: row.get("violations"), ..Ingest::from_row(&row) }))
+        where id = any($1)";
+    let rows = client.query(&client.prepare_cached(read).await?, &[&ids]).await?;
+    let ingest = |row: &Row| Ingest { violations: row.get("violations"), ..Ingest::from_row(row) };
+    Ok(rows.iter().map(ingest).collect())
 }

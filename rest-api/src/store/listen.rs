@@ -3,25 +3,30 @@
 //! A notification of Postgres is a hint. It is lost while the connection is down, and whoever waits
 //! for it also polls.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use deadpool_postgres::GenericClient;
 use futures_util::{StreamExt, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
+    sync::{Notify, futures::OwnedNotified, watch},
     time::{sleep, timeout},
 };
 use tokio_postgres::{AsyncMessage, Client, Connection};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Store, StoreError, connect::TIMEOUT, sql::execute};
 use crate::telemetry::chain;
 
 /// The channel for ingests that were queued.
 pub(super) const QUEUED: &str = "movies_r_us_queued";
-/// The channel for ingests that have ended.
-pub(super) const FINISHED: &str = "movies_r_us_finished";
+/// The channel for ingests that have ended. The payload has their ids, separated by commas.
+pub(super) const ENDED: &str = "movies_r_us_finished";
 
 /// The delay before a new connection is opened.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
@@ -35,24 +40,126 @@ pub(crate) struct Hints {
     /// Changes when an ingest was queued.
     pub(crate) queued: watch::Sender<()>,
     /// Changes when an ingest has ended.
-    pub(crate) finished: watch::Sender<()>,
+    pub(crate) ended: watch::Sender<()>,
+    /// Asks to tell the other processes that an ingest was queued.
+    announcing: Notify,
+    /// The tasks that wait for the end of an ingest, by its id.
+    waiting: Mutex<HashMap<i64, Waiting>>,
 }
 
-/// Notifies all processes that listen on `channel`; within a transaction, when it commits.
-pub(super) async fn announce(
+/// The tasks that wait for the end of one ingest.
+#[derive(Debug, Default)]
+struct Waiting {
+    tasks: usize,
+    wake: Arc<Notify>,
+}
+
+impl Hints {
+    /// Wakes up the workers of this process, and soon those of the others.
+    ///
+    /// It does not take part in the transaction that queued the ingest: Postgres lets one transaction
+    /// at a time commit its notifications, and would so flush one commit after another.
+    pub(super) fn announce_queued(&self) {
+        self.queued.send_replace(());
+        self.announcing.notify_one();
+    }
+
+    /// Wakes up whoever waits for the end of one of these ingests.
+    pub(super) fn announce_ended(&self, ids: impl IntoIterator<Item = i64>) {
+        let waiting = self.waiting();
+        for id in ids {
+            if let Some(waiting) = waiting.get(&id) {
+                waiting.wake.notify_waiters();
+            }
+        }
+        drop(waiting);
+        self.ended.send_replace(());
+    }
+
+    /// Wakes up everybody: hints may have been missed.
+    fn announce_all(&self) {
+        self.queued.send_replace(());
+        self.waiting().values().for_each(|waiting| waiting.wake.notify_waiters());
+        self.ended.send_replace(());
+    }
+
+    /// Returns a hint of the end of an ingest. Whoever reads the ledger afterwards misses no end.
+    pub(crate) fn end_of(&self, id: i64) -> EndHint<'_> {
+        let mut all = self.waiting();
+        let waiting = all.entry(id).or_default();
+        waiting.tasks += 1;
+        let mut woken = Box::pin(Arc::clone(&waiting.wake).notified_owned());
+        woken.as_mut().enable();
+        EndHint { hints: self, id, woken }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<i64, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hint of the end of one ingest.
+pub(crate) struct EndHint<'a> {
+    hints: &'a Hints,
+    id: i64,
+    woken: Pin<Box<OwnedNotified>>,
+}
+
+impl EndHint<'_> {
+    /// Waits for the hint.
+    pub(crate) async fn received(&mut self) {
+        self.woken.as_mut().await;
+    }
+}
+
+impl Drop for EndHint<'_> {
+    fn drop(&mut self) {
+        let mut all = self.hints.waiting();
+        if let Some(waiting) = all.get_mut(&self.id) {
+            waiting.tasks -= 1;
+            if waiting.tasks == 0 {
+                all.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// Tells all processes that these ingests have ended; within a transaction, when it commits.
+pub(super) async fn announce_ended(
     client: &impl GenericClient,
-    channel: &'static str,
+    ids: &[i64],
 ) -> Result<(), StoreError> {
     let announce = "
-        /* listen::announce */
-        select pg_notify($1, '')";
-    execute(client, announce, &[&channel]).await?;
+        /* listen::announce_ended */
+        select pg_notify($1, $2)";
+    let ids = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+    execute(client, announce, &[&ENDED, &ids]).await?;
     Ok(())
 }
 
 impl Store {
-    /// Turns notifications into hints, for ever. It reconnects when the connection breaks.
+    /// Turns notifications into hints, and tells other processes of queued ingests, for ever. It
+    /// reconnects when the connection breaks.
     pub(crate) async fn listen(&self) {
+        tokio::join!(self.keep_listening(), self.keep_announcing());
+    }
+
+    async fn keep_announcing(&self) {
+        let announce = "
+            /* listen::keep_announcing */
+            select pg_notify($1, '')";
+        loop {
+            self.hints.announcing.notified().await;
+            // Nobody waits for it: the others also poll.
+            if let Ok(connection) = self.worker().await
+                && let Err(error) = execute(&connection, announce, &[&QUEUED]).await
+            {
+                debug!(%error, "the other processes were not notified");
+            }
+        }
+    }
+
+    async fn keep_listening(&self) {
         loop {
             if let Err(error) = self.listen_once().await {
                 warn!(error = chain(&error), "listening to the database failed, will reconnect");
@@ -78,15 +185,18 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
-    let subscribe = format!("listen {QUEUED}; listen {FINISHED}");
+    let subscribe = format!("listen {QUEUED}; listen {ENDED}");
     let subscribe = client.batch_execute(&subscribe);
     let receive = async {
         while let Some(message) = messages.next().await {
             if let AsyncMessage::Notification(notification) = message? {
                 match notification.channel() {
                     QUEUED => hints.queued.send_replace(()),
-                    _ => hints.finished.send_replace(()),
-                };
+                    _ => {
+                        let ids = notification.payload().split(',');
+                        hints.announce_ended(ids.filter_map(|id| id.parse().ok()));
+                    }
+                }
             }
         }
         Ok::<(), StoreError>(())
@@ -95,8 +205,7 @@ where
         subscribe.await?;
         info!("listening to the database");
         // Notifications may have been missed before.
-        hints.queued.send_replace(());
-        hints.finished.send_replace(());
+        hints.announce_all();
         loop {
             sleep(KEEPALIVE).await;
             let test = client.batch_execute("/* listen::forward */");

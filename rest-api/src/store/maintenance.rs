@@ -1,50 +1,76 @@
-//! Maintenance after a merge. The catalogue is correct without it, but slower.
+//! Maintenance of the catalogue after merges. The catalogue is correct without it, but slower.
+//!
+//! It goes by the amount of change, not by the number of files: many small merges are maintained
+//! together.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::sleep};
+use tracing::warn;
 
 use super::{
     Merged, Store, StoreError,
     sql::{execute, query_one},
 };
+use crate::telemetry::chain;
+
+/// The delay between two maintenances, in which further changes accumulate.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The changes that were not maintained yet.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    movies: AtomicI64,
+    added: Notify,
+}
 
 impl Store {
-    /// Runs the maintenance that a merge calls for.
-    ///
-    /// # Errors
-    /// If the database is unavailable.
-    pub async fn maintain_after_merge(&self, merged: &Merged) -> Result<(), StoreError> {
-        if self.clean_indexes(merged).await? {
-            self.vacuum().await?;
+    /// Counts the changes of a merge.
+    pub(super) fn add_changes(&self, merged: &Merged) {
+        let changed = merged.inserted + merged.updated;
+        if changed > 0 {
+            self.changes.movies.fetch_add(changed, Ordering::Relaxed);
+            self.changes.added.notify_one();
         }
-        Ok(())
     }
 
-    /// Cleans the pending lists of the search indexes, which every search must read, and analyzes
-    /// the catalogue if much of it has changed. Returns whether much has changed.
-    ///
-    /// # Errors
-    /// If the database is unavailable.
-    pub async fn clean_indexes(&self, merged: &Merged) -> Result<bool, StoreError> {
-        let changed = merged.inserted + merged.updated;
-        if changed == 0 {
-            return Ok(false);
+    /// Maintains the catalogue after the merges of this process, for ever.
+    pub(crate) async fn maintain(&self) {
+        loop {
+            self.changes.added.notified().await;
+            let changed = self.changes.movies.swap(0, Ordering::Relaxed);
+            if let Err(error) = self.maintain_once(changed).await {
+                warn!(error = chain(&error), "maintenance of the catalogue failed");
+            }
+            sleep(INTERVAL).await;
         }
-        let connection = self.writer().await?;
+    }
+
+    /// Cleans the pending lists of the search indexes, which every search must read. If much of the
+    /// catalogue has changed, it analyzes and vacuums it.
+    async fn maintain_once(&self, changed: i64) -> Result<(), StoreError> {
+        let connection = self.worker().await?;
         let clean = "
-            /* maintenance::clean_indexes */
+            /* maintenance::maintain_once */
             select gin_clean_pending_list(index::regclass)
             from unnest(array['movies_title_search', 'movies_cast_search', 'movies_genres']) index";
         execute(&connection, clean, &[]).await?;
         let size = "
-            /* maintenance::clean_indexes */
+            /* maintenance::maintain_once */
             select reltuples::bigint from pg_class where oid = 'movies'::regclass";
         let size: i64 = query_one(&connection, size, &[]).await?.get(0);
-        let much = changed * 5 > size;
-        if much {
+        if changed * 5 > size {
             let analyze = "
-                /* maintenance::clean_indexes */
+                /* maintenance::maintain_once */
                 analyze movies";
             connection.batch_execute(analyze).await?;
+            drop(connection);
+            self.vacuum().await?;
         }
-        Ok(much)
+        Ok(())
     }
 
     /// Marks the pages of the catalogue as visible to all, so that a file that comes again is

@@ -1,15 +1,20 @@
-//! Merges the movies of one object version into the catalogue.
+//! Merges the movies of one large file into the catalogue.
 //!
 //! The new and changed movies of the file have been staged before. The merge itself is a handful of
 //! statements in one short transaction, together with the ledger and the catalogue's revision.
 //! Merges run one after another: the row of `catalogue` is their lock. So two of them can neither
-//! deadlock nor miss each other's changes.
+//! deadlock nor miss each other's changes. Small files are merged by `batch`.
+
+use std::collections::HashMap;
 
 use deadpool_postgres::Transaction;
+use futures_util::{TryStreamExt, pin_mut};
+use roaring::RoaringTreemap;
 use serde::Serialize;
 
 use super::{
-    Claim, Staging, StoreError, VersionPosition, assertions, listen,
+    Claim, Staging, Store, StoreError, VersionPosition, listen,
+    merged_versions::{self, MergedVersion},
     previous_version::PreviousVersion,
     queue,
     sql::{execute, query_one},
@@ -18,6 +23,12 @@ use super::{
 
 /// A merge of at least this many movies into an empty catalogue is a first load: see [`insert`].
 const FIRST_LOAD: i64 = 10_000;
+
+/// How many ids are packed into one value.
+const PACKED: i64 = 1 << 16;
+
+/// How many ids one parameter has at most.
+const MAX_PARAMETER: usize = 100_000;
 
 /// The result of a merge, in movies.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -33,57 +44,43 @@ pub struct Merged {
     pub superseded: bool,
 }
 
-impl Staging {
+impl Merged {
+    /// Whether the merge changed the catalogue.
+    pub fn changes_movies(&self) -> bool {
+        self.inserted + self.updated > 0
+    }
+}
+
+impl Store {
     /// Merges the staged rows, and ends the ingest of `claim` in the same transaction.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
     /// [`StoreError::CatalogueChanged`] if movies that were compared have changed since. Nothing is
     /// changed then.
-    pub async fn merge_ingest(
-        mut self,
+    pub async fn merge_staged(
+        &self,
+        mut staging: Staging,
         position: &VersionPosition,
         claim: &Claim,
     ) -> Result<Merged, StoreError> {
-        let previous = std::mem::take(&mut self.previous);
-        let (staged, outbox) = (self.staged, self.outbox);
-        let transaction = self.transaction().await?;
+        let previous = std::mem::take(&mut staging.previous);
+        let staged = staging.staged;
+        let transaction = staging.transaction().await?;
         prepare(&transaction, staged).await?;
         let revision = lock(&transaction).await?;
+        if queue::lock_held(&transaction, &[claim]).await?.is_empty() {
+            return Err(StoreError::LeaseLost);
+        }
         previous.verify(&transaction, revision).await?;
-        let merged = merge(&transaction, &previous, staged, position, Some(claim.id)).await?;
-        queue::complete(&transaction, claim, &merged, outbox).await?;
-        announce(&transaction, &merged).await?;
+        let merged = merge(&transaction, &previous, staged, position, claim.id).await?;
+        queue::complete(&transaction, &HashMap::from([(claim.id, merged)]), self.outbox).await?;
+        increment_revision(&transaction, merged.changes_movies()).await?;
+        listen::announce_ended(&transaction, &[claim.id]).await?;
         transaction.commit().await?;
-        self.truncate().await;
-        Ok(merged)
-    }
-
-    /// Merges the staged rows of a request, which have the present time as their position.
-    ///
-    /// # Errors
-    /// If the database is unavailable, or other merges take too long. Nothing is changed then.
-    pub async fn merge_request(mut self) -> Result<Merged, StoreError> {
-        let staged = self.staged;
-        let transaction = self.transaction().await?;
-        let timeout = "
-            /* merge::merge_request */
-            set local lock_timeout = '20s'";
-        transaction.batch_execute(timeout).await?;
-        prepare(&transaction, staged).await?;
-        lock(&transaction).await?;
-        // Read under the lock, so that it is later than all merges before.
-        let clock = "
-            /* merge::merge_request */
-            select clock_timestamp()";
-        let ordered_at = query_one(&transaction, clock, &[]).await?.get(0);
-        let [key, bucket, sequencer] = [const { String::new() }; 3];
-        let position = VersionPosition { ordered_at, key, bucket, sequencer };
-        let previous = PreviousVersion::default();
-        let merged = merge(&transaction, &previous, staged, &position, None).await?;
-        announce(&transaction, &merged).await?;
-        transaction.commit().await?;
-        self.truncate().await;
+        staging.release().await;
+        self.hints().announce_ended([claim.id]);
+        self.add_changes(&merged);
         Ok(merged)
     }
 }
@@ -91,13 +88,10 @@ impl Staging {
 /// Deduplicates the staged rows: within one file the later record wins. Updates the planner's
 /// statistics. It runs before the lock is taken, because it concerns this merge alone.
 async fn prepare(transaction: &Transaction<'_>, staged: i64) -> Result<(), StoreError> {
-    // Most merges change a small part of the catalogue, and find it by the indexes. With its default
-    // cost of random reads, the planner would read the whole catalogue much too early.
     let settings = "
         /* merge::prepare */
         select set_config('work_mem', '64MB', true),
-            set_config('maintenance_work_mem', '256MB', true),
-            set_config('random_page_cost', '1.1', true)";
+            set_config('maintenance_work_mem', '256MB', true)";
     query_one(transaction, settings, &[]).await?;
     if staged == 0 {
         return Ok(());
@@ -112,10 +106,15 @@ async fn prepare(transaction: &Transaction<'_>, staged: i64) -> Result<(), Store
 
 /// Waits until no other merge runs, and keeps others waiting until the transaction ends. Returns
 /// the catalogue's revision.
-async fn lock(transaction: &Transaction<'_>) -> Result<i64, StoreError> {
+///
+/// From here on the commit waits until it is durable. Other commits of workers do not: what they lose in
+/// a crash is done once more.
+pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<i64, StoreError> {
     let lock = "
         /* merge::lock */
-        select revision from catalogue for no key update";
+        select revision, set_config('synchronous_commit', 'on', true)
+        from catalogue
+        for no key update";
     Ok(query_one(transaction, lock, &[]).await?.get(0))
 }
 
@@ -126,32 +125,75 @@ async fn merge(
     previous: &PreviousVersion,
     staged: i64,
     position: &VersionPosition,
-    ingest_id: Option<i64>,
+    ingest_id: i64,
 ) -> Result<Merged, StoreError> {
-    let superseded = assertions::is_superseded(transaction, position).await?;
-    let unchanged = previous.unchanged_ids();
-    let repeated = if staged == 0 { previous.repeated_assertions() } else { &[] };
-    if !assertions::move_to(transaction, position, repeated).await? {
-        assertions::insert(transaction, position, &unchanged).await?;
-    }
-    let mut asserted = unchanged.len() as i64;
-    let mut merged = Merged { superseded, unchanged: asserted, ..Merged::default() };
+    let mut neighbors = merged_versions::neighbors(transaction, &[position]).await?;
+    let neighbors = neighbors.pop().unwrap_or_default();
+    let mut movies: RoaringTreemap = previous.unchanged_ids().collect();
+    let superseded = neighbors.superseded;
+    let mut merged =
+        Merged { superseded, unchanged: movies.len().cast_signed(), ..Merged::default() };
     if staged > 0 {
-        let outdated = assertions::remove_outdated(transaction, position).await?;
+        let outdated = remove_outdated(transaction, position).await?;
         merged.updated = update(transaction, ingest_id).await?;
         merged.inserted = insert(transaction, staged, ingest_id).await?;
-        let current = assertions::insert_staged(transaction, position).await?;
-        merged.unchanged += current + outdated - merged.inserted - merged.updated;
-        asserted += current;
+        let current = staged_ids(transaction).await? | outdated;
+        merged.unchanged += current.len().cast_signed() - merged.inserted - merged.updated;
+        movies |= current;
     }
-    if asserted == 0 {
-        assertions::insert_empty(transaction, position).await?;
-    }
+    merged_versions::insert(transaction, vec![(MergedVersion { position, movies }, neighbors)])
+        .await?;
     Ok(merged)
 }
 
+/// Returns the ids of the staged movies that the catalogue has.
+async fn staged_ids(transaction: &Transaction<'_>) -> Result<RoaringTreemap, StoreError> {
+    // Packed into few values, which is cheaper than rows.
+    let ids = "
+        /* merge::staged_ids */
+        select string_agg(int8send(id), '')
+        from (
+            select m.id, row_number() over () / $1 as batch
+            from staging s join movies m using (identity)
+        ) ids
+        group by batch";
+    let statement = transaction.prepare_cached(ids).await?;
+    let rows = transaction.query_raw(&statement, [PACKED]).await?;
+    pin_mut!(rows);
+    let mut ids = RoaringTreemap::new();
+    while let Some(row) = rows.try_next().await? {
+        let (packed, _) = row.get::<_, &[u8]>(0).as_chunks();
+        ids.extend(packed.iter().map(|id| u64::from_be_bytes(*id)));
+    }
+    Ok(ids)
+}
+
+/// Removes from the staged rows the movies that a newer version contains. Returns their ids.
+async fn remove_outdated(
+    transaction: &Transaction<'_>,
+    position: &VersionPosition,
+) -> Result<RoaringTreemap, StoreError> {
+    let mut outdated = RoaringTreemap::new();
+    if !merged_versions::is_late(transaction, position).await? {
+        return Ok(outdated);
+    }
+    let known = staged_ids(transaction).await?;
+    let visit = |_, movies: RoaringTreemap| outdated |= movies & &known;
+    merged_versions::visit_later(transaction, position, &known, visit).await?;
+    let remove = "
+        /* merge::remove_outdated */
+        delete from staging s
+        using movies m
+        where m.identity = s.identity and m.id = any($1)";
+    let ids: Vec<i64> = outdated.iter().map(u64::cast_signed).collect();
+    for ids in ids.chunks(MAX_PARAMETER) {
+        execute(transaction, remove, &[&ids]).await?;
+    }
+    Ok(outdated)
+}
+
 /// Updates the movies whose staged content differs. Returns their number.
-async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result<i64, StoreError> {
+async fn update(transaction: &Transaction<'_>, ingest_id: i64) -> Result<i64, StoreError> {
     let update = "
         /* merge::update */
         update movies m
@@ -169,7 +211,7 @@ async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result
 async fn insert(
     transaction: &Transaction<'_>,
     staged: i64,
-    ingest_id: Option<i64>,
+    ingest_id: i64,
 ) -> Result<i64, StoreError> {
     let is_empty = "
         /* merge::insert */
@@ -191,7 +233,7 @@ async fn insert(
 /// Inserts the staged movies into the empty catalogue. Returns their number.
 async fn first_load(
     transaction: &Transaction<'_>,
-    ingest_id: Option<i64>,
+    ingest_id: i64,
 ) -> Result<i64, StoreError> {
     let create_indexes = drop_indexes(transaction).await?;
     let insert = "
@@ -218,14 +260,16 @@ async fn drop_indexes(transaction: &Transaction<'_>) -> Result<String, StoreErro
     Ok(indexes.get(1))
 }
 
-/// Increments the catalogue's revision if anything changed, and wakes up the processes that wait for
-/// the ingest.
-async fn announce(transaction: &Transaction<'_>, merged: &Merged) -> Result<(), StoreError> {
-    if merged.inserted + merged.updated > 0 {
+/// Increments the catalogue's revision, if anything `changed`.
+pub(super) async fn increment_revision(
+    transaction: &Transaction<'_>,
+    changed: bool,
+) -> Result<(), StoreError> {
+    if changed {
         let increment = "
-            /* merge::announce */
+            /* merge::increment_revision */
             update catalogue set revision = revision + 1";
         execute(transaction, increment, &[]).await?;
     }
-    listen::announce(transaction, listen::FINISHED).await
+    Ok(())
 }

@@ -4,6 +4,9 @@
 //! `refinery_schema_history`. A migration that was applied must never change: `migrate` fails if its
 //! checksum differs. Releases before refinery recorded versions in `schema_migrations`; their
 //! databases are taken over (docs/adr/0006-migrations.md).
+//!
+//! What would block a running service for long is not in a migration: it follows them, in steps that can
+//! be repeated (`concurrent_indexes`, `convert`).
 
 use aws::SecretsManager;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -11,7 +14,9 @@ use refinery::{Migration, Runner};
 use tokio_postgres::{Client, GenericClient, error::SqlState};
 use tracing::info;
 
-use super::{StoreError, connect, pools::WRITE_OPTIONS};
+use super::{
+    StoreError, concurrent_indexes, connect, convert::convert_assertions, pools::WRITE_OPTIONS,
+};
 use crate::config::Database;
 
 mod embedded {
@@ -42,7 +47,8 @@ pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<()
     for migration in report.applied_migrations() {
         info!(version = migration.version(), name = migration.name(), "migration applied");
     }
-    Ok(())
+    concurrent_indexes::build(&client).await?;
+    convert_assertions(&mut client).await
 }
 
 /// Returns the runner of all migrations of this release. A database may have more: a newer release
@@ -90,9 +96,17 @@ async fn take_over(client: &Client) -> Result<(), StoreError> {
 pub(super) async fn check(client: &impl GenericClient) -> Result<(), StoreError> {
     let needed = runner().get_migrations().iter().map(Migration::version).max().unwrap_or(0);
     match newest_version(client).await? {
-        found if found >= needed => Ok(()),
-        found => Err(StoreError::Migrations { found, needed }),
+        found if found < needed => return Err(StoreError::Migrations { found, needed }),
+        _ => {}
     }
+    let is_converted = "
+        /* migrate::check */
+        select not exists (select from assertions)";
+    let is_converted: bool = client.query_one(is_converted, &[]).await?.get(0);
+    if is_converted && concurrent_indexes::missing(client).await?.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::MigrationUnfinished)
 }
 
 /// Returns the newest migration of the database; 0 if it was never migrated.

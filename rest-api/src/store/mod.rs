@@ -6,21 +6,24 @@
 //! | concept | modules |
 //! | --- | --- |
 //! | connections | `connect`, `pools`, `reads`, `listen`, `sql` |
-//! | schema | `migrate` |
+//! | schema | `migrate`, `concurrent_indexes`, `convert` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `queue`, `queue_depth`, `outbox`, `reconcile` |
-//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `assertions`, `maintenance` |
+//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance` |
 //! | querying the catalogue | `catalogue` |
 
-mod assertions;
+mod batch;
 mod catalogue;
 mod catalogue_row;
+mod concurrent_indexes;
 mod connect;
+mod convert;
 mod error;
 mod ledger;
 mod listen;
 mod maintenance;
 mod merge;
+mod merged_versions;
 mod migrate;
 mod outbox;
 mod pools;
@@ -39,6 +42,7 @@ use std::sync::Arc;
 
 use deadpool_postgres::{Object, Status};
 
+pub use batch::SmallFile;
 pub use catalogue::{
     Filters, MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort,
     is_indexable,
@@ -49,11 +53,11 @@ pub use ledger::{Ingest, IngestQuery, IngestState};
 pub use merge::Merged;
 pub use migrate::migrate;
 pub use outbox::{DueResult, Outbox};
-pub use queue::Claim;
+pub use queue::{Claim, Lane};
 pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};
 pub use staging::{Stage, Staging};
-pub use version_order::{ObservedVersion, VersionPosition};
+pub use version_order::{ObservedVersion, Report, VersionPosition};
 
 use crate::{
     config::{Budget, Database},
@@ -63,7 +67,7 @@ use aws::SecretsManager;
 use connect::Connector;
 use listen::Hints;
 use pools::{Pools, checkout};
-use queue::LostClaims;
+use queue::{Cursors, LostClaims};
 use reads::Lent;
 
 /// The catalogue and the ledger.
@@ -77,6 +81,8 @@ pub struct Store {
     outbox: Outbox,
     budget: Budget,
     lost_claims: Arc<LostClaims>,
+    cursors: Arc<Cursors>,
+    changes: Arc<maintenance::Changes>,
 }
 
 impl Store {
@@ -98,6 +104,8 @@ impl Store {
             outbox: Outbox::default(),
             budget: Budget::default(),
             lost_claims: Arc::default(),
+            cursors: Arc::default(),
+            changes: Arc::default(),
         })
     }
 

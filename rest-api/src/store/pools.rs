@@ -14,9 +14,15 @@ use crate::config::Database;
 
 /// Options of sessions that write. The server ends a session whose client is gone: after 30 s idle in
 /// a transaction, within 5 s in a statement. Each statement is planned for the present contents of
-/// the staging table.
+/// the staging table. Most writes change a small part of a table, and find it by an index. With its
+/// default cost of random reads, the planner would read the whole table much too early.
 pub(super) const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
-     -c client_connection_check_interval=5s -c plan_cache_mode=force_custom_plan";
+     -c client_connection_check_interval=5s -c plan_cache_mode=force_custom_plan \
+     -c random_page_cost=1.1";
+
+/// Further options of sessions of workers: a commit does not wait until it is durable. What a crash loses
+/// is done once more. Merges are the exception.
+const WORKER_OPTIONS: &str = "-c synchronous_commit=off";
 
 /// Options of sessions that read. Each query gets a plan of its own, because the best plan depends on
 /// how rare its words are. The timeouts keep one query from using the whole machine, and from waiting
@@ -61,7 +67,8 @@ impl Pools {
         workers: usize,
     ) -> Result<Self, StoreError> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let mut worker_config = connect::config(database, &database.host, WRITE_OPTIONS);
+        let worker_options = format!("{WRITE_OPTIONS} {WORKER_OPTIONS}");
+        let mut worker_config = connect::config(database, &database.host, &worker_options);
         worker_config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let mut writer_config = worker_config.clone();
         writer_config.options(format!("{WRITE_OPTIONS} -c statement_timeout=30s"));
@@ -74,7 +81,7 @@ impl Pools {
         let reader = pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?;
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
-            workers: pool(worker_config, connector, writable.clone(), workers * 2 + 1)?,
+            workers: pool(worker_config, connector, writable.clone(), workers * 2 + 5)?,
             writer: pool(writer_config, connector, writable, cores * 4)?,
             reader: ReadPool::new(reader, connector.tls.clone()),
             ledger: ReadPool::new(ledger, connector.tls.clone()),

@@ -8,11 +8,11 @@ use std::array;
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
-use super::{CatalogueRow, StoreError, sql::query_one};
+use super::{CatalogueRow, StoreError, merged_versions, sql::query_one};
 
 /// The largest number of movies that are compared, which takes 70 MB. Of a larger file everything is
 /// staged.
-const MAX_MOVIES: i64 = 1 << 20;
+const MAX_MOVIES: u64 = 1 << 20;
 
 /// How many movies one statement reads.
 const BATCH: usize = 1 << 15;
@@ -22,8 +22,6 @@ const BATCH: usize = 1 << 15;
 pub(super) struct PreviousVersion {
     /// The catalogue's revision when they were read.
     revision: i64,
-    /// The assertions of that version.
-    assertions: Vec<i64>,
     /// Ordered by id, as a rule.
     movies: Vec<PreviousMovie>,
     /// The index of the movie that is expected next.
@@ -77,34 +75,23 @@ impl PreviousVersion {
         transaction.batch_execute(snapshot).await?;
         let newest = "
             /* previous_version::read */
-            with newest as (
-                select ordered_at, sequencer
-                from assertions
+            select contents.movie_ids, contents.bitmap, (select revision from catalogue)
+            from (select) one
+            left join lateral (
+                select id
+                from merged_versions
                 where key = $1 and bucket = $2
                 order by ordered_at desc, sequencer desc
                 limit 1
-            )
-            select array_agg(id), coalesce(sum(cardinality(movie_ids)), 0)::bigint,
-                (select revision from catalogue)
-            from assertions join newest using (ordered_at, sequencer)
-            where key = $1 and bucket = $2";
+            ) newest on true
+            left join version_movies contents on contents.version_id = newest.id";
         let newest = query_one(transaction, newest, &[&key, &bucket]).await?;
-        let (assertions, count): (Option<Vec<i64>>, i64) = (newest.get(0), newest.get(1));
         let mut previous = Self { revision: newest.get(2), ..Self::default() };
-        let Some(assertions) = assertions.filter(|_| (1..=MAX_MOVIES).contains(&count)) else {
+        let ids = merged_versions::movies(&newest)?;
+        if ids.len() > MAX_MOVIES {
             return Ok(previous);
-        };
-        let mut ids: Vec<i64> = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
-        for assertion in &assertions {
-            let movie_ids = "
-                /* previous_version::read */
-                select movie_ids from assertions where id = $1";
-            let row = query_one(transaction, movie_ids, &[assertion]).await?;
-            ids.extend(row.get::<_, Vec<i64>>(0));
         }
-        ids.sort_unstable();
-        ids.dedup();
-        previous.assertions = assertions;
+        let ids: Vec<i64> = ids.iter().map(u64::cast_signed).collect();
         previous.movies.reserve_exact(ids.len());
         for ids in ids.chunks(BATCH) {
             previous.read_movies(transaction, ids).await?;
@@ -171,14 +158,8 @@ impl PreviousVersion {
     }
 
     /// Returns the ids of the movies that the file has and that were not staged.
-    pub(super) fn unchanged_ids(&self) -> Vec<i64> {
-        self.unchanged().map(|movie| movie.id).collect()
-    }
-
-    /// Returns the assertions of the previous version, if the file has all of its movies unchanged.
-    pub(super) fn repeated_assertions(&self) -> &[i64] {
-        let all = !self.movies.is_empty() && self.unchanged().count() == self.movies.len();
-        if all { &self.assertions } else { &[] }
+    pub(super) fn unchanged_ids(&self) -> impl Iterator<Item = u64> {
+        self.unchanged().map(|movie| movie.id.cast_unsigned())
     }
 
     /// Checks that no movie that was not staged has changed since it was read. The caller holds the

@@ -5,20 +5,84 @@
 //! claims the ingest and starts over.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 use super::{
-    IngestState, Merged, ObservedVersion, Store, StoreError, VersionPosition, listen,
+    Merged, ObservedVersion, Store, StoreError, VersionPosition, listen,
     outbox::Outbox,
     sql::{execute, query_opt},
-    version_order::padded,
+    version_order::{bounds, padded},
 };
+
+/// The largest small object, in bytes. Small ones are processed in batches.
+pub(super) const MAX_SMALL: i64 = 64 << 10;
+
+/// Ingests that become claimable are at most so much older than those claimed before; [`FULL_SCAN`]
+/// finds the rest.
+const SLACK: TimeDelta = TimeDelta::seconds(5);
+
+/// How often a claim scans the queue from its beginning.
+const FULL_SCAN: Duration = Duration::from_secs(10);
+
+/// Which ingests a claim is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lane {
+    /// Small objects, which are processed in batches.
+    Small,
+    /// Large objects and those of unknown size, which are processed one by one.
+    Large,
+}
+
+/// Where in the queue the next claim begins to scan, for each lane.
+///
+/// The beginning of the index is full of entries of ended ingests until they are vacuumed, which takes
+/// for as long as any transaction is older than them. A scan would walk over all of them.
+#[derive(Debug, Default)]
+pub(super) struct Cursors([Mutex<Option<Cursor>>; 2]);
+
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    /// When the ingests that were claimed last became claimable.
+    run_after: DateTime<Utc>,
+    /// When the queue was scanned from its beginning.
+    scanned: Instant,
+}
+
+impl Cursors {
+    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Cursor>> {
+        let [small, large] = &self.0;
+        let cursor = if lane == Lane::Small { small } else { large };
+        cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the time from which the next claim scans; none if it begins at the beginning.
+    fn start(&self, lane: Lane) -> Option<DateTime<Utc>> {
+        let cursor = (*self.lane(lane))?;
+        (cursor.scanned.elapsed() < FULL_SCAN).then(|| cursor.run_after - SLACK)
+    }
+
+    /// Records a scan from `start` that found ingests up to `last`.
+    fn advance(&self, lane: Lane, start: Option<DateTime<Utc>>, last: Option<DateTime<Utc>>) {
+        let mut cursor = self.lane(lane);
+        let scanned = match (start, *cursor) {
+            (Some(_), Some(cursor)) => cursor.scanned,
+            _ => Instant::now(),
+        };
+        *cursor = match (last, *cursor) {
+            (Some(run_after), _) => Some(Cursor { run_after, scanned }),
+            (None, Some(cursor)) => Some(Cursor { scanned, ..cursor }),
+            (None, None) => None,
+        };
+    }
+}
 
 /// An ingest that a worker has claimed.
 #[derive(Clone, Debug)]
@@ -36,6 +100,7 @@ pub struct Claim {
     pub trace_id: Option<String>,
     /// Whether the lease of another worker on it has expired.
     pub taken_over: bool,
+    ordered_at: Option<DateTime<Utc>>,
     sequencer: Option<String>,
     lease_token: Uuid,
 }
@@ -53,6 +118,7 @@ impl Claim {
             request_id: row.get("request_id"),
             trace_id: row.get("trace_id"),
             taken_over: row.get("taken_over"),
+            ordered_at: row.get("ordered_at"),
             sequencer: row.get("sequencer"),
             lease_token,
         }
@@ -87,22 +153,64 @@ impl LostClaims {
     }
 }
 
+/// How much later than its object was written an event may be.
+const MAX_LATENESS: TimeDelta = TimeDelta::minutes(5);
+
+/// The statement of [`Store::observe`].
+pub(super) const OBSERVE: &str = concat!(
+    "
+    /* queue::observe */
+    with claimed as (
+        select id, key, bucket, sequencer from ingests where id = $1 and lease_token = $2
+    ),
+    bounds as (
+        select ",
+    bounds!("claimed.key", "claimed.bucket", "claimed.sequencer"),
+    "
+        from claimed
+    )
+    update ingests
+    set etag = coalesce(etag, $3), size = coalesce(size, $4),
+        ordered_at = case
+            when ordered_at is null or ordered_at > $5::timestamptz + interval '5 minutes'
+                then least(
+                    greatest(
+                        least(coalesce($5, received_at), now() + interval '5 minutes'),
+                        not_before
+                    ),
+                    case when not_after < coalesce($5, received_at) + interval '1 second'
+                        then not_after - interval '1 microsecond' end
+                )
+            else ordered_at
+        end
+    from bounds
+    where id = $1 and lease_token = $2
+    returning ordered_at",
+);
+
 impl Store {
-    /// Claims the ingest that has waited longest, for `lease`. It may be one whose lease has
-    /// expired. None if the queue is empty.
+    /// Claims up to `limit` ingests of `lane` for `lease`, those first that have waited longest. Their
+    /// former leases may have expired.
     ///
     /// # Errors
     /// If the database is unavailable.
-    pub async fn claim(&self, lease: Duration) -> Result<Option<Claim>, StoreError> {
+    pub async fn claim(
+        &self,
+        lane: Lane,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
         let claim = "
             /* queue::claim */
             with next as (
-                select id, state = 'running' as taken_over
+                select id, run_after, state = 'running' as taken_over
                 from ingests
-                where state = 'queued' and run_after <= now()
-                    or state = 'running' and lease_expires_at < now()
+                where large = $3 and state in ('queued', 'running')
+                    and run_after >= coalesce($4::timestamptz, '-infinity')
+                    and (state = 'queued' and run_after <= now()
+                        or state = 'running' and lease_expires_at < now())
                 order by run_after, id
-                limit 1
+                limit $5
                 for update skip locked
             )
             update ingests
@@ -112,27 +220,40 @@ impl Store {
             from next
             where ingests.id = next.id
             returning ingests.id, bucket, key, version_id, etag, size, sequencer, attempts,
-                request_id, trace_id, taken_over";
+                request_id, trace_id, taken_over, ordered_at, ingests.run_after";
         let connection = self.worker().await?;
         self.lost_claims.requeue_lost(&connection).await?;
         let lease_token = Uuid::new_v4();
-        let claimed = query_opt(&connection, claim, &[&lease_token, &lease.as_secs_f64()]).await;
-        let row = claimed.inspect_err(|_| self.lost_claims.tokens().push(lease_token))?;
-        Ok(row.map(|row| Claim::from_row(&row, lease_token)))
+        let start = self.cursors.start(lane);
+        let (seconds, is_large) = (lease.as_secs_f64(), lane == Lane::Large);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let params: [&(dyn ToSql + Sync); 5] =
+            [&lease_token, &seconds, &is_large, &start, &limit];
+        let statement = connection.prepare_cached(claim).await?;
+        let claimed = connection.query(&statement, &params).await;
+        let rows = claimed.inspect_err(|_| self.lost_claims.tokens().push(lease_token))?;
+        let last = rows.iter().map(|row| row.get("run_after")).max();
+        self.cursors.advance(lane, start, last);
+        Ok(rows.iter().map(|row| Claim::from_row(row, lease_token)).collect())
     }
 
-    /// Renews a lease: it lasts `lease` from now.
+    /// Renews leases: they last `lease` from now. Those that were lost stay so.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
-    pub async fn renew(&self, claim: &Claim, lease: Duration) -> Result<(), StoreError> {
+    /// [`StoreError::LeaseLost`] if other workers have claimed some of the ingests.
+    pub async fn renew(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError> {
         let renew = "
             /* queue::renew */
             update ingests
             set lease_expires_at = now() + make_interval(secs => $3)
-            where id = $1 and lease_token = $2";
-        let seconds = lease.as_secs_f64();
-        execute_with_lease(&self.worker().await?, renew, claim, &[&seconds]).await
+            from unnest($1::bigint[], $2::uuid[]) as claim (id, lease_token)
+            where ingests.id = claim.id and ingests.lease_token = claim.lease_token";
+        let (ids, tokens) = ids_and_tokens(claims);
+        let connection = self.worker().await?;
+        match execute(&connection, renew, &[&ids, &tokens, &lease.as_secs_f64()]).await? {
+            renewed if renewed == claims.len() as u64 => Ok(()),
+            _ => Err(StoreError::LeaseLost),
+        }
     }
 
     /// Records what the object store reports about the claimed version, where the ledger lacks it.
@@ -149,32 +270,23 @@ impl Store {
         claim: &Claim,
         observed: &ObservedVersion,
     ) -> Result<VersionPosition, StoreError> {
-        let observe = "
-            /* queue::observe */
-            update ingests
-            set etag = coalesce(etag, $3), size = coalesce(size, $4),
-                ordered_at = case
-                    when ordered_at is null and $5::timestamptz is null then received_at
-                    when ordered_at is null then least($5, now() + interval '5 minutes')
-                    when ordered_at > $5::timestamptz + interval '5 minutes'
-                        then greatest($5, (
-                            select max(older.ordered_at)
-                            from ingests older
-                            where older.bucket = ingests.bucket and older.key = ingests.key
-                                and rpad(older.sequencer, 64, '0')
-                                    < rpad(ingests.sequencer, 64, '0')
-                                and older.state <> 'failed'
-                        ))
-                    else ordered_at
-                end
-            where id = $1 and lease_token = $2
-            returning ordered_at";
         let ObservedVersion { etag, last_modified, size, .. } = observed;
-        let params: [&(dyn ToSql + Sync); 5] =
-            [&claim.id, &claim.lease_token, etag, size, last_modified];
-        let row = query_opt(&self.worker().await?, observe, &params).await?;
+        let ordered_at = match (claim.ordered_at, last_modified) {
+            (Some(ordered_at), Some(written)) if ordered_at > *written + MAX_LATENESS => None,
+            (ordered_at, _) => ordered_at,
+        };
+        let is_known = claim.etag.is_some() && claim.size.is_some();
+        let ordered_at = match ordered_at {
+            Some(ordered_at) if is_known => ordered_at,
+            _ => {
+                let params: [&(dyn ToSql + Sync); 5] =
+                    [&claim.id, &claim.lease_token, etag, size, last_modified];
+                let row = query_opt(&self.worker().await?, OBSERVE, &params).await?;
+                row.ok_or(StoreError::LeaseLost)?.get(0)
+            }
+        };
         Ok(VersionPosition {
-            ordered_at: row.ok_or(StoreError::LeaseLost)?.get(0),
+            ordered_at,
             key: claim.key.clone(),
             bucket: claim.bucket.clone(),
             sequencer: claim.sequencer.as_deref().map(padded).unwrap_or_default(),
@@ -202,12 +314,12 @@ impl Store {
                 where id = $1 and lease_token = $2
                 returning id
             )
-            select pg_notify($3, '') from ended";
+            select pg_notify($3, id::text) from ended";
         self.end(claim, reject, &[&violations, &count]).await
     }
 
     /// Ends an ingest whose content the bucket does not hold any more, because newer content
-    /// replaced it.
+    /// replaced it. Nothing of it was stored.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
@@ -216,14 +328,14 @@ impl Store {
             /* queue::supersede */
             with ended as (
                 update ingests
-                set state = 'superseded', inserted = 0, updated = 0, unchanged = 0,
-                    violation_count = 0,
+                set state = 'superseded', superseded_reason = 'content_replaced', inserted = 0,
+                    updated = 0, unchanged = 0, violation_count = 0,
                     finished_at = clock_timestamp(), lease_token = null, lease_expires_at = null,
                     result_due_at = case when $4 then clock_timestamp() end
                 where id = $1 and lease_token = $2
                 returning id
             )
-            select pg_notify($3, '') from ended";
+            select pg_notify($3, id::text) from ended";
         self.end(claim, supersede, &[]).await
     }
 
@@ -242,7 +354,7 @@ impl Store {
                 where id = $1 and lease_token = $2
                 returning id
             )
-            select pg_notify($3, '') from ended";
+            select pg_notify($3, id::text) from ended";
         self.end(claim, fail, &[&error]).await
     }
 
@@ -255,9 +367,11 @@ impl Store {
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<(), StoreError> {
         let publishes = self.outbox.publishes();
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&listen::FINISHED, &publishes];
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&listen::ENDED, &publishes];
         params.extend(values);
-        execute_with_lease(&self.worker().await?, statement, claim, &params).await
+        execute_with_lease(&self.worker().await?, statement, claim, &params).await?;
+        self.hints().announce_ended([claim.id]);
+        Ok(())
     }
 
     /// Requeues a claimed ingest after a failed attempt. It can be claimed again after `delay`.
@@ -275,6 +389,22 @@ impl Store {
         execute_with_lease(&self.worker().await?, requeue, claim, &[&seconds]).await
     }
 
+    /// Requeues a claimed ingest of a batch, to be processed alone. The attempt does not count.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
+    pub async fn requeue_alone(&self, claim: &Claim) -> Result<(), StoreError> {
+        let requeue = "
+            /* queue::requeue_alone */
+            update ingests
+            set state = 'queued', large = true, run_after = now(), attempts = attempts - 1,
+                lease_token = null, lease_expires_at = null
+            where id = $1 and lease_token = $2";
+        execute_with_lease(&self.worker().await?, requeue, claim, &[]).await?;
+        self.hints().announce_queued();
+        Ok(())
+    }
+
     /// Requeues a claimed ingest whose attempt does not count, because nothing failed.
     ///
     /// # Errors
@@ -290,25 +420,56 @@ impl Store {
     }
 }
 
-/// Ends the ingest of `claim` within the transaction that merged its movies.
+/// Locks the ingests of `claims` within the transaction that merges their movies. Returns the ids of
+/// those whose lease was not lost.
+pub(super) async fn lock_held(
+    transaction: &Transaction<'_>,
+    claims: &[&Claim],
+) -> Result<HashSet<i64>, StoreError> {
+    let lock = "
+        /* queue::lock_held */
+        select ingests.id
+        from ingests
+        join unnest($1::bigint[], $2::uuid[]) as claim (id, lease_token) using (id, lease_token)
+        order by ingests.id
+        for no key update of ingests";
+    let (ids, tokens) = ids_and_tokens(claims.iter().copied());
+    let rows = transaction.query(&transaction.prepare_cached(lock).await?, &[&ids, &tokens]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Ends ingests within the transaction that merged their movies. Their rows are locked.
 pub(super) async fn complete(
     transaction: &Transaction<'_>,
-    claim: &Claim,
-    merged: &Merged,
+    merged: &HashMap<i64, Merged>,
     outbox: Outbox,
 ) -> Result<(), StoreError> {
     let complete = "
         /* queue::complete */
         update ingests
-        set state = $3, inserted = $4, updated = $5, unchanged = $6, violation_count = 0,
-            finished_at = clock_timestamp(), lease_token = null, lease_expires_at = null,
-            result_due_at = case when $7 then clock_timestamp() end
-        where id = $1 and lease_token = $2";
-    let state = if merged.superseded { IngestState::Superseded } else { IngestState::Succeeded };
-    let Merged { inserted, updated, unchanged, .. } = merged;
-    let params: [&(dyn ToSql + Sync); 5] =
-        [&state.name(), inserted, updated, unchanged, &outbox.publishes()];
-    execute_with_lease(transaction, complete, claim, &params).await
+        set state = case when superseded then 'superseded' else 'succeeded' end,
+            superseded_reason = case when superseded then 'newer_version_merged' end,
+            inserted = result.inserted, updated = result.updated, unchanged = result.unchanged,
+            violation_count = 0, finished_at = clock_timestamp(),
+            lease_token = null, lease_expires_at = null,
+            result_due_at = case when $6 then clock_timestamp() end
+        from unnest($1::bigint[], $2::bool[], $3::bigint[], $4::bigint[], $5::bigint[])
+            as result (id, superseded, inserted, updated, unchanged)
+        where ingests.id = result.id";
+    let ids: Vec<i64> = merged.keys().copied().collect();
+    let superseded: Vec<bool> = merged.values().map(|merged| merged.superseded).collect();
+    let count = |count: fn(&Merged) -> i64| -> Vec<i64> { merged.values().map(count).collect() };
+    let (inserted, updated) = (count(|merged| merged.inserted), count(|merged| merged.updated));
+    let unchanged = count(|merged| merged.unchanged);
+    let params: [&(dyn ToSql + Sync); 6] =
+        [&ids, &superseded, &inserted, &updated, &unchanged, &outbox.publishes()];
+    execute(transaction, complete, &params).await?;
+    Ok(())
+}
+
+/// Returns the ids and the lease tokens of `claims`.
+fn ids_and_tokens<'a>(claims: impl IntoIterator<Item = &'a Claim>) -> (Vec<i64>, Vec<Uuid>) {
+    claims.into_iter().map(|claim| (claim.id, claim.lease_token)).unzip()
 }
 
 /// Runs a statement that changes the ingest of `claim`. Its parameters are the id, the lease token,

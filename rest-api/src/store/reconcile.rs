@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     IngestState, ObservedVersion, Store, StoreError,
-    version_order::{newest_version, same_version},
+    version_order::newest_version,
 };
 
 /// The newest version of an object in the ledger.
@@ -22,6 +22,8 @@ pub struct LedgerVersion {
     pub has_etag: bool,
     /// Whether it is the version that the bucket holds, by the rule of [`Store::record`].
     pub is_current: bool,
+    /// The state of the version that the bucket holds, by the same rule; none if the ledger lacks it.
+    pub listed_state: Option<IngestState>,
 }
 
 /// An object with a succeeded ingest.
@@ -37,18 +39,31 @@ pub struct IngestedObject {
 pub(super) const NEWEST_VERSIONS: &str = concat!(
     "
     /* reconcile::newest_versions */
-    select newest.*
+    select newest.*, listed.state as listed_state
     from unnest($2::text[], $3::text[], $4::timestamptz[])
         with ordinality as object (key, etag, last_modified, nth)
     left join lateral (
-        select id, state, received_at, ordered_at, etag is not null as has_etag, ",
-    same_version!("object.etag", "null::text", "object.last_modified"),
-    " as is_current
+        select id, state, received_at, ordered_at, etag is not null as has_etag,
+            coalesce(etag = object.etag and ordered_at >= object.last_modified, false) as is_current
         from ingests
         where bucket = $1 and ingests.key = object.key and ",
     newest_version!(),
     "
     ) newest on true
+    left join lateral (
+        select state
+        from (
+            select state, etag
+            from ingests
+            where bucket = $1 and ingests.key = object.key
+                and ordered_at >= object.last_modified
+                and (state <> 'superseded' or superseded_reason = 'newer_version_merged')
+            order by ordered_at desc
+            limit 100
+        ) versions
+        where etag = object.etag
+        limit 1
+    ) listed on true
     order by nth",
 );
 
@@ -103,6 +118,7 @@ impl Store {
                 ordered_at: row.get("ordered_at"),
                 has_etag: row.get("has_etag"),
                 is_current: row.get("is_current"),
+                listed_state: row.get::<_, Option<&str>>("listed_state").and_then(IngestState::from_name),
             })
         });
         Ok(versions.collect())

@@ -10,8 +10,7 @@ use futures_util::pin_mut;
 use tokio_postgres::{binary_copy::BinaryCopyInWriter, types::Type};
 
 use super::{
-    CatalogueRow, Claim, Store, StoreError, outbox::Outbox, previous_version::PreviousVersion,
-    sql::query_one,
+    CatalogueRow, Claim, Store, StoreError, previous_version::PreviousVersion, sql::query_one,
 };
 use crate::config::Budget;
 
@@ -47,7 +46,6 @@ pub struct Staging {
     compact_at: u64,
     budget: Budget,
     pub(super) previous: PreviousVersion,
-    pub(super) outbox: Outbox,
 }
 
 /// A staging that is dropped half way leaves its connection in an unknown state. The connection is
@@ -66,7 +64,7 @@ impl Store {
     /// # Errors
     /// If no connection is available in time.
     pub async fn staging(&self, claim: &Claim, stage: Stage) -> Result<Staging, StoreError> {
-        let mut staging = Staging::new(self.worker().await?, self.outbox, self.budget).await?;
+        let mut staging = Staging::new(self.worker().await?, self.budget).await?;
         if stage == Stage::Changes {
             let transaction = staging.transaction().await?;
             let previous = PreviousVersion::read(&transaction, &claim.bucket, &claim.key).await?;
@@ -75,18 +73,10 @@ impl Store {
         }
         Ok(staging)
     }
-
-    /// Returns an empty staging for the movies of a request.
-    ///
-    /// # Errors
-    /// If no connection is available in time.
-    pub async fn staging_for_request(&self) -> Result<Staging, StoreError> {
-        Staging::new(self.writer().await?, self.outbox, self.budget).await
-    }
 }
 
 impl Staging {
-    async fn new(connection: Object, outbox: Outbox, budget: Budget) -> Result<Self, StoreError> {
+    async fn new(connection: Object, budget: Budget) -> Result<Self, StoreError> {
         let create = r#"
             /* staging::new */
             set client_min_messages = warning;
@@ -94,8 +84,7 @@ impl Staging {
                 record bigint, identity uuid, title_lc text collate "C", year int,
                 cast_lc text collate "C", genres_lc text[] collate "C", content_hash bigint,
                 doc text
-            );
-            truncate staging"#;
+            )"#;
         connection.batch_execute(create).await?;
         Ok(Self {
             connection: Some(connection),
@@ -105,7 +94,6 @@ impl Staging {
             compact_at: COMPACT_FROM,
             budget,
             previous: PreviousVersion::default(),
-            outbox,
         })
     }
 
@@ -187,16 +175,18 @@ impl Staging {
     }
 
     /// Discards the staged rows.
-    pub async fn discard(mut self) {
-        self.truncate().await;
+    pub async fn discard(self) {
+        self.release().await;
     }
 
     /// Empties the temporary table, and returns the connection to its pool.
-    pub(super) async fn truncate(&mut self) {
+    pub(super) async fn release(mut self) {
         let truncate = "
-            /* staging::truncate */
+            /* staging::release */
             truncate staging";
-        if let Some(connection) = self.connection.take() {
+        if let Some(connection) = self.connection.take()
+            && self.staged > 0
+        {
             // On failure the connection is broken, and the pool replaces it.
             let _ = connection.batch_execute(truncate).await;
         }

@@ -12,7 +12,7 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, catalogue, ledger, migrate, pools::LEDGER_OPTIONS, reconcile,
+    IngestQuery, IngestState, catalogue, ledger, migrate, pools::LEDGER_OPTIONS, queue, reconcile,
     version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
@@ -71,16 +71,15 @@ fn statements() -> Vec<Statement> {
         let function = String::new();
         Collector { module, function, statements: &mut statements }.visit_file(&file);
     }
-    statements.push(Statement {
-        module: "version_order".to_owned(),
-        function: "find".to_owned(),
-        text: version_order::FIND.to_owned(),
-    });
-    statements.push(Statement {
-        module: "reconcile".to_owned(),
-        function: "newest_versions".to_owned(),
-        text: reconcile::NEWEST_VERSIONS.to_owned(),
-    });
+    let composed = [
+        ("version_order", "record", version_order::RECORD),
+        ("queue", "observe", queue::OBSERVE),
+        ("reconcile", "newest_versions", reconcile::NEWEST_VERSIONS),
+    ];
+    for (module, function, text) in composed {
+        let [module, function, text] = [module, function, text].map(str::to_owned);
+        statements.push(Statement { module, function, text });
+    }
     statements
 }
 
@@ -132,7 +131,7 @@ async fn each_statement_fits_the_migrated_database() {
             };
             // Databases of earlier releases alone have this table.
             if !text.contains("from schema_migrations") {
-                fits.unwrap_or_else(|error| panic!("{module}::{function}: {error}: {text}"));
+                fits.unwrap_or_else(|error| panic!("{module}::{function}: {error:?}: {text}"));
             }
         }
         assert_eq!(batches.into_iter().collect::<Vec<_>>(), ["staging::new"]);

@@ -1,20 +1,25 @@
 //! The order of object versions.
 //!
-//! - Which version a notification means: [`find`].
-//! - Which position a new version gets: [`insert`].
+//! - Which version a notification means, and which position a new one gets: [`record`].
 //! - Which version of one object is the newest: `newest_version!`.
 //! - Which of two versions wins for a movie: the order of [`VersionPosition`].
+//!
+//! Two reports mean the same version if their sequencers are equal; a report without a sequencer means a
+//! version of the same content (etag, and version id where both have one) and event time, or, without an
+//! event time, the newest version of the object if it has the same content and is at least as new.
+//!
+//! To take such a report for a new version would change nothing: its movies would lose against the newer
+//! version of the same content. In all other cases it is a new version: an unchanged file is cheap, a
+//! lost one is not. Without an event time, a report has the `LastModified` of the object: in whole
+//! seconds, and of a multipart upload when it began.
 
 use aws::trace::TraceId;
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::GenericClient;
 use schema::{Notification, Timestamp};
 use tokio_postgres::types::ToSql;
 
-use super::{
-    StoreError,
-    sql::{query_one, query_opt},
-};
+use super::{StoreError, queue::MAX_SMALL, sql::query_one};
 
 /// Sequencers are compared as text of this length, padded on the right with zeros.
 ///
@@ -56,6 +61,16 @@ pub struct ObservedVersion {
     pub size: Option<i64>,
 }
 
+/// What is known about a version: what was notified, and what the object store reports where that lacks
+/// something.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// The notification.
+    pub notification: &'a Notification,
+    /// What the object store reports. It may be empty.
+    pub observed: &'a ObservedVersion,
+}
+
 /// Pads a sequencer for comparisons.
 pub(super) fn padded(sequencer: &str) -> String {
     format!("{sequencer:0<SEQUENCER_LENGTH$}")
@@ -78,130 +93,152 @@ macro_rules! newest_version {
 }
 pub(super) use newest_version;
 
-/// A condition on a row of `ingests`, the newest version of its object: whether it is the version
-/// that the object store reports by these SQL expressions. It is used if either version has no
-/// sequencer.
+/// Two SQL expressions of type `timestamptz`, as the columns `not_before` and `not_after`: the positions
+/// between which a version of an object must be, so that sequencers order its versions whatever their
+/// times are. Null if there is no such bound. They read one index entry each.
 ///
-/// Etag and version id must be the same, and the object must not have been written since. The object
-/// store rounds the time to the second, up or down. The ledger may have it to the millisecond.
-macro_rules! same_version {
-    ($etag:literal, $version_id:literal, $last_modified:literal) => {
+/// A failed ingest does not count: its notification may be forged.
+macro_rules! bounds {
+    ($key:literal, $bucket:literal, $sequencer:literal) => {
         concat!(
-            "etag is not distinct from ",
-            $etag,
-            " and (version_id = ",
-            $version_id,
-            " or version_id is null or ",
-            $version_id,
-            " is null)",
-            " and (",
-            $last_modified,
-            " is null or ordered_at is null",
-            " or ordered_at > ",
-            $last_modified,
-            " - interval '1 second')",
+            "(select ordered_at from ingests older
+                where older.key = ",
+            $key,
+            " and older.bucket = ",
+            $bucket,
+            " and older.sequencer is not null
+                    and rpad(older.sequencer, 64, '0') < rpad(",
+            $sequencer,
+            ", 64, '0') and older.ordered_at is not null and older.state <> 'failed'
+                order by rpad(older.sequencer, 64, '0') desc
+                limit 1
+            ) as not_before,
+            (select ordered_at from ingests newer
+                where newer.key = ",
+            $key,
+            " and newer.bucket = ",
+            $bucket,
+            " and newer.sequencer is not null
+                    and rpad(newer.sequencer, 64, '0') > rpad(",
+            $sequencer,
+            ", 64, '0') and newer.ordered_at is not null and newer.state <> 'failed'
+                order by rpad(newer.sequencer, 64, '0')
+                limit 1
+            ) as not_after",
         )
     };
 }
-pub(super) use same_version;
+pub(super) use bounds;
 
-/// The statement of [`find`].
-pub(super) const FIND: &str = concat!(
+/// The statement of [`record`].
+pub(super) const RECORD: &str = concat!(
     "
-    /* version_order::find */
-    with known as materialized (
-        select id, sequencer, etag, version_id, ordered_at, state
-        from ingests
-        where bucket = $1 and key = $2
-    ),
-    newest as (
-        select * from known where ",
-    newest_version!(),
-    "
-    ),
-    same as (
-        select id from known where sequencer = $3
-        union all
-        select id from newest where (sequencer is null or $3::text is null) and ",
-    same_version!("$4", "$5", "$6::timestamptz"),
-    "
-        limit 1
-    )
-    update ingests set sequencer = coalesce(ingests.sequencer, $3)
-    from same where ingests.id = same.id
-    returning ingests.id",
-);
-
-/// Returns the ingest of the version that `notification` means, if the ledger has it. Fills in its
-/// sequencer, if the ledger lacks it.
-///
-/// Equal sequencers mean the same version. If either has none, the version can only be the newest
-/// one in the ledger: before that, the object may have changed and changed back.
-pub(super) async fn find(
-    transaction: &Transaction<'_>,
-    notification: &Notification,
-    observed: &ObservedVersion,
-) -> Result<Option<i64>, StoreError> {
-    let Notification { bucket, key, sequencer, etag, version_id, .. } = notification;
-    let sequencer = sequencer.as_deref();
-    let etag = etag.as_deref().or(observed.etag.as_deref());
-    let version_id = version_id.as_deref().or(observed.version_id.as_deref());
-    let last_modified = &observed.last_modified;
-    let params: [&(dyn ToSql + Sync); 6] =
-        [&&**bucket, &&**key, &sequencer, &etag, &version_id, last_modified];
-    let row = query_opt(transaction, FIND, &params).await?;
-    Ok(row.map(|row| row.get(0)))
-}
-
-/// Adds a version to the ledger with its position, and returns its ingest.
-///
-/// The position goes by time, and is never more than five minutes in the future. There are two
-/// exceptions for versions of the same object. Sequencers order
-/// two versions whatever their times are. A version that is known only by its `LastModified`, which
-/// has whole seconds, was the current one when it was observed: it goes after all known versions of
-/// the same second. Versions of exactly the same time keep it, and their sequencers order them. A
-/// failed ingest does not count here: its notification may be forged.
-pub(super) async fn insert(
-    transaction: &Transaction<'_>,
-    notification: &Notification,
-    observed: &ObservedVersion,
-    request_id: &str,
-    trace_id: Option<TraceId>,
-) -> Result<i64, StoreError> {
-    let insert = "
-        /* version_order::insert */
-        with known as materialized (
-            select rpad(sequencer, 64, '0') as sequencer, ordered_at
-            from ingests
-            where bucket = $1 and key = $2 and ordered_at is not null and state <> 'failed'
-        ),
-        bounds as (
-            select
-                (select max(ordered_at) from known where sequencer < rpad($5, 64, '0')) as not_before,
-                (select min(ordered_at) - interval '1 microsecond'
-                    from known
-                    where sequencer > rpad($5, 64, '0')
-                        and ordered_at < coalesce($6, $7::timestamptz + interval '1 second')
-                ) as not_after,
-                (select max(ordered_at) + interval '1 microsecond'
-                    from known
-                    where $6::timestamptz is null
-                        and ordered_at >= $7
-                        and ordered_at < $7 + interval '1 second'
-                ) as after_same_second
+    /* version_order::record */
+    with same as (
+        (
+            select id from ingests
+            where key = $2 and bucket = $1 and sequencer is not null
+                and rpad(sequencer, 64, '0') = rpad($5, 64, '0')
+            limit 1
         )
+        union all
+        (
+            select id from ingests
+            where $5 is null and key = $2 and bucket = $1 and ordered_at = $6::timestamptz
+                and etag is not distinct from $4
+                and (version_id = $3 or version_id is null or $3 is null)
+            limit 1
+        )
+        union all
+        (
+            select id
+            from (
+                select id, etag, version_id, ordered_at
+                from ingests
+                where $5 is null and $6 is null and key = $2 and bucket = $1
+                    and ordered_at is not null
+                    and (state <> 'superseded' or superseded_reason = 'newer_version_merged')
+                order by ordered_at desc, rpad(sequencer, 64, '0') desc nulls last
+                limit 1
+            ) newest
+            where ordered_at >= $7::timestamptz and etag = $4
+                and (version_id = $3 or version_id is null or $3 is null)
+        )
+        union all
+        -- Neither has a time: what was not read yet is the same if the rest is.
+        (
+            select id from ingests
+            where $5 is null and coalesce($6, $7) is null and key = $2 and bucket = $1
+                and ordered_at is null and sequencer is null and state in ('queued', 'failed')
+                and etag is not distinct from $4 and version_id is not distinct from $3
+            order by ordered_at
+            limit 1
+        )
+        limit 1
+    ),
+    bounds as (
+        select ",
+    bounds!("$2", "$1", "$5"),
+    ",
+            (select max(ordered_at) + interval '1 microsecond'
+                from ingests
+                where $6::timestamptz is null and key = $2 and bucket = $1
+                    and ordered_at >= $7 and ordered_at < $7 + interval '1 second'
+                    and state <> 'failed'
+            ) as after_same_second
+    ),
+    inserted as (
         insert into ingests
-            (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, ordered_at)
-        select $1, $2, $3, $4, $5, $8, $9, $10,
+            (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, large, ordered_at)
+        select $1, $2, $3, $4, $5, $8, $9, $10, coalesce($8::bigint > $11::bigint, true),
             case when position is not null then least(position, now() + interval '5 minutes') end
         from (
-            select least(greatest(coalesce($6, after_same_second, $7), not_before), not_after)
-                as position
+            select least(
+                greatest(coalesce($6, after_same_second, $7), not_before),
+                case when not_after < coalesce($6, $7 + interval '1 second')
+                    then not_after - interval '1 microsecond' end
+            ) as position
             from bounds
         ) positions
-        returning id";
+        where not exists (select from same)
+        returning id
+    ),
+    revived as (
+        update ingests
+        set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
+        from same
+        where ingests.id = same.id and state = 'failed'
+        returning ingests.id
+    )
+    select id, true as queued from inserted
+    union all
+    select id, exists (select from revived) from same",
+);
+
+/// Finds the ingest of the version that `report` means. If the ledger has none, adds the version with
+/// its position. A failed ingest is queued again. Returns the id of the ingest, and whether this has
+/// queued it.
+///
+/// The caller holds the lock of the object.
+///
+/// The position goes by time, and is never more than five minutes in the future. There are two
+/// exceptions for versions of the same object. Sequencers order two versions whatever their times are.
+/// A version that is known only by its `LastModified`, which has whole seconds, was the current one when
+/// it was observed: it goes after all known versions of the same second. Versions of exactly the same
+/// time keep it, and their sequencers order them.
+///
+/// What is not promised: if times contradict the sequencers of one object, or a report without event
+/// time and events of the same object fall into the same second, the place of these versions among those
+/// of other objects depends on the order of arrival, within the times that contradict each other.
+pub(super) async fn record(
+    connection: &impl GenericClient,
+    report: &Report<'_>,
+    request_id: &str,
+    trace_id: Option<TraceId>,
+) -> Result<(i64, bool), StoreError> {
+    let Report { notification, observed } = report;
     let Notification { bucket, key, sequencer, version_id, etag, event_time, size } = notification;
-    let params: [&(dyn ToSql + Sync); 10] = [
+    let params: [&(dyn ToSql + Sync); 11] = [
         &&**bucket,
         &&**key,
         &version_id.as_deref().or(observed.version_id.as_deref()),
@@ -212,6 +249,8 @@ pub(super) async fn insert(
         &size.map(|size| size.get()).or(observed.size),
         &request_id,
         &trace_id.map(|id| id.to_string()),
+        &MAX_SMALL,
     ];
-    Ok(query_one(transaction, insert, &params).await?.get(0))
+    let row = query_one(connection, RECORD, &params).await?;
+    Ok((row.get(0), row.get(1)))
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     BUCKET, Service,
-    ledger::{LEASE, parse, record},
+    ledger::{LEASE, claim, parse, record},
     movies::movie,
 };
 
@@ -17,7 +17,7 @@ fn at(time: DateTime<Utc>, sequencer: &str) -> Value {
 
 /// Claims the next ingest, and observes its object, which was written at `written`.
 async fn observe(store: &Store, written: DateTime<Utc>) -> VersionPosition {
-    let claim = store.claim(LEASE).await.unwrap().unwrap();
+    let claim = claim(store, LEASE).await.unwrap();
     let observed = ObservedVersion { last_modified: Some(written), ..ObservedVersion::default() };
     store.observe(&claim, &observed).await.unwrap()
 }
@@ -86,7 +86,7 @@ async fn an_ingest_that_failed_does_not_bound_the_positions_of_others() {
     let store = service.store(4).await;
     let long_ago: DateTime<Utc> = "2001-01-01T00:00:00Z".parse().unwrap();
     record(&store, &parse(&at(long_ago, "FFFF"))).await;
-    let forged = store.claim(LEASE).await.unwrap().unwrap();
+    let forged = claim(&store, LEASE).await.unwrap();
     store.fail(&forged, "{}").await.unwrap();
 
     let now = Utc::now().trunc_subsecs(0);

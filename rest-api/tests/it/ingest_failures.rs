@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::{
     BUCKET, Service, free_address,
-    ledger::{LEASE, parse, record, row},
+    ledger::{LEASE, claim, parse, record, row},
     movies::{MOVIE, movie},
     notification,
 };
@@ -110,16 +110,16 @@ async fn a_worker_whose_lease_has_expired_changes_nothing() {
     let service = Service::start_without_workers().await;
     let store = service.store(2).await;
     record(&store, &parse(&notification::bare("k"))).await;
-    let expired = store.claim(Duration::from_millis(1)).await.unwrap().unwrap();
+    let expired = claim(&store, Duration::from_millis(1)).await.unwrap();
     let position = store.observe(&expired, &ObservedVersion::default()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let current = store.claim(LEASE).await.unwrap().unwrap();
+    let current = claim(&store, LEASE).await.unwrap();
     assert_eq!((expired.id, current.attempts), (current.id, 2));
 
     let rows = [row(&movie("A", "x"))];
     let lost =
         |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::LeaseLost)));
-    lost(store.renew(&expired, Duration::from_secs(1)).await);
+    lost(store.renew(std::slice::from_ref(&expired), Duration::from_secs(1)).await);
     lost(store.requeue(&expired, Duration::ZERO).await);
     lost(store.reject(&expired, "[]", 1).await);
     lost(store.fail(&expired, "{}").await);
@@ -127,16 +127,16 @@ async fn a_worker_whose_lease_has_expired_changes_nothing() {
     lost(store.observe(&expired, &ObservedVersion::default()).await.map(|_| ()));
     let mut staging = store.staging(&expired, Stage::Changes).await.unwrap();
     staging.add(&rows).await.unwrap();
-    lost(staging.merge_ingest(&position, &expired).await.map(|_| ()));
+    lost(store.merge_staged(staging, &position, &expired).await.map(|_| ()));
     assert_eq!(service.movies("").await.len(), 0, "the worker has merged its movies");
 
     let mut staging = store.staging(&current, Stage::Changes).await.unwrap();
     staging.add(&rows).await.unwrap();
-    staging.merge_ingest(&position, &current).await.unwrap();
+    store.merge_staged(staging, &position, &current).await.unwrap();
     assert_eq!(service.movies("").await.len(), 1);
     let ingest = service.get_ingest(current.id).await;
     assert_eq!(ingest["state"], "succeeded");
-    assert!(store.claim(Duration::from_secs(1)).await.unwrap().is_none());
+    assert!(claim(&store, Duration::from_secs(1)).await.is_none());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The newest version of each object wins, in whatever order its notifications arrive and however
 //! often.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -31,13 +32,79 @@ async fn ten_equal_notifications_at_once_are_one_ingest() {
 }
 
 #[tokio::test]
-async fn a_bare_notification_and_the_event_are_one_ingest() {
+async fn a_bare_notification_after_the_event_is_the_same_ingest() {
     let mut service = Service::start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
     let event = service.next_notification().await;
-    let first = service.notify(&notification::bare("k")).await;
-    assert_eq!(service.notify(&event).await["id"], first["id"]);
+    let first = service.notify(&event).await;
     assert_eq!(service.notify(&notification::bare("k")).await["id"], first["id"]);
+    assert_eq!(service.notify(&event).await["id"], first["id"]);
+}
+
+#[tokio::test]
+async fn an_event_after_a_bare_notification_counts_with_its_own_time() {
+    let mut service = Service::start().await;
+    service.put("k", json!([movie("A", "x")]).to_string()).await;
+    let mut event = service.next_notification().await;
+    let bare = service.notify(&notification::bare("k")).await;
+    // Another file changes the movie in the same second, before the event but after LastModified.
+    let written = |offset: i64| {
+        let received = bare["received_at"].as_str().unwrap();
+        let second: DateTime<Utc> = received.parse().unwrap();
+        json!(second + TimeDelta::milliseconds(offset))
+    };
+    service.put("other", json!([movie("A", "y")]).to_string()).await;
+    let mut other = notification::bare("other");
+    other["event_time"] = written(1);
+    assert_eq!(service.notify(&other).await["updated"], 1);
+    event["event_time"] = written(2);
+    let exact = service.notify(&event).await;
+    assert_eq!(exact["updated"], 1, "the event was taken for the bare notification: {exact}");
+    assert_eq!(catalogue(&service).await, [movie("A", "x")]);
+    // From now on both mean the event's version.
+    assert_eq!(service.notify(&event).await["id"], exact["id"]);
+    assert_eq!(service.notify(&notification::bare("k")).await["id"], exact["id"]);
+}
+
+#[tokio::test]
+async fn the_same_content_put_again_counts_after_a_version_without_sequencer() {
+    // Recorded by reconciling, changed by another file, and put again: the event has the same etag.
+    let mut service = Service::start().await;
+    let file = json!([movie("A", "x")]).to_string();
+    service.put("k", file.clone()).await;
+    drop(service.next_notification().await);
+    service.notify(&notification::bare("k")).await;
+    service.ingest("other", json!([movie("A", "y")]).to_string()).await;
+    drop(service.next_notification().await);
+    service.put("k", file).await;
+    let mut again = service.next_notification().await;
+    again["event_time"] = json!(Utc::now() + TimeDelta::seconds(2));
+    assert_eq!(service.notify(&again).await["updated"], 1);
+    assert_eq!(catalogue(&service).await, [movie("A", "x")]);
+}
+
+#[tokio::test]
+async fn a_multipart_upload_ends_the_same_whichever_report_comes_first() {
+    // LastModified of a multipart upload is when it began: before the other file, which its event is
+    // later than.
+    for bare_first in [true, false] {
+        let mut service = Service::start().await;
+        service.put("k", json!([movie("A", "x")]).to_string()).await;
+        let mut event = service.next_notification().await;
+        service.put("other", json!([movie("A", "y")]).to_string()).await;
+        let mut other = notification::bare("other");
+        other["event_time"] = json!(Utc::now() + TimeDelta::seconds(10));
+        service.notify(&other).await;
+        event["event_time"] = json!(Utc::now() + TimeDelta::seconds(20));
+        let mut reports = [notification::bare("k"), event];
+        if !bare_first {
+            reports.reverse();
+        }
+        for report in &reports {
+            service.notify(report).await;
+        }
+        assert_eq!(catalogue(&service).await, [movie("A", "x")], "bare first: {bare_first}");
+    }
 }
 
 #[tokio::test]
@@ -113,7 +180,7 @@ async fn a_sequencer_that_arrives_late_orders_the_versions() {
         let event_time = newer["received_at"].as_str().unwrap();
         json!({ "bucket": BUCKET, "key": "k", "sequencer": sequencer, "etag": etag, "event_time": event_time })
     };
-    assert_eq!(service.notify(&event("02", &newer["etag"])).await["id"], newer["id"]);
+    assert_eq!(service.notify(&event("02", &newer["etag"])).await["unchanged"], 1);
     let older = service.notify(&event("01", &json!(null))).await;
     assert_eq!(older["state"], "superseded", "{older}");
 }

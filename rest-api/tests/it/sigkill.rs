@@ -76,8 +76,8 @@ struct State {
 
 async fn state(sql: &tokio_postgres::Client) -> State {
     let state = "select i.state, i.attempts, (select count(*) from movies),
-            (select revision from catalogue), (select count(*) from assertions),
-            (select coalesce(sum(cardinality(movie_ids)), 0)::bigint from assertions)
+            (select revision from catalogue), (select count(*) from merged_versions),
+            (select coalesce(sum(cardinality(movie_ids)), 0)::bigint from version_movies)
         from ingests i order by id";
     let row = sql.query(state, &[]).await.unwrap().remove(0);
     State {

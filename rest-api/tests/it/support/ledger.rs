@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rest_api::store::{CatalogueRow, Claim, Ingest, ObservedVersion, Store};
+use rest_api::store::{CatalogueRow, Claim, Ingest, Lane, ObservedVersion, Report, Store};
 use schema::{Movie, Notification};
 use serde_json::Value;
 
@@ -21,11 +21,17 @@ pub(crate) fn row(movie: &Value) -> CatalogueRow {
 
 /// Records a notification whose object has not been looked at.
 pub(crate) async fn record(store: &Store, notification: &Notification) -> Ingest {
-    store.record(notification, &ObservedVersion::default(), "", None).await.unwrap()
+    let report = Report { notification, observed: &ObservedVersion::default() };
+    store.record(report, "", None).await.unwrap()
 }
 
 /// Records an ingest of `key` at `second`, and claims it.
 pub(crate) async fn record_and_claim(store: &Store, key: &str, second: u32) -> Claim {
     record(store, &parse(&notification::at_second(key, second))).await;
-    store.claim(LEASE).await.unwrap().unwrap()
+    claim(store, LEASE).await.unwrap()
+}
+
+/// Claims an ingest of an object of unknown size.
+pub(crate) async fn claim(store: &Store, lease: Duration) -> Option<Claim> {
+    store.claim(Lane::Large, 1, lease).await.unwrap().pop()
 }

@@ -1,0 +1,333 @@
+//! Merges batches of small files into the catalogue.
+//!
+//! The movies of a batch are in memory. What the catalogue has of them is read under the merge lock, the
+//! files are applied in the order of their versions, and what results is written: one transaction and a
+//! few statements, however many files there are. Each file has its own counts, as if it had been merged
+//! alone.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use deadpool_postgres::Transaction;
+use roaring::RoaringTreemap;
+use tokio::try_join;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{
+    CatalogueRow, Claim, Merged, Store, StoreError, VersionPosition,
+    catalogue_row::NAME_SEPARATOR,
+    listen, merge,
+    merged_versions::{self, MergedVersion, Neighbors},
+    queue,
+    sql::{execute, query_one},
+};
+
+/// A small file that was read and has no violations.
+#[derive(Debug)]
+pub struct SmallFile {
+    /// The claim on its ingest.
+    pub claim: Claim,
+    /// The position of its version.
+    pub position: VersionPosition,
+    /// Its movies in the order of its records.
+    pub rows: Vec<CatalogueRow>,
+}
+
+impl Store {
+    /// Merges `files` in the order of their versions, and ends their ingests in the same transaction.
+    /// Returns the result of each file, in the same order; none if its lease was lost. Nothing of such a
+    /// file is merged.
+    ///
+    /// # Errors
+    /// If the database is unavailable or a statement fails. Nothing is changed then.
+    pub async fn merge_batch(&self, files: &[SmallFile]) -> Result<Vec<Option<Merged>>, StoreError> {
+        let mut connection = self.worker().await?;
+        let transaction = connection.transaction().await?;
+        merge::lock(&transaction).await?;
+        let claims: Vec<&Claim> = files.iter().map(|file| &file.claim).collect();
+        let held = queue::lock_held(&transaction, &claims).await?;
+        let held = files.iter().filter(|file| held.contains(&file.claim.id));
+        let parts: Vec<Part> = held
+            .map(|SmallFile { claim, position, rows }| Part::new(Some(claim.id), position, rows))
+            .collect();
+        let merged = merge(&transaction, &parts).await?;
+        let ended: HashMap<i64, Merged> =
+            parts.iter().zip(merged).filter_map(|(part, merged)| Some((part.ingest_id?, merged))).collect();
+        queue::complete(&transaction, &ended, self.outbox).await?;
+        let ids: Vec<i64> = ended.keys().copied().collect();
+        let changed = ended.values().any(Merged::changes_movies);
+        try_join!(
+            merge::increment_revision(&transaction, changed),
+            listen::announce_ended(&transaction, &ids)
+        )?;
+        transaction.commit().await?;
+        self.hints().announce_ended(ids);
+        ended.values().for_each(|merged| self.add_changes(merged));
+        Ok(files.iter().map(|file| ended.get(&file.claim.id).copied()).collect())
+    }
+
+    /// Merges the movies of a request, which have the present time as their position.
+    ///
+    /// # Errors
+    /// If the database is unavailable, or other merges take too long. Nothing is changed then.
+    pub async fn merge_request(&self, rows: &[CatalogueRow]) -> Result<Merged, StoreError> {
+        let mut connection = self.writer().await?;
+        let transaction = connection.transaction().await?;
+        let timeout = "
+            /* batch::merge_request */
+            set local lock_timeout = '20s'";
+        transaction.batch_execute(timeout).await?;
+        merge::lock(&transaction).await?;
+        // Read under the lock, so that it is later than all merges before.
+        let clock = "
+            /* batch::merge_request */
+            select clock_timestamp()";
+        let ordered_at = query_one(&transaction, clock, &[]).await?.get(0);
+        let [key, bucket, sequencer] = [const { String::new() }; 3];
+        let position = VersionPosition { ordered_at, key, bucket, sequencer };
+        let merged = merge(&transaction, &[Part::new(None, &position, rows)]).await?;
+        let merged = merged.first().copied().unwrap_or_default();
+        merge::increment_revision(&transaction, merged.changes_movies()).await?;
+        transaction.commit().await?;
+        self.add_changes(&merged);
+        Ok(merged)
+    }
+}
+
+/// One file of a batch.
+struct Part<'a> {
+    ingest_id: Option<i64>,
+    position: &'a VersionPosition,
+    /// The last record of each movie, and its index.
+    rows: Vec<(i64, &'a CatalogueRow)>,
+}
+
+impl<'a> Part<'a> {
+    /// Returns a file; within one file the later record of a movie wins.
+    fn new(
+        ingest_id: Option<i64>,
+        position: &'a VersionPosition,
+        rows: &'a [CatalogueRow],
+    ) -> Self {
+        let mut last: HashMap<Uuid, i64> = HashMap::with_capacity(rows.len());
+        last.extend((0..).zip(rows).map(|(record, row)| (row.identity, record)));
+        let rows = (0..).zip(rows).filter(|(record, row)| last.get(&row.identity) == Some(record));
+        Self { ingest_id, position, rows: rows.collect() }
+    }
+}
+
+/// A movie that files of the batch contain.
+#[derive(Default)]
+struct Movie<'a> {
+    /// Its id; none if the catalogue lacks it.
+    id: Option<i64>,
+    /// The hash of its content so far.
+    content_hash: Option<i64>,
+    /// The newest version that contains it and that was merged before.
+    newest: Option<VersionPosition>,
+    /// The row that it gets: the ingest, the index of the record, and the content.
+    row: Option<(Option<i64>, i64, &'a CatalogueRow)>,
+}
+
+/// Merges `parts`. The caller holds the merge lock. Returns the result of each, in the same order.
+async fn merge(
+    transaction: &Transaction<'_>,
+    parts: &[Part<'_>],
+) -> Result<Vec<Merged>, StoreError> {
+    let mut in_order: Vec<(usize, &Part)> = parts.iter().enumerate().collect();
+    in_order.sort_by_key(|(_, part)| part.position);
+    let positions: Vec<&VersionPosition> = in_order.iter().map(|(_, part)| part.position).collect();
+    let Some(first) = positions.first() else { return Ok(Vec::new()) };
+    let (mut movies, neighbors) = try_join!(
+        read_movies(transaction, parts),
+        merged_versions::neighbors(transaction, &positions)
+    )?;
+    read_newest(transaction, first, &mut movies).await?;
+
+    let mut merged = vec![Merged::default(); parts.len()];
+    let mut new_movies = Vec::new();
+    for ((index, part), neighbors) in in_order.iter().zip(&neighbors) {
+        merged[*index] = apply(part, &mut movies, &mut new_movies);
+        merged[*index].superseded = neighbors.superseded;
+    }
+    write_movies(transaction, &mut movies, &new_movies).await?;
+
+    let id = |row: &CatalogueRow| movies.get(&row.identity)?.id.map(i64::cast_unsigned);
+    let versions = in_order.iter().zip(neighbors).map(|((_, part), neighbors)| {
+        let movies = part.rows.iter().filter_map(|(_, row)| id(row)).collect();
+        (MergedVersion { position: part.position, movies }, neighbors)
+    });
+    merged_versions::insert(transaction, versions.collect::<Vec<(_, Neighbors)>>()).await?;
+    Ok(merged)
+}
+
+/// Returns what the catalogue has of the movies of `parts`, by identity.
+async fn read_movies<'a>(
+    transaction: &Transaction<'_>,
+    parts: &[Part<'_>],
+) -> Result<HashMap<Uuid, Movie<'a>>, StoreError> {
+    let known = "
+        /* batch::read_movies */
+        select identity, id, content_hash from movies where identity = any($1)";
+    let rows = parts.iter().flat_map(|part| &part.rows);
+    let mut movies: HashMap<Uuid, Movie> =
+        rows.map(|(_, row)| (row.identity, Movie::default())).collect();
+    let identities: Vec<Uuid> = movies.keys().copied().collect();
+    let statement = transaction.prepare_cached(known).await?;
+    for row in transaction.query(&statement, &[&identities]).await? {
+        if let Entry::Occupied(mut movie) = movies.entry(row.get(0)) {
+            movie.get_mut().id = row.get(1);
+            movie.get_mut().content_hash = row.get(2);
+        }
+    }
+    Ok(movies)
+}
+
+/// Reads which versions after `position` contain the movies that the catalogue has.
+async fn read_newest(
+    transaction: &Transaction<'_>,
+    position: &VersionPosition,
+    movies: &mut HashMap<Uuid, Movie<'_>>,
+) -> Result<(), StoreError> {
+    let mut by_id: HashMap<u64, &mut Movie> = movies
+        .values_mut()
+        .filter_map(|movie| Some((movie.id?.cast_unsigned(), movie)))
+        .collect();
+    let ids: RoaringTreemap = by_id.keys().copied().collect();
+    let visit = |position: VersionPosition, contents: RoaringTreemap| {
+        for id in contents & &ids {
+            if let Some(movie) = by_id.get_mut(&id)
+                && movie.newest.as_ref().is_none_or(|newest| *newest < position)
+            {
+                movie.newest = Some(position.clone());
+            }
+        }
+    };
+    merged_versions::visit_later(transaction, position, &ids, visit).await
+}
+
+/// Applies one file to the movies. Appends to `new_movies` those that the catalogue lacks.
+fn apply<'a>(
+    part: &Part<'a>,
+    movies: &mut HashMap<Uuid, Movie<'a>>,
+    new_movies: &mut Vec<Uuid>,
+) -> Merged {
+    let mut merged = Merged::default();
+    for (record, row) in &part.rows {
+        let Some(movie) = movies.get_mut(&row.identity) else { continue };
+        let is_outdated = movie.newest.as_ref().is_some_and(|newest| newest > part.position);
+        if is_outdated || movie.content_hash == Some(row.content_hash) {
+            merged.unchanged += 1;
+            continue;
+        }
+        if movie.content_hash.is_none() {
+            merged.inserted += 1;
+            new_movies.push(row.identity);
+        } else {
+            merged.updated += 1;
+        }
+        movie.content_hash = Some(row.content_hash);
+        movie.row = Some((part.ingest_id, *record, row));
+    }
+    merged
+}
+
+/// Writes the rows of the movies that get one. Sets the ids of the new ones.
+async fn write_movies(
+    transaction: &Transaction<'_>,
+    movies: &mut HashMap<Uuid, Movie<'_>>,
+    new_movies: &[Uuid],
+) -> Result<(), StoreError> {
+    let update = "
+        /* batch::write_movies */
+        update movies m
+        set cast_lc = r.cast_lc, genres_lc = string_to_array(r.genres_lc, chr(31)),
+            content_hash = r.content_hash, doc = r.doc, ingest_id = r.ingest_id,
+            record = r.record, changed_at = now()
+        from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[],
+            $7::bigint[]) as r (id, cast_lc, genres_lc, content_hash, doc, ingest_id, record)
+        where m.id = r.id";
+    let insert = "
+        /* batch::write_movies */
+        insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
+            ingest_id, record, changed_at)
+        select identity, title_lc, year, cast_lc, string_to_array(genres_lc, chr(31)),
+            content_hash, doc, ingest_id, record, now()
+        from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[],
+            $7::text[], $8::bigint[], $9::bigint[]) with ordinality as r (identity, title_lc,
+            year, cast_lc, genres_lc, content_hash, doc, ingest_id, record, nth)
+        order by nth
+        returning identity, id";
+    let changed = movies.values().filter(|movie| movie.id.is_some() && movie.row.is_some());
+    let ids: Vec<i64> = changed.clone().filter_map(|movie| movie.id).collect();
+    if !ids.is_empty() {
+        let rows = Rows::new(changed);
+        let params: [&(dyn ToSql + Sync); 7] = [
+            &ids,
+            &rows.cast_lc,
+            &rows.genres_lc,
+            &rows.content_hash,
+            &rows.doc,
+            &rows.ingest_id,
+            &rows.record,
+        ];
+        execute(transaction, update, &params).await?;
+    }
+    if !new_movies.is_empty() {
+        let rows = Rows::new(new_movies.iter().filter_map(|identity| movies.get(identity)));
+        let params: [&(dyn ToSql + Sync); 9] = [
+            &rows.identity,
+            &rows.title_lc,
+            &rows.year,
+            &rows.cast_lc,
+            &rows.genres_lc,
+            &rows.content_hash,
+            &rows.doc,
+            &rows.ingest_id,
+            &rows.record,
+        ];
+        let statement = transaction.prepare_cached(insert).await?;
+        for row in transaction.query(&statement, &params).await? {
+            if let Entry::Occupied(mut movie) = movies.entry(row.get(0)) {
+                movie.get_mut().id = row.get(1);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows of movies as arrays, one for each column.
+#[derive(Default)]
+struct Rows<'a> {
+    identity: Vec<Uuid>,
+    title_lc: Vec<&'a str>,
+    year: Vec<i32>,
+    cast_lc: Vec<&'a str>,
+    /// The genres of each movie, joined by the separator of names.
+    genres_lc: Vec<String>,
+    content_hash: Vec<i64>,
+    doc: Vec<&'a str>,
+    ingest_id: Vec<Option<i64>>,
+    record: Vec<i64>,
+}
+
+impl<'a> Rows<'a> {
+    fn new<'b>(movies: impl Iterator<Item = &'b Movie<'a>>) -> Self
+    where
+        'a: 'b,
+    {
+        let mut rows = Self::default();
+        for (ingest_id, record, row) in movies.filter_map(|movie| movie.row) {
+            rows.identity.push(row.identity);
+            rows.title_lc.push(&row.title_lc);
+            rows.year.push(row.year);
+            rows.cast_lc.push(&row.cast_lc);
+            rows.genres_lc.push(row.genres_lc.join(NAME_SEPARATOR.encode_utf8(&mut [0; 4])));
+            rows.content_hash.push(row.content_hash);
+            rows.doc.push(&row.doc);
+            rows.ingest_id.push(ingest_id);
+            rows.record.push(record);
+        }
+        rows
+    }
+}
