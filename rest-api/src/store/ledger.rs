@@ -122,6 +122,15 @@ impl Ingest {
     }
 }
 
+/// A notification to be recorded, and what is known about its object.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// The notification.
+    pub notification: &'a Notification,
+    /// What the object store reported. It fills in what the notification lacks.
+    pub observed: ObservedVersion,
+}
+
 /// Selects ingests to list, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct IngestQuery {
@@ -174,6 +183,26 @@ impl Store {
         transaction.commit().await?;
         self.hints().queued.send_replace(());
         ingest.ok_or_else(|| StoreError::Setup(format!("ingest {id} is gone")))
+    }
+
+    /// Records each report, as [`Self::record`] does. Returns one ingest for each, in the order of
+    /// `reports`, without its violations.
+    ///
+    /// # Errors
+    /// If the database is unavailable. Some reports may be recorded then. To record all of them again
+    /// is safe.
+    pub async fn record_all(
+        &self,
+        reports: &[Report<'_>],
+        request_id: &str,
+        trace_id: Option<TraceId>,
+    ) -> Result<Vec<Ingest>, StoreError> {
+        let mut ingests = Vec::with_capacity(reports.len());
+        for Report { notification, observed } in reports {
+            let ingest = self.record(notification, observed, request_id, trace_id).await?;
+            ingests.push(Ingest { violations: None, ..ingest });
+        }
+        Ok(ingests)
     }
 
     /// Queues a failed ingest again. Returns whether it had failed, and the ingest as it is now;

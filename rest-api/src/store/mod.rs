@@ -45,7 +45,7 @@ pub use catalogue::{
 };
 pub use catalogue_row::CatalogueRow;
 pub use error::StoreError;
-pub use ledger::{Ingest, IngestQuery, IngestState};
+pub use ledger::{Ingest, IngestQuery, IngestState, Report};
 pub use merge::Merged;
 pub use migrate::migrate;
 pub use outbox::{DueResult, Outbox};
