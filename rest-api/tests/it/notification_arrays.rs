@@ -2,14 +2,20 @@
 
 use std::time::{Duration, Instant};
 
+use aws::{Secret, trace::TraceParent};
 use chrono::{TimeDelta, Utc};
+use ingest_lambda::{Notify, Token};
 use reqwest::StatusCode;
 use rest_api::config::{Config, Database};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::{
-    BUCKET, Response, Service, eventually,
+    BUCKET, Response, Service, TOKEN,
+    builder::no_secrets,
+    eventually,
+    function::function,
+    ledger::parse,
     movies::MOVIE,
     notification::{at_second, bare},
     postgres::postgres,
@@ -303,4 +309,22 @@ async fn an_object_store_that_does_not_respond_delays_an_array_no_longer_than_on
     assert_eq!(statuses(&results(&response)), [202; 100]);
     let took = started.elapsed();
     assert!((5..20).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test]
+async fn the_function_sends_an_array_and_reads_the_results() {
+    let change = |config: &mut Config| config.buckets = vec![BUCKET.to_owned()];
+    let service = Service::builder().config(change).start().await;
+    let client = function(&service, Token::Fixed(Secret::new(TOKEN)), no_secrets()).await;
+    let other = parse(&json!({ "bucket": "another-bucket", "key": "k" }));
+    let sent = [parse(&at_second("a", 1)), other, parse(&at_second("b", 2))];
+    let results = client.notify(&sent, "r", &TraceParent::random()).await;
+    let [Ok(()), Err(error), Ok(())] = &*results else { panic!("{results:?}") };
+    assert!(error.is_permanent());
+    assert_eq!(error.to_string(), "the API responded with 422 Unprocessable Entity");
+    assert_eq!(error.problem().unwrap()["violations"][0]["pointer"], "/bucket");
+    assert_eq!(recorded(&service).await, ["a", "b"]);
+    let same_request = "select count(distinct request_id) + count(distinct trace_id) from ingests";
+    let number: i64 = service.sql().await.query_one(same_request, &[]).await.unwrap().get(0);
+    assert_eq!(number, 2);
 }
