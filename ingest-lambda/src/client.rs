@@ -1,16 +1,18 @@
 //! The HTTP client of the API's `/notify`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws::{
     Secret, SecretError, SecretsManager,
     trace::{TRACEPARENT, TraceParent},
 };
 use reqwest::{
-    StatusCode, Url,
+    Response, StatusCode, Url,
     header::{self, HeaderValue},
 };
 use schema::Notification;
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::RwLock;
 use tracing::{info, warn};
 
@@ -18,23 +20,30 @@ use crate::{Config, Token};
 
 /// Sends notifications to the API.
 pub trait Notify {
-    /// Sends one notification. The API logs `request_id`, which identifies the invocation, and the
-    /// trace id of `trace`.
+    /// Sends at most [`schema::MAX_NOTIFICATIONS`] notifications. Returns one result for each, in
+    /// order. The API logs `request_id`, which identifies the invocation, and the trace id of `trace`.
     fn notify(
         &self,
-        notification: &Notification,
+        notifications: &[Notification],
         request_id: &str,
         trace: &TraceParent,
-    ) -> impl Future<Output = Result<(), NotifyError>> + Send;
+    ) -> impl Future<Output = Vec<Result<(), NotifyError>>> + Send;
 }
 
 /// The API did not accept a notification.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum NotifyError {
-    /// The status of the response is not 2xx.
-    Status(StatusCode),
+    /// The status is not 2xx.
+    Status {
+        /// The status of the response, or of this notification in it.
+        status: StatusCode,
+        /// The problem object of the API, if it sent one.
+        problem: Option<Value>,
+    },
     /// There is no response within the time limit.
-    Http(reqwest::Error),
+    Http(Arc<reqwest::Error>),
+    /// The response does not have one result for each notification.
+    Malformed,
 }
 
 impl NotifyError {
@@ -43,18 +52,34 @@ impl NotifyError {
     pub fn is_permanent(&self) -> bool {
         use StatusCode as S;
         let passes = [S::UNAUTHORIZED, S::FORBIDDEN, S::REQUEST_TIMEOUT, S::TOO_MANY_REQUESTS];
-        matches!(self, Self::Status(status) if status.is_client_error() && !passes.contains(status))
+        matches!(self, Self::Status { status, .. }
+            if status.is_client_error() && !passes.contains(status))
+    }
+
+    /// Returns the problem object of the API, if it sent one.
+    pub fn problem(&self) -> Option<&Value> {
+        match self {
+            Self::Status { problem, .. } => problem.as_ref(),
+            Self::Http(_) | Self::Malformed => None,
+        }
+    }
+}
+
+impl From<reqwest::Error> for NotifyError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(Arc::new(error))
     }
 }
 
 impl std::fmt::Display for NotifyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Status(status) => write!(f, "the API responded with {status}"),
+            Self::Status { status, .. } => write!(f, "the API responded with {status}"),
             Self::Http(error) if error.is_timeout() => {
                 f.write_str("the API did not respond in time")
             }
             Self::Http(_) => f.write_str("the API could not be reached"),
+            Self::Malformed => f.write_str("the API's response is malformed"),
         }
     }
 }
@@ -62,8 +87,8 @@ impl std::fmt::Display for NotifyError {
 impl std::error::Error for NotifyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Status(_) => None,
-            Self::Http(error) => Some(error),
+            Self::Status { .. } | Self::Malformed => None,
+            Self::Http(error) => Some(&**error),
         }
     }
 }
@@ -118,18 +143,72 @@ impl ApiClient {
         Ok(Self { http, url, token, secrets, authorization })
     }
 
+    /// Posts `body`, again with a new token if the API refuses this one. Returns a 2xx response.
     async fn post(
+        &self,
+        body: &(impl Serialize + Sync + ?Sized),
+        request_id: &str,
+        trace: &TraceParent,
+    ) -> Result<Response, NotifyError> {
+        let authorization = self.authorization.read().await.clone();
+        let mut response = self.post_once(body, request_id, trace, &authorization).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(reloaded) = self.reload_authorization(&authorization).await
+        {
+            response = self.post_once(body, request_id, trace, &reloaded).await?;
+        }
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let is_problem = response.headers().get(header::CONTENT_TYPE)
+            == Some(&HeaderValue::from_static("application/problem+json"));
+        let problem = if is_problem { response.json().await.ok() } else { None };
+        Err(NotifyError::Status { status, problem })
+    }
+
+    async fn post_once(
+        &self,
+        body: &(impl Serialize + Sync + ?Sized),
+        request_id: &str,
+        trace: &TraceParent,
+        authorization: &HeaderValue,
+    ) -> Result<Response, NotifyError> {
+        let request = self.http.post(self.url.clone()).header("x-request-id", request_id);
+        let request = request.header(TRACEPARENT, trace.to_string());
+        let request = request.header(header::AUTHORIZATION, authorization);
+        request.json(body).send().await.map_err(NotifyError::from)
+    }
+
+    /// Posts one notification, as an object.
+    async fn post_one(
         &self,
         notification: &Notification,
         request_id: &str,
         trace: &TraceParent,
-        authorization: &HeaderValue,
-    ) -> Result<StatusCode, NotifyError> {
-        let request = self.http.post(self.url.clone()).header("x-request-id", request_id);
-        let request = request.header(TRACEPARENT, trace.to_string());
-        let request = request.header(header::AUTHORIZATION, authorization);
-        let response = request.json(notification).send().await.map_err(NotifyError::Http)?;
-        Ok(response.status())
+    ) -> Result<(), NotifyError> {
+        self.post(notification, request_id, trace).await.map(|_| ())
+    }
+
+    /// Posts notifications as an array. Returns one result for each.
+    ///
+    /// # Errors
+    /// If the API refused the array as a whole, or did not respond with one result for each.
+    async fn post_array(
+        &self,
+        notifications: &[Notification],
+        request_id: &str,
+        trace: &TraceParent,
+    ) -> Result<Vec<Result<(), NotifyError>>, NotifyError> {
+        let response = self.post(notifications, request_id, trace).await?;
+        let body = response.bytes().await?;
+        let Ok(Value::Array(elements)) = serde_json::from_slice(&body) else {
+            return Err(NotifyError::Malformed);
+        };
+        if elements.len() != notifications.len() {
+            return Err(NotifyError::Malformed);
+        }
+        Ok(elements.into_iter().map(element_result).collect())
     }
 
     /// Reads the token again, stores its header and returns it. Returns `None` if the token is
@@ -156,19 +235,38 @@ impl ApiClient {
 impl Notify for ApiClient {
     async fn notify(
         &self,
-        notification: &Notification,
+        notifications: &[Notification],
         request_id: &str,
         trace: &TraceParent,
-    ) -> Result<(), NotifyError> {
-        let authorization = self.authorization.read().await.clone();
-        let mut status = self.post(notification, request_id, trace, &authorization).await?;
-        if status == StatusCode::UNAUTHORIZED
-            && let Some(reloaded) = self.reload_authorization(&authorization).await
-        {
-            status = self.post(notification, request_id, trace, &reloaded).await?;
+    ) -> Vec<Result<(), NotifyError>> {
+        if let [notification] = notifications {
+            return vec![self.post_one(notification, request_id, trace).await];
         }
-        if status.is_success() { Ok(()) } else { Err(NotifyError::Status(status)) }
+        match self.post_array(notifications, request_id, trace).await {
+            Ok(results) => results,
+            // An API of the release before this one refuses every array.
+            Err(error) if error.is_permanent() => {
+                let mut results = Vec::with_capacity(notifications.len());
+                for notification in notifications {
+                    results.push(self.post_one(notification, request_id, trace).await);
+                }
+                results
+            }
+            Err(error) => vec![Err(error); notifications.len()],
+        }
     }
+}
+
+/// Returns the result that the API has for one notification of an array.
+fn element_result(mut element: Value) -> Result<(), NotifyError> {
+    let status = element["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.ok_or(NotifyError::Malformed)?;
+    if status.is_success() {
+        return Ok(());
+    }
+    let problem = element.get_mut("problem").map(Value::take);
+    Err(NotifyError::Status { status, problem })
 }
 
 /// Returns `Bearer` and the token as a header value that `Debug` does not print.

@@ -1,8 +1,8 @@
 //! Lambda function that turns S3 events into notifications to the movies-r-us API.
 //!
-//! AWS invokes the function asynchronously with an S3 event. [`handle`] posts one notification for
-//! each record that reports a new object. A status other than 2xx, or no response in time, fails the
-//! whole invocation. AWS then retries the invocation, and finally puts the event into the failure
+//! AWS invokes the function asynchronously with an S3 event. [`handle`] makes one notification of each
+//! record that reports a new object, and posts all of an event in one request. A status other than 2xx
+//! of the response or of one notification in it, or no response in time, fails the whole invocation. AWS then retries the invocation, and finally puts the event into the failure
 //! queue. A repeated notification is harmless: the API returns the same ingest.
 //!
 //! The error type tells whether a redrive can succeed: it is [`PERMANENT_FAULT`] if every record that
@@ -16,11 +16,11 @@ pub use client::{ApiClient, ClientError, Notify, NotifyError};
 pub use config::{Config, ConfigError, Token};
 pub use event::{EventError, RecordAction, parse_event};
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use aws::{SecretsManager, trace::TraceParent};
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
-use schema::Notification;
+use schema::{MAX_NOTIFICATIONS, Notification};
 use serde_json::Value;
 use tracing::{Instrument, error, info, info_span};
 
@@ -81,37 +81,46 @@ pub async fn handle(
     // On AWS every invocation has an X-Ray trace id, whether or not X-Ray samples the trace. All
     // notifications of the invocation share it.
     let xray_trace = event.context.xray_trace_id.as_deref().and_then(TraceParent::from_xray);
-    let mut transient = None;
-    let mut permanent = Vec::new();
-    for action in parse_event(event.payload).unwrap_or_else(|error| vec![Err(error)]) {
+    let trace = xray_trace.unwrap_or_else(TraceParent::random);
+    let mut notifications = Vec::new();
+    // By the index of the record, so that the first one is the first of the event.
+    let mut indexes = Vec::new();
+    let mut permanent = BTreeMap::new();
+    let actions = parse_event(event.payload).unwrap_or_else(|error| vec![Err(error)]);
+    for (index, action) in actions.into_iter().enumerate() {
         match action {
             Ok(RecordAction::Ignore { event_name }) => {
                 info!(event_name, "S3 event ignored, it does not report a new object");
             }
             Ok(RecordAction::Notify(notification)) => {
-                let trace = xray_trace.unwrap_or_else(TraceParent::random);
-                let span = info_span!("notification", trace_id = %trace.trace_id);
-                let notified = notify(client, &notification, &request_id, &trace).instrument(span);
-                match notified.await {
-                    Ok(()) => {}
-                    Err(error) if error.is_permanent() => {
-                        let (bucket, key) = (&*notification.bucket, &*notification.key);
-                        permanent.push(describe(Some(bucket), Some(key), &error));
-                    }
-                    Err(error) => transient = Some(error),
-                }
+                notifications.push(*notification);
+                indexes.push(index);
             }
             Err(error) => {
                 let (bucket, key) = (error.bucket.as_deref(), error.key.as_deref());
                 error!(bucket, key, %error, "S3 event record can never be delivered");
-                permanent.push(describe(bucket, key, &error));
+                permanent.insert(index, describe(bucket, key, &error));
             }
         }
     }
-    match (transient, permanent.len()) {
+    let span = info_span!("notification", trace_id = %trace.trace_id);
+    let results = notify(client, &notifications, &request_id, &trace).instrument(span).await;
+    let mut transient = None;
+    for ((notification, index), result) in notifications.iter().zip(indexes).zip(results) {
+        match result {
+            Ok(()) => {}
+            Err(error) if error.is_permanent() => {
+                let (bucket, key) = (&*notification.bucket, &*notification.key);
+                permanent.insert(index, describe(Some(bucket), Some(key), &error));
+            }
+            Err(error) => transient = Some(error),
+        }
+    }
+    let count = permanent.len();
+    match (transient, permanent.into_values().next()) {
         (Some(error), _) => Err(InvocationError::Transient(error)),
-        (None, 0) => Ok(()),
-        (None, count) => Err(InvocationError::Permanent { count, first: permanent.swap_remove(0) }),
+        (None, None) => Ok(()),
+        (None, Some(first)) => Err(InvocationError::Permanent { count, first }),
     }
 }
 
@@ -120,26 +129,38 @@ fn describe(bucket: Option<&str>, key: Option<&str>, error: &dyn std::error::Err
     format!("bucket {:?}, key {:?}: {error}", bucket.unwrap_or_default(), key.unwrap_or_default())
 }
 
-/// Sends one notification and logs the result.
+/// Sends notifications, and logs and returns the result of each, in order.
 async fn notify(
     client: &impl Notify,
-    notification: &Notification,
+    notifications: &[Notification],
     request_id: &str,
     trace: &TraceParent,
-) -> Result<(), NotifyError> {
+) -> Vec<Result<(), NotifyError>> {
+    let mut results = Vec::with_capacity(notifications.len());
+    for notifications in notifications.chunks(MAX_NOTIFICATIONS) {
+        let started = Instant::now();
+        let sent = client.notify(notifications, request_id, trace).await;
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for (notification, result) in notifications.iter().zip(&sent) {
+            log_result(notification, result, duration_ms);
+        }
+        results.extend(sent);
+    }
+    results
+}
+
+/// Logs the result of one notification. `duration_ms` is the duration of the request that carried it.
+fn log_result(notification: &Notification, result: &Result<(), NotifyError>, duration_ms: u64) {
     let (bucket, key) = (&*notification.bucket, &*notification.key);
-    let started = Instant::now();
-    let result = client.notify(notification, request_id, trace).await;
-    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match &result {
+    match result {
         Ok(()) => info!(bucket, key, duration_ms, "notified the API"),
         Err(error) => {
             let permanent = error.is_permanent();
+            let problem = error.problem().map(tracing::field::display);
             let error = with_causes(error);
-            error!(bucket, key, error, permanent, duration_ms, "notification failed");
+            error!(bucket, key, error, problem, permanent, duration_ms, "notification failed");
         }
     }
-    result
 }
 
 /// Returns the texts of `error` and its sources. The JSON log format omits the sources.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashSet,
+    io::{self, Write},
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -19,8 +20,48 @@ use warp::{Filter, http::StatusCode};
 /// The requests that the API received: `authorization`, `x-request-id`, body, `traceparent`.
 type Requests = Arc<Mutex<Vec<(String, String, Value, String)>>>;
 
-/// Starts an API that responds with `status`, or with 500 if the key starts with "bad".
+/// Starts an API that responds with `status` as a whole, and with results for an array. A key that
+/// starts with "bad" gets 500, one that starts with "refused" 422.
 async fn start_api(status: StatusCode) -> (SocketAddr, Requests) {
+    start(move |body| respond(status, body)).await
+}
+
+/// Starts an API of the release before, which takes one notification a request.
+async fn start_old_api() -> (SocketAddr, Requests) {
+    start(|body| match body {
+        Value::Array(_) => (StatusCode::UNPROCESSABLE_ENTITY, problem()),
+        body => respond(StatusCode::ACCEPTED, body),
+    })
+    .await
+}
+
+fn problem() -> Value {
+    json!({ "type": "about:blank", "status": 422, "code": "violations" })
+}
+
+/// Returns what the API responds to `body`.
+fn respond(status: StatusCode, body: &Value) -> (StatusCode, Value) {
+    let respond_to = |notification: &Value| match notification["key"].as_str().unwrap() {
+        key if key.starts_with("bad") => (StatusCode::INTERNAL_SERVER_ERROR, json!({})),
+        key if key.starts_with("refused") => (StatusCode::UNPROCESSABLE_ENTITY, problem()),
+        _ => (status, json!({ "id": 1 })),
+    };
+    let Value::Array(notifications) = body else { return respond_to(body) };
+    if !status.is_success() {
+        return (status, json!({}));
+    }
+    let results = notifications.iter().map(|notification| {
+        let (status, body) = respond_to(notification);
+        let name = if status.is_success() { "ingest" } else { "problem" };
+        json!({ "status": status.as_u16(), name: body })
+    });
+    (StatusCode::ACCEPTED, results.collect())
+}
+
+/// Starts an API that responds to a body with what `respond` returns.
+async fn start(
+    respond: impl Fn(&Value) -> (StatusCode, Value) + Clone + Send + Sync + 'static,
+) -> (SocketAddr, Requests) {
     let requests = Requests::default();
     let log = Arc::clone(&requests);
     let route = warp::path!("notify")
@@ -30,12 +71,12 @@ async fn start_api(status: StatusCode) -> (SocketAddr, Requests) {
         .and(warp::body::json())
         .and(warp::header("traceparent"))
         .map(move |authorization: String, request_id: String, body: Value, trace: String| {
-            let bad = body["key"].as_str().unwrap().starts_with("bad");
+            let (status, response) = respond(&body);
             log.lock().unwrap().push((authorization, request_id, body, trace));
-            warp::reply::with_status(
-                "",
-                if bad { StatusCode::INTERNAL_SERVER_ERROR } else { status },
-            )
+            let success = status.is_success();
+            let media_type = if success { "application/json" } else { "application/problem+json" };
+            let response = warp::reply::with_status(response.to_string(), status);
+            warp::reply::with_header(response, "content-type", media_type)
         });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -75,27 +116,180 @@ fn event(payload: Value) -> LambdaEvent<Value> {
     LambdaEvent::new(payload, context)
 }
 
+/// Returns an event that these objects were created.
+fn created(keys: &[&str]) -> LambdaEvent<Value> {
+    let records: Vec<Value> = keys.iter().map(|key| record("ObjectCreated:Put", key)).collect();
+    event(json!({ "Records": records }))
+}
+
+/// Returns the keys of each request: one for an object, all for an array.
+fn keys(requests: &Requests) -> Vec<Value> {
+    let keys_of = |body: &Value| match body {
+        Value::Array(notifications) => {
+            notifications.iter().map(|notification| notification["key"].clone()).collect()
+        }
+        notification => notification["key"].clone(),
+    };
+    requests.lock().unwrap().iter().map(|(_, _, body, _)| keys_of(body)).collect()
+}
+
 #[tokio::test]
-async fn each_record_becomes_a_notification() {
+async fn the_records_of_an_event_become_one_request() {
     let (address, requests) = start_api(StatusCode::ACCEPTED).await;
     let records = json!({ "Records": [
         record("ObjectCreated:Put", "a/with+space%2Bplus%25%C3%BC%28%29%26.json"),
+        record("ObjectRemoved:Delete", "removed.json"),
         record("ObjectCreated:CompleteMultipartUpload", "plain.json"),
     ] });
     handle(&client(address).await, event(records)).await.unwrap();
     let requests = requests.lock().unwrap();
-    let (authorization, request_id, body, _) = &requests[0];
+    let [(authorization, request_id, body, _)] = &**requests else { panic!("{requests:?}") };
     assert_eq!((authorization.as_str(), request_id.as_str()), ("Bearer secret", "request-1"));
-    let expected = json!({
-        "bucket": "b", "key": "a/with space+plus%ü()&.json", "version_id": "v", "etag": "e",
-        "sequencer": "0A", "event_time": "2026-11-01T10:00:00.123Z", "size": 12,
-    });
-    assert_eq!(*body, expected);
-    assert_eq!(requests[1].2["key"], "plain.json");
+    let notification = |key: &str| {
+        json!({
+            "bucket": "b", "key": key, "version_id": "v", "etag": "e", "sequencer": "0A",
+            "event_time": "2026-11-01T10:00:00.123Z", "size": 12,
+        })
+    };
+    let expected = ["a/with space+plus%ü()&.json", "plain.json"].map(notification);
+    assert_eq!(*body, json!(expected));
 }
 
 #[tokio::test]
-async fn notification_carries_the_xray_trace_or_a_new_one() {
+async fn a_single_record_is_sent_as_an_object() {
+    for (address, requests) in [start_api(StatusCode::ACCEPTED).await, start_old_api().await] {
+        handle(&client(address).await, created(&["k"])).await.unwrap();
+        assert_eq!(keys(&requests), [json!("k")]);
+    }
+}
+
+#[tokio::test]
+async fn one_request_has_at_most_100_notifications() {
+    let (address, requests) = start_api(StatusCode::ACCEPTED).await;
+    let names: Vec<String> = (0..201).map(|number| number.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    handle(&client(address).await, created(&names)).await.unwrap();
+    assert_eq!(keys(&requests), [json!(names[..100]), json!(names[100..200]), json!("200")]);
+}
+
+#[tokio::test]
+async fn a_bad_element_fails_the_invocation_and_the_others_are_delivered() {
+    let (address, requests) = start_api(StatusCode::ACCEPTED).await;
+    let client = client(address).await;
+    let error = handle(&client, created(&["a", "refused-1", "b", "refused-2"])).await.unwrap_err();
+    assert_eq!(
+        response(error),
+        (
+            "PermanentFault".to_owned(),
+            "records that can never be delivered: 2; the first: bucket \"b\", key \"refused-1\": \
+             the API responded with 422 Unprocessable Entity"
+                .to_owned()
+        )
+    );
+    // The first in the order of the records, whoever found it.
+    let error = handle(&client, created(&["a", "refused-1", "b", "%FF"])).await.unwrap_err();
+    assert!(response(error).1.contains("delivered: 2; the first: bucket \"b\", key \"refused-1\""));
+    let error = handle(&client, created(&["bad", "refused-1", "b"])).await.unwrap_err();
+    let transient = "the API responded with 500 Internal Server Error";
+    assert_eq!(response(error), ("TransientFailure".to_owned(), transient.to_owned()));
+    assert_eq!(
+        keys(&requests),
+        [
+            json!(["a", "refused-1", "b", "refused-2"]),
+            json!(["a", "refused-1", "b"]),
+            json!(["bad", "refused-1", "b"]),
+        ]
+    );
+}
+
+/// What a subscriber has written.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_result_is_logged_with_its_key_and_problem() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone());
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let (address, _) = start_api(StatusCode::ACCEPTED).await;
+    let client = client(address).await;
+    // As an array, and alone.
+    for keys in [&["bad", "refused", "a"] as &[&str], &["refused"], &["a"]] {
+        let _ = handle(&client, created(keys)).await;
+    }
+    let log = log.0.lock().unwrap();
+    let lines = log.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let lines = lines.map(|line| serde_json::from_slice::<Value>(line).unwrap());
+    let of_result = |line: &Value| line["fields"]["duration_ms"].is_u64();
+    let logged: Vec<Value> = lines
+        .filter(of_result)
+        .map(|line| {
+            assert_eq!(line["span"]["trace_id"].as_str().unwrap().len(), 32, "{line}");
+            let fields = &line["fields"];
+            let problem = fields["problem"].as_str().unwrap_or("null");
+            let problem: Value = serde_json::from_str(problem).unwrap();
+            let [level, message] = [&line["level"], &fields["message"]];
+            json!([level, message, fields["key"], fields["permanent"], problem["code"]])
+        })
+        .collect();
+    let failed = |key: &str, permanent: bool, code: Value| {
+        json!(["ERROR", "notification failed", key, permanent, code])
+    };
+    let delivered = json!(["INFO", "notified the API", "a", null, null]);
+    let refused = failed("refused", true, json!("violations"));
+    let expected =
+        [failed("bad", false, Value::Null), refused.clone(), delivered.clone(), refused, delivered];
+    assert_eq!(logged, expected);
+}
+
+#[tokio::test]
+async fn an_api_of_the_release_before_gets_each_notification_alone() {
+    let (address, requests) = start_old_api().await;
+    let client = client(address).await;
+    handle(&client, created(&["a", "b"])).await.unwrap();
+    assert_eq!(keys(&requests), [json!(["a", "b"]), json!("a"), json!("b")]);
+    let error = handle(&client, created(&["refused", "c"])).await.unwrap_err();
+    let (error_type, message) = response(error);
+    assert_eq!(error_type, "PermanentFault");
+    assert!(message.starts_with("records that can never be delivered: 1; "), "{message}");
+    assert_eq!(keys(&requests)[3..], [json!(["refused", "c"]), json!("refused"), json!("c")]);
+}
+
+#[tokio::test]
+async fn a_response_without_a_result_for_each_notification_fails_the_invocation() {
+    for malformed in [
+        json!(""),
+        json!({}),
+        json!([]),
+        json!([{ "status": 202 }]),
+        json!([{ "status": 202 }, { "status": 202 }, { "status": 202 }]),
+        json!([{ "status": 202 }, { "status": 2 }]),
+        json!([{ "status": 202 }, { "status": "202" }]),
+        json!([{ "status": 202 }, 202]),
+    ] {
+        let answer = malformed.clone();
+        let (address, requests) = start(move |_| (StatusCode::ACCEPTED, answer.clone())).await;
+        let error = handle(&client(address).await, created(&["a", "b"])).await.unwrap_err();
+        let expected =
+            ("TransientFailure".to_owned(), "the API's response is malformed".to_owned());
+        assert_eq!(response(error), expected, "{malformed}");
+        assert_eq!(keys(&requests), [json!(["a", "b"])]);
+    }
+}
+
+#[tokio::test]
+async fn invocation_carries_the_xray_trace_or_a_new_one() {
     let (address, requests) = start_api(StatusCode::ACCEPTED).await;
     let client = client(address).await;
     let two_records =
@@ -112,13 +306,12 @@ async fn notification_carries_the_xray_trace_or_a_new_one() {
     let requests = requests.lock().unwrap();
     let traces: Vec<TraceParent> =
         requests.iter().map(|(.., trace)| TraceParent::parse(trace).unwrap()).collect();
-    let from_xray = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-00";
-    assert_eq!([&*requests[0].3, &*requests[1].3], [from_xray; 2]);
+    assert_eq!(requests[0].3, "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-00");
     let ids: HashSet<String> = traces.iter().map(|trace| trace.trace_id.to_string()).collect();
     assert_eq!(
         (traces.len(), ids.len()),
-        (6, 5),
-        "the other notifications have distinct traces: {traces:?}"
+        (3, 3),
+        "the other invocations have distinct traces: {traces:?}"
     );
 }
 
@@ -138,10 +331,9 @@ async fn test_events_and_other_events_are_ignored() {
 #[tokio::test]
 async fn status_other_than_2xx_fails_the_invocation_after_all_records() {
     let (address, requests) = start_api(StatusCode::OK).await;
-    let records = json!({ "Records": [record("ObjectCreated:Put", "bad"), record("ObjectCreated:Put", "good")] });
-    let error = handle(&client(address).await, event(records)).await.unwrap_err();
+    let error = handle(&client(address).await, created(&["bad", "good"])).await.unwrap_err();
     assert_eq!(error.to_string(), "the API responded with 500 Internal Server Error");
-    assert_eq!(requests.lock().unwrap().len(), 2);
+    assert_eq!(keys(&requests), [json!(["bad", "good"])]);
     for status in [StatusCode::FOUND, StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE] {
         let (address, _) = start_api(status).await;
         let records = json!({ "Records": [record("ObjectCreated:Put", "k")] });
@@ -202,10 +394,10 @@ async fn only_refusals_that_never_end_are_permanent() {
         (503, false),
     ] {
         let (address, requests) = start_api(StatusCode::from_u16(status).unwrap()).await;
-        let keys = ["a\u{202e}\u{7}.json", "b.json"];
-        let records = json!({ "Records": keys.map(|key| record("ObjectCreated:Put", key)) });
-        let error = handle(&client(address).await, event(records)).await.unwrap_err();
-        assert_eq!(requests.lock().unwrap().len(), 2);
+        let event = created(&["a\u{202e}\u{7}.json", "b.json"]);
+        let error = handle(&client(address).await, event).await.unwrap_err();
+        // A refusal for good of all is no reason to give up each.
+        assert_eq!(requests.lock().unwrap().len(), if is_permanent { 3 } else { 1 });
         let (error_type, message) = response(error);
         let expected = if is_permanent { "PermanentFault" } else { "TransientFailure" };
         assert_eq!(error_type, expected, "{status}");

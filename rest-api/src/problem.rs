@@ -8,7 +8,7 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use movie_file::Violations;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{store::StoreError, telemetry::chain, terminal::excerpt};
 
@@ -186,6 +186,18 @@ impl Problem {
 
     /// Returns the problem object as JSON.
     pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Returns the header that goes with a response with this problem.
+    pub fn header(&self) -> Option<(&HeaderName, &HeaderValue)> {
+        self.0.header.as_ref().map(|(name, value)| (name, value))
+    }
+}
+
+/// Serializes to the problem object.
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Content { code, detail, violations, .. } = &*self.0;
         let (status, code, title) = code.row();
         let body = Body {
@@ -197,12 +209,7 @@ impl Problem {
             violation_count: violations.as_ref().map(|(_, count)| *count),
             violations: violations.as_ref().map(|(listed, _)| listed),
         };
-        serde_json::to_vec(&body).unwrap_or_default()
-    }
-
-    /// Returns the header that goes with a response with this problem.
-    pub fn header(&self) -> Option<(&HeaderName, &HeaderValue)> {
-        self.0.header.as_ref().map(|(name, value)| (name, value))
+        body.serialize(serializer)
     }
 }
 

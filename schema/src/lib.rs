@@ -24,6 +24,9 @@ pub use types::{Movie, Name, Notification};
 /// The JSON schema (draft 2020-12), as the service publishes it.
 pub const SCHEMA: &str = include_str!("../movies.schema.json");
 
+/// The largest number of notifications in one request to `POST /notify`.
+pub const MAX_NOTIFICATIONS: usize = 100;
+
 /// The types that `build.rs` generates with typify.
 mod types {
     include!(concat!(env!("OUT_DIR"), "/types.rs"));

@@ -12,9 +12,7 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{
-        CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, is_indexable,
-    },
+    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, is_indexable},
 };
 
 /// The largest body of `POST /movies`, in bytes, also after decompression. A larger file goes

@@ -154,7 +154,10 @@ impl Worker {
         match self.merge_once(&files, started).await {
             Ok(()) => {}
             Err(StoreError::Statement(error)) if files.len() > 1 => {
-                warn!(error = chain(&error), "merging a batch failed: merging its files one by one");
+                warn!(
+                    error = chain(&error),
+                    "merging a batch failed: merging its files one by one"
+                );
                 for file in &files {
                     let file = std::slice::from_ref(file);
                     if let Err(error) = self.merge_once(file, started).await {

@@ -172,8 +172,8 @@ impl<'a> Comparison<'a> {
         let recorded = stream::iter(differences).map(async |(mut difference, to_queue)| {
             if let Some((notification, observed)) = to_queue {
                 let trace_id = Some(TraceParent::random().trace_id);
-                let report = Report { notification: &notification, observed: &observed };
-                let ingest = store.record(report, request_id, trace_id).await?;
+                let report = Report { notification: &notification, observed };
+                let ingest = store.record(&report, request_id, trace_id).await?;
                 difference.queued = Some(ingest.id);
             }
             Ok::<_, StoreError>(difference)

@@ -40,7 +40,10 @@ impl Store {
     ///
     /// # Errors
     /// If the database is unavailable or a statement fails. Nothing is changed then.
-    pub async fn merge_batch(&self, files: &[SmallFile]) -> Result<Vec<Option<Merged>>, StoreError> {
+    pub async fn merge_batch(
+        &self,
+        files: &[SmallFile],
+    ) -> Result<Vec<Option<Merged>>, StoreError> {
         let mut connection = self.worker().await?;
         let transaction = connection.transaction().await?;
         merge::lock(&transaction).await?;
@@ -51,8 +54,11 @@ impl Store {
             .map(|SmallFile { claim, position, rows }| Part::new(Some(claim.id), position, rows))
             .collect();
         let merged = merge(&transaction, &parts).await?;
-        let ended: HashMap<i64, Merged> =
-            parts.iter().zip(merged).filter_map(|(part, merged)| Some((part.ingest_id?, merged))).collect();
+        let ended: HashMap<i64, Merged> = parts
+            .iter()
+            .zip(merged)
+            .filter_map(|(part, merged)| Some((part.ingest_id?, merged)))
+            .collect();
         queue::complete(&transaction, &ended, self.outbox).await?;
         let ids: Vec<i64> = ended.keys().copied().collect();
         let changed = ended.values().any(Merged::changes_movies);
@@ -189,10 +195,8 @@ async fn read_newest(
     position: &VersionPosition,
     movies: &mut HashMap<Uuid, Movie<'_>>,
 ) -> Result<(), StoreError> {
-    let mut by_id: HashMap<u64, &mut Movie> = movies
-        .values_mut()
-        .filter_map(|movie| Some((movie.id?.cast_unsigned(), movie)))
-        .collect();
+    let mut by_id: HashMap<u64, &mut Movie> =
+        movies.values_mut().filter_map(|movie| Some((movie.id?.cast_unsigned(), movie))).collect();
     let ids: RoaringTreemap = by_id.keys().copied().collect();
     let visit = |position: VersionPosition, contents: RoaringTreemap| {
         for id in contents & &ids {

@@ -12,10 +12,7 @@ use super::StoreError;
 /// The indexes, by name, and what they are on.
 const INDEXES: [(&str, &str); 3] = [
     // The queue, for each kind of object.
-    (
-        "ingests_in_queue",
-        "ingests (large, run_after, id) where state in ('queued', 'running')",
-    ),
+    ("ingests_in_queue", "ingests (large, run_after, id) where state in ('queued', 'running')"),
     // The versions of an object by sequencer: the same one, and its neighbors.
     (
         "ingests_by_sequencer",

@@ -2,7 +2,8 @@
 
 use aws::trace::TraceId;
 use chrono::{DateTime, Utc};
-use deadpool_postgres::GenericClient;
+use deadpool_postgres::{GenericClient, Transaction};
+use futures_util::future::try_join_all;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
@@ -141,12 +142,34 @@ pub struct IngestQuery {
 }
 
 impl Store {
-    /// Records the versions that `reports` mean, and returns their ingests in the same order. The same
-    /// version again gives the same ingest. If that has failed, it is queued again: a repeated
-    /// notification asks for it.
+    /// Records the version that `report` means, and returns its ingest. The same version again gives the
+    /// same ingest. If that has failed, it is queued again: a repeated notification asks for it.
     ///
     /// `request_id` and `trace_id` connect log lines; a known version keeps those of its first
     /// notification.
+    ///
+    /// # Errors
+    /// If the database is unavailable. Nothing is recorded then.
+    pub async fn record(
+        &self,
+        report: &Report<'_>,
+        request_id: &str,
+        trace_id: Option<TraceId>,
+    ) -> Result<Ingest, StoreError> {
+        let mut connection = self.writer().await?;
+        let transaction = connection.transaction().await?;
+        let report = std::slice::from_ref(report);
+        let (ids, queued) = record(&transaction, report, request_id, trace_id).await?;
+        let ingest = read(&transaction, &ids).await?.pop();
+        transaction.commit().await?;
+        if queued {
+            self.hints().announce_queued();
+        }
+        ingest.ok_or_else(|| StoreError::Setup("the ingest is gone".to_owned()))
+    }
+
+    /// Records each report, as [`Self::record`] does, in one transaction. Returns one ingest for each, in
+    /// the order of `reports`, without its violations.
     ///
     /// # Errors
     /// If the database is unavailable. Nothing is recorded then.
@@ -158,50 +181,22 @@ impl Store {
     ) -> Result<Vec<Ingest>, StoreError> {
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
-        // One caller at a time changes the versions of one object. All callers lock in the same order.
-        let lock = "
+        let (ids, queued) = record(&transaction, reports, request_id, trace_id).await?;
+        let select = "
             /* ledger::record_all */
-            select pg_advisory_xact_lock(object)
-            from (
-                select distinct hashtextextended(name, 0) as object
-                from unnest($1::text[]) name
-                order by object
-            ) objects";
-        let object = |Report { notification, .. }: &Report<'_>| {
-            format!("{}/{}", &*notification.bucket, &*notification.key)
-        };
-        let objects: Vec<String> = reports.iter().map(object).collect();
-        execute(&transaction, lock, &[&objects]).await?;
-        let mut ids = Vec::with_capacity(reports.len());
-        let mut queues = false;
-        for report in reports {
-            let (id, queued) =
-                version_order::record(&transaction, report, request_id, trace_id).await?;
-            ids.push(id);
-            queues |= queued;
-        }
-        let ingests = read(&transaction, &ids).await?;
+            select id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
+                received_at, started_at, finished_at, inserted, updated, unchanged,
+                violation_count, error::text
+            from unnest($1::bigint[]) with ordinality as recorded (id, nth)
+            join ingests using (id)
+            order by nth";
+        let statement = transaction.prepare_cached(select).await?;
+        let rows = transaction.query(&statement, &[&ids]).await?;
         transaction.commit().await?;
-        if queues {
+        if queued {
             self.hints().announce_queued();
         }
-        let ingest = |id| ingests.iter().find(|ingest| ingest.id == id).cloned();
-        let missing = |id| StoreError::Setup(format!("ingest {id} is gone"));
-        ids.into_iter().map(|id| ingest(id).ok_or_else(|| missing(id))).collect()
-    }
-
-    /// Records one version, as [`Self::record_all`] does.
-    ///
-    /// # Errors
-    /// If the database is unavailable. Nothing is recorded then.
-    pub async fn record(
-        &self,
-        report: Report<'_>,
-        request_id: &str,
-        trace_id: Option<TraceId>,
-    ) -> Result<Ingest, StoreError> {
-        let mut ingests = self.record_all(&[report], request_id, trace_id).await?;
-        ingests.pop().ok_or_else(|| StoreError::Setup("no ingest was recorded".to_owned()))
+        Ok(rows.iter().map(Ingest::from_row).collect())
     }
 
     /// Queues a failed ingest again. Returns whether it had failed, and the ingest as it is now;
@@ -242,6 +237,35 @@ impl Store {
         reads::finish(connection);
         Ok(rows.iter().map(Ingest::from_row).collect())
     }
+}
+
+/// Records each report. Returns the ids of their ingests in order, and whether any was queued.
+async fn record(
+    transaction: &Transaction<'_>,
+    reports: &[Report<'_>],
+    request_id: &str,
+    trace_id: Option<TraceId>,
+) -> Result<(Vec<i64>, bool), StoreError> {
+    // One caller at a time changes the versions of one object. All callers lock in the same order.
+    let lock = "
+        /* ledger::record */
+        select pg_advisory_xact_lock(object)
+        from (
+            select distinct hashtextextended(name, 0) as object
+            from unnest($1::text[]) name
+            order by object
+        ) objects";
+    let object = |Report { notification, .. }: &Report<'_>| {
+        format!("{}/{}", &*notification.bucket, &*notification.key)
+    };
+    let objects: Vec<String> = reports.iter().map(object).collect();
+    execute(transaction, lock, &[&objects]).await?;
+    transaction.prepare_cached(version_order::RECORD).await?;
+    let record = |report| version_order::record(transaction, report, request_id, trace_id);
+    // Sent together, processed one after another.
+    let recorded = try_join_all(reports.iter().map(record)).await?;
+    let queued = recorded.iter().any(|(_, queued)| *queued);
+    Ok((recorded.into_iter().map(|(id, _)| id).collect(), queued))
 }
 
 /// Composes the query of a list. Migration 7 has an index for each combination of filters.

@@ -231,10 +231,7 @@ async fn insert(
 }
 
 /// Inserts the staged movies into the empty catalogue. Returns their number.
-async fn first_load(
-    transaction: &Transaction<'_>,
-    ingest_id: i64,
-) -> Result<i64, StoreError> {
+async fn first_load(transaction: &Transaction<'_>, ingest_id: i64) -> Result<i64, StoreError> {
     let create_indexes = drop_indexes(transaction).await?;
     let insert = "
         /* merge::first_load */

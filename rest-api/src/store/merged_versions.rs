@@ -175,7 +175,8 @@ pub(super) async fn insert(
     let mut last: HashMap<(&str, &str), Last> = HashMap::new();
     for (version, neighbors) in versions {
         let object = (&*version.position.bucket, &*version.position.key);
-        let before = neighbors.before.map(|(id, movies)| Last { id: Some(id), position: None, movies });
+        let before =
+            neighbors.before.map(|(id, movies)| Last { id: Some(id), position: None, movies });
         let before = last.remove(&object).or(before);
         last.insert(object, changes.follow(before, version));
     }
@@ -267,7 +268,8 @@ impl<'a> Changes<'a> {
         }
         if !self.inserted.is_empty() {
             let columns = Columns::new(self.inserted.iter().map(|version| version.position));
-            let sets: Vec<_> = self.inserted.iter().map(|version| stored(&version.movies)).collect();
+            let sets: Vec<_> =
+                self.inserted.iter().map(|version| stored(&version.movies)).collect();
             let (arrays, bitmaps): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
             let [ordered_at, key, bucket, sequencer] = columns.params();
             let params = [ordered_at, key, bucket, sequencer, &arrays, &bitmaps];

@@ -227,8 +227,7 @@ impl Store {
         let start = self.cursors.start(lane);
         let (seconds, is_large) = (lease.as_secs_f64(), lane == Lane::Large);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let params: [&(dyn ToSql + Sync); 5] =
-            [&lease_token, &seconds, &is_large, &start, &limit];
+        let params: [&(dyn ToSql + Sync); 5] = [&lease_token, &seconds, &is_large, &start, &limit];
         let statement = connection.prepare_cached(claim).await?;
         let claimed = connection.query(&statement, &params).await;
         let rows = claimed.inspect_err(|_| self.lost_claims.tokens().push(lease_token))?;
@@ -434,7 +433,8 @@ pub(super) async fn lock_held(
         order by ingests.id
         for no key update of ingests";
     let (ids, tokens) = ids_and_tokens(claims.iter().copied());
-    let rows = transaction.query(&transaction.prepare_cached(lock).await?, &[&ids, &tokens]).await?;
+    let rows =
+        transaction.query(&transaction.prepare_cached(lock).await?, &[&ids, &tokens]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

@@ -2,10 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    IngestState, ObservedVersion, Store, StoreError,
-    version_order::newest_version,
-};
+use super::{IngestState, ObservedVersion, Store, StoreError, version_order::newest_version};
 
 /// The newest version of an object in the ledger.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +115,9 @@ impl Store {
                 ordered_at: row.get("ordered_at"),
                 has_etag: row.get("has_etag"),
                 is_current: row.get("is_current"),
-                listed_state: row.get::<_, Option<&str>>("listed_state").and_then(IngestState::from_name),
+                listed_state: row
+                    .get::<_, Option<&str>>("listed_state")
+                    .and_then(IngestState::from_name),
             })
         });
         Ok(versions.collect())

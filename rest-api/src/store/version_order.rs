@@ -63,12 +63,12 @@ pub struct ObservedVersion {
 
 /// What is known about a version: what was notified, and what the object store reports where that lacks
 /// something.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Report<'a> {
     /// The notification.
     pub notification: &'a Notification,
     /// What the object store reports. It may be empty.
-    pub observed: &'a ObservedVersion,
+    pub observed: ObservedVersion,
 }
 
 /// Pads a sequencer for comparisons.

@@ -13,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use aws::{Secret, trace::TraceParent};
+use aws::Secret;
 use futures_util::future::join_all;
-use ingest_lambda::{ApiClient, Notify, Token};
+use ingest_lambda::{ApiClient, Token};
 use local_stack::postgres::{Postgres, Purpose, restrict_to_postgres};
 use reqwest::StatusCode;
 use rest_api::config::{Database, Retry};
@@ -28,7 +28,7 @@ use tokio::{
 use crate::support::{
     Response, Service, TOKEN,
     builder::no_secrets,
-    function::function,
+    function::{function, notify},
     ledger::parse,
     notification,
     postgres::migrate,
@@ -188,7 +188,7 @@ async fn query(service: &Service, log: &Log, path: &str) {
 async fn upload(service: &Service, lambda: &ApiClient, key: &str) {
     service.put(key, movie(key).to_string()).await;
     let notification = parse(&notification::bare(key));
-    while lambda.notify(&notification, "drill", &TraceParent::random()).await.is_err() {
+    while notify(lambda, &notification).await.is_err() {
         sleep(Duration::from_millis(200)).await;
     }
 }

@@ -28,6 +28,7 @@
 //! | `merge::` | repeated files, first loads, provenance, assertions |
 //! | `metrics::` | `/metrics` |
 //! | `migrations::` | migrations: taken over, verified, run at once |
+//! | `notification_arrays::` | `POST /notify` with an array: a result for each notification |
 //! | `order::` | duplicate and reordered notifications: the newest version wins |
 //! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
 //! | `reconcile::` | the command `rest-api reconcile` |
@@ -62,6 +63,7 @@ mod memory;
 mod merge;
 mod metrics;
 mod migrations;
+mod notification_arrays;
 mod order;
 mod read_host;
 mod reconcile;

@@ -114,8 +114,8 @@ async fn the_comparison_and_the_recording_identify_the_same_version() {
         let newest = store.newest_versions(BUCKET, &[("k", &observed)]).await.unwrap();
         let newest = newest[0].unwrap();
         assert_eq!((newest.id, newest.is_current), (known.id, same), "{observed:?}");
-        let report = Report { notification: &bare, observed: &observed };
-        let recorded = store.record(report, "", None).await.unwrap();
+        let report = Report { notification: &bare, observed: observed.clone() };
+        let recorded = store.record(&report, "", None).await.unwrap();
         assert_eq!(recorded.id == known.id, same, "{observed:?}");
         // After it is recorded, it is held.
         let newest = store.newest_versions(BUCKET, &[("k", &observed)]).await.unwrap();

@@ -136,8 +136,8 @@ impl<'a> Bucket<'a> {
                 observed.version_id = None;
             }
         }
-        let report = Report { notification: &notification, observed: &observed };
-        store.record(report, "", None).await.unwrap();
+        let report = Report { notification: &notification, observed };
+        store.record(&report, "", None).await.unwrap();
     }
 }
 
@@ -274,8 +274,8 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) -> Vec<i64> {
                 if let Some(upload) = events.pop() {
                     let event = upload.event();
                     let report =
-                        Report { notification: &event, observed: &ObservedVersion::default() };
-                    store.record(report, "", None).await.unwrap();
+                        Report { notification: &event, observed: ObservedVersion::default() };
+                    store.record(&report, "", None).await.unwrap();
                 }
             }
             4 if random.bool() && !reported.is_empty() => {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use aws::{SecretsManager, trace::TraceParent};
+use aws::SecretsManager;
 use aws_sdk_secretsmanager::Client;
-use ingest_lambda::{Notify, Token};
+use ingest_lambda::Token;
 use reqwest::StatusCode;
 use rest_api::{
     config::{ApiToken, Config, Database, Login},
@@ -14,7 +14,11 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Service, TOKEN, emulator, function::function, ledger::parse, movies::MOVIE, notification,
+    Service, TOKEN, emulator,
+    function::{function, notify},
+    ledger::parse,
+    movies::MOVIE,
+    notification,
     secure_postgres::secure_postgres,
 };
 
@@ -169,7 +173,7 @@ async fn a_rotated_token_causes_no_lost_notification() {
         function(service, Token::Managed(name.to_owned()), reader.clone()).await
     };
     let old_function = managed_function(&service).await;
-    old_function.notify(&notification, "r", &TraceParent::random()).await.unwrap();
+    notify(&old_function, &notification).await.unwrap();
     let status_with = async |token: &str| {
         let request = service.request(reqwest::Method::POST, "/notify");
         let body = notification::bare("k").to_string();
@@ -196,10 +200,7 @@ async fn a_rotated_token_causes_no_lost_notification() {
     let strict = Service::start().await;
     strict.put("k", MOVIE).await;
     let stale = managed_function(&strict).await;
-    assert!(
-        stale.notify(&notification, "r", &TraceParent::random()).await.is_err(),
-        "the service accepted a wrong token"
-    );
+    assert!(notify(&stale, &notification).await.is_err(), "the service accepted a wrong token");
     put(&writer, name, TOKEN).await;
-    stale.notify(&notification, "r", &TraceParent::random()).await.unwrap();
+    notify(&stale, &notification).await.unwrap();
 }

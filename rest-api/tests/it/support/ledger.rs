@@ -21,8 +21,8 @@ pub(crate) fn row(movie: &Value) -> CatalogueRow {
 
 /// Records a notification whose object has not been looked at.
 pub(crate) async fn record(store: &Store, notification: &Notification) -> Ingest {
-    let report = Report { notification, observed: &ObservedVersion::default() };
-    store.record(report, "", None).await.unwrap()
+    let report = Report { notification, observed: ObservedVersion::default() };
+    store.record(&report, "", None).await.unwrap()
 }
 
 /// Records an ingest of `key` at `second`, and claims it.
