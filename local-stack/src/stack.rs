@@ -148,6 +148,7 @@ impl Stack {
             buckets: vec![options.bucket.clone()],
             workers: 2,
             budget: Budget::default(),
+            ledger_days: None,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: Some(sns::topic_arn()),

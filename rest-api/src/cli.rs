@@ -85,10 +85,13 @@ Environment:
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_PROBE_LISTEN  address and port of a second listener, which serves /healthz,
                     /readyz and /metrics only [none]
-  MRU_WORKERS       number of ingests to process at once, 0 for none [2]
+  MRU_WORKERS       number of large files to process at once, beside batches of
+                    small ones; 0 for no files at all [2]
   MRU_MAX_RECORDS   largest number of records of a file [20000000]
   MRU_MAX_STAGED_MB largest size of the new and changed movies of a file, in MiB
                     [32768]
+  MRU_LEDGER_DAYS   number of days after which an ended ingest is removed from the
+                    ledger, unless it is the newest of its object; 0 for never [365]
   MRU_RESULTS_TOPIC_ARN
                     SNS topic to which each ended ingest is published, with its
                     violations [none]

@@ -172,11 +172,13 @@ pub async fn run_wrapped(
     if let Some(topic_arn) = config.results_topic_arn {
         let publisher =
             Publisher { store: store.clone(), sns: aws.sns, topic_arn, retry: config.retry };
-        workers.spawn(publisher.run(stopping.clone()));
+        workers.spawn(Arc::new(publisher).run(stopping.clone()));
     }
     let background = tokio::spawn({
         let store = store.clone();
-        async move { tokio::join!(store.listen(), store.maintain()) }
+        async move {
+            tokio::join!(store.listen(), store.maintain(), store.keep_removing(config.ledger_days))
+        }
     });
 
     let app =

@@ -29,10 +29,14 @@ pub struct Config {
     pub api_token: ApiToken,
     /// The buckets that a notification may name (`MRU_BUCKETS`); all if empty.
     pub buckets: Vec<String>,
-    /// How many ingests this process works on at once (`MRU_WORKERS`); 0 for none.
+    /// How many large files this process works on at once (`MRU_WORKERS`), beside batches of small ones; 0
+    /// for no files at all.
     pub workers: usize,
     /// What one file may take (`MRU_MAX_RECORDS`, `MRU_MAX_STAGED_MB`).
     pub budget: Budget,
+    /// After how many days an ended ingest is removed from the ledger (`MRU_LEDGER_DAYS`), unless it is the
+    /// newest of its object; none if it is kept for good.
+    pub ledger_days: Option<u32>,
     /// How failures of the infrastructure are retried.
     pub retry: Retry,
     /// How long a claim lasts unless its lease is renewed.

@@ -46,6 +46,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             buckets: self.buckets("MRU_BUCKETS"),
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             budget: self.budget(),
+            ledger_days: Some(self.parsed("MRU_LEDGER_DAYS", 365, "a number of days"))
+                .filter(|days| *days > 0),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: self.topic_arn("MRU_RESULTS_TOPIC_ARN"),

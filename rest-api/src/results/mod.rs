@@ -6,7 +6,7 @@
 
 mod message;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_sdk_sns::{
     Client,
@@ -42,7 +42,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// The longest delay while SNS is unavailable.
 const MAX_DELAY: Duration = Duration::from_secs(60);
 
-/// The delay after SNS has refused a message. An operator must change something first.
+/// The first delay after SNS has refused a message. An operator must change something first.
 const REFUSED_DELAY: Duration = Duration::from_secs(300);
 
 /// Publishes the results of ingests.
@@ -68,6 +68,7 @@ enum PublishError {
 /// The outcome of one batch of due results.
 struct BatchOutcome {
     published: usize,
+    /// How many could not be published because SNS is unavailable.
     failed: usize,
     /// Whether the batch had the largest size, so that more results may be due.
     is_full: bool,
@@ -75,14 +76,22 @@ struct BatchOutcome {
 
 impl Publisher {
     /// Publishes due results until `stop` turns true. A batch that has begun is finished.
-    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut ended = self.store.hints().ended.subscribe();
         // Batches without a published result since the last one with one.
         let mut failed_batches = 0;
         while !*stop.borrow() {
             ended.borrow_and_update();
             let backoff = self.retry.delay(failed_batches + 1).min(MAX_DELAY);
-            let delay = match self.publish_batch(backoff).await {
+            // In a task of its own: if it panics, the publisher goes on, and the results are due again when
+            // their leases expire.
+            let publisher = Arc::clone(&self);
+            let published = tokio::spawn(async move { publisher.publish_batch(backoff).await });
+            let published = published.await.unwrap_or_else(|panic| {
+                error!(%panic, "publishing results panicked");
+                Ok(BatchOutcome { published: 0, failed: 1, is_full: false })
+            });
+            let delay = match published {
                 Ok(BatchOutcome { published: 0, failed: 1.., .. }) => {
                     failed_batches += 1;
                     backoff
@@ -132,8 +141,7 @@ impl Publisher {
                     published.push(result);
                 }
                 Err(error @ PublishError::Refused(_)) => {
-                    let retry_in_ms = milliseconds(REFUSED_DELAY);
-                    error!(%error, retry_in_ms, "cannot publish the result, will retry");
+                    error!(%error, "SNS refused the result, will retry later");
                     refused.push(result);
                 }
                 Err(error @ PublishError::Temporary(_)) => {
@@ -144,9 +152,9 @@ impl Publisher {
             }
         }
         self.acknowledge(&published).await;
-        self.reschedule(&refused, REFUSED_DELAY).await;
-        self.reschedule(&failed, backoff).await;
-        let failed = refused.len() + failed.len();
+        self.reschedule(&refused, self.store.postpone_results(&refused, REFUSED_DELAY)).await;
+        self.reschedule(&failed, self.store.reschedule_results(&failed, backoff)).await;
+        let failed = failed.len();
         let is_full = due.len() == BATCH_SIZE;
         Ok(BatchOutcome { published: published.len(), failed, is_full })
     }
@@ -162,11 +170,15 @@ impl Publisher {
         }
     }
 
-    async fn reschedule(&self, results: &[&DueResult], delay: Duration) {
+    async fn reschedule(
+        &self,
+        results: &[&DueResult],
+        reschedule: impl Future<Output = Result<(), StoreError>>,
+    ) {
         if results.is_empty() {
             return;
         }
-        if let Err(error) = self.store.reschedule_results(results, delay).await {
+        if let Err(error) = reschedule.await {
             let (error, results) = (chain(&error), results.len());
             warn!(
                 error,

@@ -9,7 +9,7 @@
 //! | schema | `migrate`, `concurrent_indexes`, `convert` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `queue`, `queue_depth`, `outbox`, `reconcile` |
-//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance` |
+//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance`, `retention` |
 //! | querying the catalogue | `catalogue` |
 
 mod batch;
@@ -32,6 +32,7 @@ mod queue;
 mod queue_depth;
 mod reads;
 mod reconcile;
+mod retention;
 mod sql;
 mod staging;
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub use outbox::{DueResult, Outbox};
 pub use queue::{Claim, Lane};
 pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};
+pub use retention::Removed;
 pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 

@@ -106,6 +106,30 @@ impl Store {
         self.reschedule(results, Some(delay.as_secs_f64())).await
     }
 
+    /// Ends the leases of results that were refused. They are due again after as long as they have been
+    /// tried, at least `first` and at most a day: results that are refused for good take ever less of the
+    /// publisher's time.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn postpone_results(
+        &self,
+        results: &[&DueResult],
+        first: Duration,
+    ) -> Result<(), StoreError> {
+        let postpone = "
+            /* outbox::postpone_results */
+            update ingests
+            set result_due_at = now() + greatest(make_interval(secs => $3),
+                least(now() - finished_at, interval '1 day'))
+            from unnest($1::bigint[], $2::timestamptz[]) as claimed (id, leased_until)
+            where ingests.id = claimed.id and ingests.result_due_at = claimed.leased_until";
+        let (ids, leases) = ids_and_leases(results);
+        let connection = self.worker().await?;
+        connection.execute(postpone, &[&ids, &leases, &first.as_secs_f64()]).await?;
+        Ok(())
+    }
+
     /// Makes results due in `seconds`, or never. A result whose ingest has ended once more since it
     /// was claimed stays due.
     async fn reschedule(
@@ -120,9 +144,12 @@ impl Store {
             set result_due_at = now() + make_interval(secs => $3)
             from unnest($1::bigint[], $2::timestamptz[]) as claimed (id, leased_until)
             where ingests.id = claimed.id and ingests.result_due_at = claimed.leased_until";
-        let ids: Vec<i64> = results.iter().map(|result| result.ingest.id).collect();
-        let leases: Vec<DateTime<Utc>> = results.iter().map(|result| result.leased_until).collect();
+        let (ids, leases) = ids_and_leases(results);
         self.worker().await?.execute(reschedule, &[&ids, &leases, &seconds]).await?;
         Ok(())
     }
+}
+
+fn ids_and_leases(results: &[&DueResult]) -> (Vec<i64>, Vec<DateTime<Utc>>) {
+    results.iter().map(|result| (result.ingest.id, result.leased_until)).unzip()
 }

@@ -156,6 +156,29 @@ impl LostClaims {
 /// How much later than its object was written an event may be.
 const MAX_LATENESS: TimeDelta = TimeDelta::minutes(5);
 
+/// The statement of [`Store::claim`].
+pub(super) const CLAIM: &str = "
+    /* queue::claim */
+    with next as (
+        select id, run_after, state = 'running' as taken_over
+        from ingests
+        where large = $3 and state in ('queued', 'running')
+            and run_after >= coalesce($4::timestamptz, '-infinity')
+            and (state = 'queued' and run_after <= now()
+                or state = 'running' and lease_expires_at < now())
+        order by run_after, id
+        limit $5
+        for update skip locked
+    )
+    update ingests
+    set state = 'running', attempts = attempts + 1,
+        started_at = coalesce(started_at, now()),
+        lease_token = $1, lease_expires_at = now() + make_interval(secs => $2)
+    from next
+    where ingests.id = next.id
+    returning ingests.id, bucket, key, version_id, etag, size, sequencer, attempts,
+        request_id, trace_id, taken_over, ordered_at, ingests.run_after";
+
 /// The statement of [`Store::observe`].
 pub(super) const OBSERVE: &str = concat!(
     "
@@ -200,27 +223,6 @@ impl Store {
         limit: usize,
         lease: Duration,
     ) -> Result<Vec<Claim>, StoreError> {
-        let claim = "
-            /* queue::claim */
-            with next as (
-                select id, run_after, state = 'running' as taken_over
-                from ingests
-                where large = $3 and state in ('queued', 'running')
-                    and run_after >= coalesce($4::timestamptz, '-infinity')
-                    and (state = 'queued' and run_after <= now()
-                        or state = 'running' and lease_expires_at < now())
-                order by run_after, id
-                limit $5
-                for update skip locked
-            )
-            update ingests
-            set state = 'running', attempts = attempts + 1,
-                started_at = coalesce(started_at, now()),
-                lease_token = $1, lease_expires_at = now() + make_interval(secs => $2)
-            from next
-            where ingests.id = next.id
-            returning ingests.id, bucket, key, version_id, etag, size, sequencer, attempts,
-                request_id, trace_id, taken_over, ordered_at, ingests.run_after";
         let connection = self.worker().await?;
         self.lost_claims.requeue_lost(&connection).await?;
         let lease_token = Uuid::new_v4();
@@ -228,7 +230,7 @@ impl Store {
         let (seconds, is_large) = (lease.as_secs_f64(), lane == Lane::Large);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let params: [&(dyn ToSql + Sync); 5] = [&lease_token, &seconds, &is_large, &start, &limit];
-        let statement = connection.prepare_cached(claim).await?;
+        let statement = connection.prepare_cached(CLAIM).await?;
         let claimed = connection.query(&statement, &params).await;
         let rows = claimed.inspect_err(|_| self.lost_claims.tokens().push(lease_token))?;
         let last = rows.iter().map(|row| row.get("run_after")).max();

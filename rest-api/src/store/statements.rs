@@ -4,11 +4,12 @@
 
 use std::{collections::BTreeSet, error::Error, fs, path::Path};
 
+use chrono::{DateTime, Utc};
 use local_stack::postgres::{Postgres, Purpose, USER};
 use syn::visit::{self, Visit};
 use tokio_postgres::{
     Client,
-    types::{FromSql, Type},
+    types::{FromSql, ToSql, Type},
 };
 
 use super::{
@@ -73,6 +74,7 @@ fn statements() -> Vec<Statement> {
     }
     let composed = [
         ("version_order", "record", version_order::RECORD),
+        ("queue", "claim", queue::CLAIM),
         ("queue", "observe", queue::OBSERVE),
         ("reconcile", "newest_versions", reconcile::NEWEST_VERSIONS),
     ];
@@ -84,7 +86,7 @@ fn statements() -> Vec<Statement> {
 }
 
 /// Runs `test` with a connection to a migrated database, in a Postgres of its own.
-async fn with_database(name: &str, test: impl AsyncFnOnce(&Client)) {
+async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Postgres)) {
     let name = format!("mru-statements-{name}-{}", std::process::id());
     let directory = std::env::temp_dir().join(name);
     let postgres = Postgres::start(&directory, Purpose::Test).await.unwrap();
@@ -100,7 +102,7 @@ async fn with_database(name: &str, test: impl AsyncFnOnce(&Client)) {
     };
     let no_secrets = local_stack::sdk(([127, 0, 0, 1], 1).into());
     migrate(&database, &aws::SecretsManager::new(&no_secrets)).await.unwrap();
-    test(&postgres.connect("test").await.unwrap()).await;
+    test(&postgres.connect("test").await.unwrap(), &postgres).await;
     postgres.stop().await;
 }
 
@@ -116,7 +118,7 @@ fn each_statement_names_its_module_and_function() {
 
 #[tokio::test]
 async fn each_statement_fits_the_migrated_database() {
-    with_database("each", async |client| {
+    with_database("each", async |client, _| {
         let mut statements = statements();
         // The others need the temporary table that this one creates.
         statements
@@ -141,7 +143,7 @@ async fn each_statement_fits_the_migrated_database() {
 
 #[tokio::test]
 async fn each_composed_query_fits_the_migrated_database() {
-    with_database("composed", async |client| {
+    with_database("composed", async |client, _| {
         for text in catalogue::tests::composed_queries() {
             client.prepare(&text).await.unwrap_or_else(|error| panic!("{error}: {text}"));
         }
@@ -172,7 +174,7 @@ fn rows_read(node: &serde_json::Value) -> f64 {
 
 #[tokio::test]
 async fn no_list_of_ingests_reads_more_than_a_few_hundred_rows() {
-    with_database("ledger", async |client| {
+    with_database("ledger", async |client, _| {
         // Half of the versions are of one object, a tenth of another bucket, few have failed: all of
         // them long ago.
         let generate = "
@@ -222,4 +224,83 @@ fn list_queries() -> Vec<IngestQuery> {
         }
     }
     queries
+}
+
+/// Runs a statement. Returns its plan with what it has read.
+async fn plan(client: &Client, text: &str, params: &[&(dyn ToSql + Sync)]) -> serde_json::Value {
+    let explain = format!("explain (analyze, buffers, format json) {text}");
+    let Json(plan) = client.query_one(&explain, params).await.unwrap().get(0);
+    plan[0]["Plan"].clone()
+}
+
+#[tokio::test]
+async fn recording_reads_few_rows_however_many_versions_an_object_has() {
+    with_database("recording", async |client, _| {
+        let generate = "
+            insert into ingests (bucket, key, etag, sequencer, state, finished_at, ordered_at,
+                inserted, updated, unchanged)
+            select 'movies', 'daily.json', 'etag ' || n % 10, to_hex(n + 1000000), 'succeeded',
+                now(), '2026-01-01'::timestamptz + make_interval(secs => n * 0.001), 0, 0, 0
+            from generate_series(1, 100000) n";
+        client.batch_execute(generate).await.unwrap();
+        let record = async |etag: &str, sequencer: Option<&str>, event: Option<DateTime<Utc>>| {
+            let written: DateTime<Utc> = "2026-01-01T00:00:50Z".parse().unwrap();
+            let params: [&(dyn ToSql + Sync); 11] = [
+                &"movies",
+                &"daily.json",
+                &None::<&str>,
+                &Some(etag),
+                &sequencer,
+                &event,
+                &event.is_none().then_some(written),
+                &Some(1_i64),
+                &"",
+                &None::<&str>,
+                &1_i64,
+            ];
+            rows_read(&plan(client, version_order::RECORD, &params).await)
+        };
+        let event = Some("2026-01-01T00:00:50.005Z".parse().unwrap());
+        for statistics in ["", "analyze ingests"] {
+            client.batch_execute(statistics).await.unwrap();
+            for sequencer in [None, Some("f4241"), Some("f8000a"), Some("ff"), Some("01")] {
+                for (etag, event) in [("etag 1", None), ("new", None), ("etag 1", event)] {
+                    let rows = record(etag, sequencer, event).await;
+                    assert!(rows <= 1500.0, "{rows} rows: {statistics} {sequencer:?} {etag}");
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_does_not_walk_over_ended_ingests() {
+    with_database("claim", async |client, postgres| {
+        // What is older than an open transaction cannot be cleaned up.
+        let reader = postgres.connect("test").await.unwrap();
+        let snapshot = "begin isolation level repeatable read; select from ingests";
+        reader.batch_execute(snapshot).await.unwrap();
+        let generate = "
+            insert into ingests (bucket, key, large, run_after)
+            select 'movies', n::text, false, now() - interval '1 hour' + make_interval(secs => n * 0.1)
+            from generate_series(1, 30000) n;
+            update ingests set state = 'rejected', violation_count = 1, finished_at = now()
+            where id <= 29900;
+            analyze ingests";
+        client.batch_execute(generate).await.unwrap();
+        let claim = async |start: Option<DateTime<Utc>>| {
+            let token = uuid::Uuid::new_v4();
+            let params: [&(dyn ToSql + Sync); 5] = [&token, &60.0, &false, &start, &10_i64];
+            let plan = plan(client, queue::CLAIM, &params).await;
+            plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap()
+        };
+        let from_the_beginning = claim(None).await;
+        let last = "select max(run_after) - interval '5 seconds' from ingests where state = 'running'";
+        let last = client.query_one(last, &[]).await.unwrap().get(0);
+        let from_the_cursor = claim(Some(last)).await;
+        assert!(from_the_beginning > 1000, "{from_the_beginning} blocks: the test tests nothing");
+        assert!(from_the_cursor < 500, "{from_the_cursor} blocks");
+    })
+    .await;
 }

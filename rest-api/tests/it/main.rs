@@ -12,6 +12,7 @@
 //! | group | behaviour |
 //! | --- | --- |
 //! | `abandoned_reads::` | reads that are given up: cancelled, counted by the pool |
+//! | `batches::` | small files that are ingested together |
 //! | `budget::` | the budget of one file: records, staged bytes |
 //! | `catalogue::` | queries of the catalogue: filters, sort orders, pages |
 //! | `concurrent_ingests::` | ingests of the same object or the same movies that run at the same time |
@@ -47,6 +48,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod abandoned_reads;
+mod batches;
 mod budget;
 mod catalogue;
 mod concurrent_ingests;

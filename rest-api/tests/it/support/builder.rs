@@ -139,6 +139,7 @@ fn config(database: Database) -> Config {
         buckets: Vec::new(),
         workers: 2,
         budget: Budget::default(),
+        ledger_days: None,
         retry: Retry {
             max_attempts: 3,
             max_attempts_refused: 2,

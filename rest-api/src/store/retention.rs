@@ -1,0 +1,189 @@
+//! Removes what nothing needs any more: old ingests, and sets of movies that newer versions of the same
+//! object contain. The catalogue is the same without them.
+
+use std::time::Duration;
+
+use futures_util::{TryStreamExt, pin_mut};
+use roaring::RoaringTreemap;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{
+    Store, StoreError, merged_versions,
+    sql::{execute, query_one, query_opt},
+};
+use crate::telemetry::chain;
+
+/// The delay between two runs of one process, and before its first.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How many rows one statement reads.
+const BATCH: i64 = 1000;
+
+/// The pause after each statement, so that others get their turn.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The key of the advisory lock: an arbitrary number. One process at a time removes.
+const LOCK: i64 = 0x6d72_755f_7072_756e;
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Removed {
+    /// Ended ingests.
+    pub ingests: u64,
+    /// Merged versions whose movies newer versions of the same object contain.
+    pub versions: u64,
+}
+
+impl Store {
+    /// Removes once an hour, for ever.
+    pub(crate) async fn keep_removing(&self, ledger_days: Option<u32>) {
+        loop {
+            sleep(INTERVAL).await;
+            match self.remove_unneeded(ledger_days).await {
+                Ok(Removed { ingests: 0, versions: 0 }) => {}
+                Ok(Removed { ingests, versions }) => {
+                    info!(ingests, versions, "removed what nothing needs any more");
+                }
+                Err(error) => warn!(error = chain(&error), "removing old ingests failed"),
+            }
+        }
+    }
+
+    /// Removes ingests that ended more than `ledger_days` ago, if that is set, and versions that nothing
+    /// needs. Does nothing while another process does so.
+    ///
+    /// # Errors
+    /// If the database is unavailable. What was removed until then stays so.
+    pub async fn remove_unneeded(&self, ledger_days: Option<u32>) -> Result<Removed, StoreError> {
+        let connection = self.worker().await?;
+        let lock = "
+            /* retention::remove_unneeded */
+            select pg_try_advisory_lock($1)";
+        if !query_one(&connection, lock, &[&LOCK]).await?.get::<_, bool>(0) {
+            return Ok(Removed::default());
+        }
+        let removed = async {
+            let ingests = match ledger_days {
+                Some(days) => self.remove_ingests(days).await?,
+                None => 0,
+            };
+            Ok(Removed { ingests, versions: self.remove_versions().await? })
+        };
+        let removed: Result<_, StoreError> = removed.await;
+        let unlock = "
+            /* retention::remove_unneeded */
+            select pg_advisory_unlock($1)";
+        execute(&connection, unlock, &[&LOCK]).await?;
+        removed
+    }
+
+    /// Removes ingests that ended more than `days` ago and whose results were published. Of each object
+    /// the newest version stays, and the newest one that succeeded.
+    async fn remove_ingests(&self, days: u32) -> Result<u64, StoreError> {
+        // Ids rise with the time of arrival, so the walk ends at the first ingest that is young enough.
+        let remove = "
+            /* retention::remove_ingests */
+            with walked as materialized (
+                select id, bucket, key, state, ordered_at, received_at, finished_at, result_due_at
+                from ingests
+                where id > $1
+                order by id
+                limit $3
+            ),
+            removed as (
+                delete from ingests
+                where id in (
+                    select old.id
+                    from walked old
+                    where old.finished_at < now() - make_interval(days => $2)
+                        and old.result_due_at is null
+                        and exists (
+                            select
+                            from ingests newer
+                            where newer.key = old.key and newer.bucket = old.bucket
+                                and newer.ordered_at > coalesce(old.ordered_at, '-infinity')
+                                and newer.state <> 'superseded'
+                                and (newer.state = 'succeeded' or old.state <> 'succeeded')
+                        )
+                )
+                returning id
+            )
+            select
+                (select max(id) from walked
+                    having max(received_at) < now() - make_interval(days => $2)
+                        and count(*) = $3) as next,
+                (select count(*) from removed) as removed";
+        let days = i32::try_from(days).unwrap_or(i32::MAX);
+        let (mut next, mut removed) = (Some(0_i64), 0);
+        while let Some(after) = next {
+            let connection = self.worker().await?;
+            let row = query_one(&connection, remove, &[&after, &days, &BATCH]).await?;
+            next = row.get("next");
+            removed += row.get::<_, i64>("removed").cast_unsigned();
+            sleep(PAUSE).await;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the versions whose movies newer versions of the same object contain.
+    async fn remove_versions(&self) -> Result<u64, StoreError> {
+        let next = "
+            /* retention::remove_versions */
+            select key, bucket
+            from merged_versions
+            where (key, bucket) > ($1, $2)
+            group by key, bucket
+            having count(*) > 1
+            order by key, bucket
+            limit 1";
+        let (mut key, mut bucket) = (String::new(), String::new());
+        let mut removed = 0;
+        loop {
+            let connection = self.worker().await?;
+            let Some(row) = query_opt(&connection, next, &[&key, &bucket]).await? else {
+                return Ok(removed);
+            };
+            drop(connection);
+            (key, bucket) = (row.get(0), row.get(1));
+            removed += self.remove_versions_of(&key, &bucket).await?;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Removes such versions of one object.
+    async fn remove_versions_of(&self, key: &str, bucket: &str) -> Result<u64, StoreError> {
+        let versions = "
+            /* retention::remove_versions_of */
+            select id, movie_ids, bitmap
+            from merged_versions left join version_movies on version_id = id
+            where key = $1 and bucket = $2
+            order by ordered_at desc, sequencer desc";
+        let remove = "
+            /* retention::remove_versions_of */
+            with removed as (
+                delete from version_movies where version_id = any($1)
+            )
+            delete from merged_versions where id = any($1)";
+        let connection = self.worker().await?;
+        let mut covered: Vec<i64> = Vec::new();
+        {
+            let statement = connection.prepare_cached(versions).await?;
+            let rows = connection.query_raw(&statement, [key, bucket]).await?;
+            pin_mut!(rows);
+            let mut newer: Option<RoaringTreemap> = None;
+            while let Some(row) = rows.try_next().await? {
+                let movies = merged_versions::movies(&row)?;
+                match &mut newer {
+                    Some(newer) if movies.is_subset(newer) => covered.push(row.get("id")),
+                    Some(newer) => *newer |= movies,
+                    None => newer = Some(movies),
+                }
+            }
+        }
+        for ids in covered.chunks(10_000) {
+            execute(&connection, remove, &[&ids]).await?;
+        }
+        Ok(covered.len() as u64)
+    }
+}
