@@ -12,8 +12,7 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, catalogue, ledger, migrate, pools::LEDGER_OPTIONS, reconcile,
-    version_order,
+    IngestQuery, IngestState, Store, catalogue, ledger, migrate, reads, reconcile, version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
 
@@ -84,8 +83,8 @@ fn statements() -> Vec<Statement> {
     statements
 }
 
-/// Runs `test` with a connection to a migrated database, in a Postgres of its own.
-async fn with_database(name: &str, test: impl AsyncFnOnce(&Client)) {
+/// Runs `test` with a connection to a migrated database, and a store on it, in a Postgres of its own.
+async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Store)) {
     let name = format!("mru-statements-{name}-{}", std::process::id());
     let directory = std::env::temp_dir().join(name);
     let postgres = Postgres::start(&directory, Purpose::Test).await.unwrap();
@@ -100,8 +99,11 @@ async fn with_database(name: &str, test: impl AsyncFnOnce(&Client)) {
         tls: Tls::Disable,
     };
     let no_secrets = local_stack::sdk(([127, 0, 0, 1], 1).into());
-    migrate(&database, &aws::SecretsManager::new(&no_secrets)).await.unwrap();
-    test(&postgres.connect("test").await.unwrap()).await;
+    let no_secrets = aws::SecretsManager::new(&no_secrets);
+    migrate(&database, &no_secrets).await.unwrap();
+    let store = Store::new(&database, &no_secrets, 0).await.unwrap();
+    test(&postgres.connect("test").await.unwrap(), &store).await;
+    drop(store);
     postgres.stop().await;
 }
 
@@ -117,7 +119,7 @@ fn each_statement_names_its_module_and_function() {
 
 #[tokio::test]
 async fn each_statement_fits_the_migrated_database() {
-    with_database("each", async |client| {
+    with_database("each", async |client, _| {
         let mut statements = statements();
         // The others need the temporary table that this one creates.
         statements
@@ -142,7 +144,7 @@ async fn each_statement_fits_the_migrated_database() {
 
 #[tokio::test]
 async fn each_composed_query_fits_the_migrated_database() {
-    with_database("composed", async |client| {
+    with_database("composed", async |client, _| {
         for text in catalogue::tests::composed_queries() {
             client.prepare(&text).await.unwrap_or_else(|error| panic!("{error}: {text}"));
         }
@@ -173,7 +175,7 @@ fn rows_read(node: &serde_json::Value) -> f64 {
 
 #[tokio::test]
 async fn no_list_of_ingests_reads_more_than_a_few_hundred_rows() {
-    with_database("ledger", async |client| {
+    with_database("ledger", async |client, store| {
         // Half of the versions are of one object, a tenth of another bucket, few have failed: all of
         // them long ago.
         let generate = "
@@ -185,20 +187,19 @@ async fn no_list_of_ingests_reads_more_than_a_few_hundred_rows() {
                 now(), now(), 0, 0, 0, case when n <= 50 then '{}'::json end
             from generate_series(1, 100000) n";
         client.batch_execute(generate).await.unwrap();
-        for option in LEDGER_OPTIONS.split("-c").filter(|option| !option.trim().is_empty()) {
-            client.batch_execute(&format!("set {option}")).await.unwrap();
-        }
+        let reader = store.ledger_reader().await.unwrap();
         for statistics in ["", "analyze ingests"] {
             client.batch_execute(statistics).await.unwrap();
             for query in list_queries() {
                 let sql = ledger::list_query(&query);
                 let explain = format!("explain (analyze, format json) {}", sql.text);
-                let plan = client.query_one(&explain, &sql.params()).await.unwrap();
+                let plan = reader.query_one(&explain, &sql.params()).await.unwrap();
                 let Json(plan) = plan.get(0);
                 let rows = rows_read(&plan[0]["Plan"]);
                 assert!(rows <= 300.0, "{statistics}: {query:?}: {rows} rows: {plan:#}");
             }
         }
+        reads::finish(reader);
     })
     .await;
 }
