@@ -404,6 +404,7 @@ def check_manifests(where, text):
             where,
             f"{variable} is not the container port {port}",
         )
+    check(config["data"].get("MRU_BUCKETS"), where, "without MRU_BUCKETS a notification can name any bucket")
     check(
         [port["name"] for port in service["spec"]["ports"]] == (["http", "probes"] if monitor else ["http"]),
         where,

@@ -35,3 +35,25 @@ async fn only_the_secret_path_accepts_results_and_only_from_programs() {
     assert_eq!(publish(&url, None).await, 200);
     assert_eq!(results.recv().await.unwrap().key, "k");
 }
+
+#[tokio::test]
+async fn a_line_of_a_result_holds_nothing_that_a_terminal_obeys() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let path = SecretPath::random();
+    let url = format!("http://{}/{path}/", listener.local_addr().unwrap());
+    let (sender, mut results) = mpsc::unbounded_channel();
+    tokio::spawn(sns::serve(listener, path, sender));
+
+    let odd = "a\u{1b}[2J\u{202e}b";
+    let violation = json!({ "record": 1, "pointer": "/title", "expected": "text", "found": odd });
+    let message = json!({ "key": odd, "state": "rejected", "location": "/ingests/1",
+        "violation_count": 1, "violations": [violation] });
+    let form = format!("Action=Publish&TopicArn={}&Message={message}", sns::topic_arn());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = http.post(url).header("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(request.body(form).send().await.unwrap().status().as_u16(), 200);
+    let line = results.recv().await.unwrap().line;
+    assert_eq!(line.matches(r"a\u{1b}[2J\u{202e}b").count(), 2, "{line:?}");
+    assert!(!line.contains(['\u{1b}', '\u{202e}']), "{line:?}");
+}

@@ -213,6 +213,11 @@ async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
         assert!(put.send().await.is_err(), "{key}");
     }
 
+    let notify = reqwest::Client::new().post(format!("http://{}/notify", stack.api));
+    let notify = notify.bearer_auth(TOKEN).header("content-type", "application/json");
+    let other_bucket = json!({ "bucket": "another-bucket", "key": "k" }).to_string();
+    assert_eq!(notify.body(other_bucket).send().await.unwrap().status().as_u16(), 422);
+
     let secret_path = stack.dead_letters.split('/').nth(3).unwrap().to_owned();
     assert_eq!(secret_path.len(), 32, "{secret_path}");
     stack.signal("-INT");

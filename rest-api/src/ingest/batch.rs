@@ -34,7 +34,7 @@ const MAX_MOVIES: usize = 10_000;
 
 /// What reading a small file has resulted in.
 enum Read {
-    File(SmallFile),
+    File(Box<SmallFile>),
     /// It has violations.
     Rejected(Violations),
     /// The bucket holds newer content.
@@ -75,7 +75,7 @@ impl Worker {
             let ended = async {
                 match read {
                     Some(Ok(Read::File(file))) => {
-                        files.push(file);
+                        files.push(*file);
                         return false;
                     }
                     Some(Ok(Read::Large)) => {
@@ -145,7 +145,7 @@ impl Worker {
             return Ok(Read::Rejected(violations));
         }
         let rows = batches.pop().unwrap_or_default();
-        Ok(Read::File(SmallFile { claim: claim.clone(), position, rows }))
+        Ok(Read::File(Box::new(SmallFile { claim: claim.clone(), position, rows })))
     }
 
     /// Merges files in one transaction; one by one if that fails by a statement, so that the file at fault

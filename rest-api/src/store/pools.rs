@@ -34,7 +34,7 @@ const READ_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c jit=off \
 /// order, which reads no other rows. Let the planner choose that one: costs are numbers of rows alone.
 /// By its own costs and statistics it would also filter the newest ingests, which reads the whole ledger
 /// if those that match are old.
-pub(super) const LEDGER_OPTIONS: &str = "-c enable_seqscan=off -c enable_bitmapscan=off \
+const LEDGER_OPTIONS: &str = "-c enable_seqscan=off -c enable_bitmapscan=off \
      -c enable_sort=off -c seq_page_cost=0 -c random_page_cost=0";
 
 /// Fails (by a division by zero) on a connection to a replica. After a failover an old connection

@@ -13,7 +13,7 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, catalogue, ledger, migrate, pools::LEDGER_OPTIONS, queue, reconcile,
+    IngestQuery, IngestState, Store, catalogue, ledger, migrate, queue, reads, reconcile,
     version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
@@ -85,8 +85,8 @@ fn statements() -> Vec<Statement> {
     statements
 }
 
-/// Runs `test` with a connection to a migrated database, in a Postgres of its own.
-async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Postgres)) {
+/// Runs `test` with a connection to a migrated database, and a store on it, in a Postgres of its own.
+async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Store)) {
     let name = format!("mru-statements-{name}-{}", std::process::id());
     let directory = std::env::temp_dir().join(name);
     let postgres = Postgres::start(&directory, Purpose::Test).await.unwrap();
@@ -101,8 +101,11 @@ async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Postgres)) {
         tls: Tls::Disable,
     };
     let no_secrets = local_stack::sdk(([127, 0, 0, 1], 1).into());
-    migrate(&database, &aws::SecretsManager::new(&no_secrets)).await.unwrap();
-    test(&postgres.connect("test").await.unwrap(), &postgres).await;
+    let no_secrets = aws::SecretsManager::new(&no_secrets);
+    migrate(&database, &no_secrets).await.unwrap();
+    let store = Store::new(&database, &no_secrets, 0).await.unwrap();
+    test(&postgres.connect("test").await.unwrap(), &store).await;
+    drop(store);
     postgres.stop().await;
 }
 
@@ -174,7 +177,7 @@ fn rows_read(node: &serde_json::Value) -> f64 {
 
 #[tokio::test]
 async fn no_list_of_ingests_reads_more_than_a_few_hundred_rows() {
-    with_database("ledger", async |client, _| {
+    with_database("ledger", async |client, store| {
         // Half of the versions are of one object, a tenth of another bucket, few have failed: all of
         // them long ago.
         let generate = "
@@ -186,20 +189,19 @@ async fn no_list_of_ingests_reads_more_than_a_few_hundred_rows() {
                 now(), now(), 0, 0, 0, case when n <= 50 then '{}'::json end
             from generate_series(1, 100000) n";
         client.batch_execute(generate).await.unwrap();
-        for option in LEDGER_OPTIONS.split("-c").filter(|option| !option.trim().is_empty()) {
-            client.batch_execute(&format!("set {option}")).await.unwrap();
-        }
+        let reader = store.ledger_reader().await.unwrap();
         for statistics in ["", "analyze ingests"] {
             client.batch_execute(statistics).await.unwrap();
             for query in list_queries() {
                 let sql = ledger::list_query(&query);
                 let explain = format!("explain (analyze, format json) {}", sql.text);
-                let plan = client.query_one(&explain, &sql.params()).await.unwrap();
+                let plan = reader.query_one(&explain, &sql.params()).await.unwrap();
                 let Json(plan) = plan.get(0);
                 let rows = rows_read(&plan[0]["Plan"]);
                 assert!(rows <= 300.0, "{statistics}: {query:?}: {rows} rows: {plan:#}");
             }
         }
+        reads::finish(reader);
     })
     .await;
 }
@@ -276,9 +278,9 @@ async fn recording_reads_few_rows_however_many_versions_an_object_has() {
 
 #[tokio::test]
 async fn a_claim_does_not_walk_over_ended_ingests() {
-    with_database("claim", async |client, postgres| {
+    with_database("claim", async |client, store| {
         // What is older than an open transaction cannot be cleaned up.
-        let reader = postgres.connect("test").await.unwrap();
+        let reader = store.worker().await.unwrap();
         let snapshot = "begin isolation level repeatable read; select from ingests";
         reader.batch_execute(snapshot).await.unwrap();
         let generate = "

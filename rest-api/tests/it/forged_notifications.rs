@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use reqwest::StatusCode;
-use rest_api::store::{ObservedVersion, Store, VersionPosition};
+use rest_api::store::{ObservedVersion, Report, Store, VersionPosition};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -47,6 +47,7 @@ async fn a_forged_bucket_time_or_sequencer_is_refused_and_not_recorded() {
         let problem = response.json();
         assert_eq!(problem["code"], "violations", "{problem}");
         assert_eq!(problem["violations"][0]["pointer"], pointer, "{problem}");
+        assert!(!response.text.contains('\u{202e}'), "{problem}");
     }
     assert_eq!(service.get("/ingests").await.json(), json!([]));
 
@@ -92,6 +93,46 @@ async fn an_ingest_that_failed_does_not_bound_the_positions_of_others() {
     let now = Utc::now().trunc_subsecs(0);
     record(&store, &parse(&at(now, "0A"))).await;
     assert_eq!(observe(&store, now).await.ordered_at, now);
+}
+
+#[tokio::test]
+async fn an_older_version_that_failed_does_not_bound_the_time_of_the_object() {
+    let service = Service::start_without_workers().await;
+    let store = service.store(4).await;
+    let now = Utc::now().trunc_subsecs(0);
+    record(&store, &parse(&at(now, "01"))).await;
+    let forged = claim(&store, LEASE).await.unwrap();
+    store.fail(&forged, "{}").await.unwrap();
+
+    let written = now - TimeDelta::hours(1);
+    record(&store, &parse(&at(now, "02"))).await;
+    assert_eq!(observe(&store, written).await.ordered_at, written);
+}
+
+#[tokio::test]
+async fn a_time_of_the_object_in_the_future_counts_as_five_minutes_from_now() {
+    let service = Service::start_without_workers().await;
+    let store = service.store(4).await;
+    let future = Utc::now() + TimeDelta::hours(1);
+    let assert_five_minutes = |time: DateTime<Utc>| {
+        let ahead = time - Utc::now();
+        assert!((4..=5).contains(&ahead.num_minutes()), "{ahead}");
+    };
+    // The object is described before the notification is recorded, or when the ingest is claimed.
+    let described = parse(&json!({ "bucket": BUCKET, "key": "described" }));
+    let observed = ObservedVersion { last_modified: Some(future), ..ObservedVersion::default() };
+    let id = store
+        .record(&Report { notification: &described, observed: observed.clone() }, "", None)
+        .await
+        .unwrap()
+        .id;
+    let ordered_at = "select ordered_at from ingests where id = $1";
+    let row = service.sql().await.query_one(ordered_at, &[&id]).await.unwrap();
+    assert_five_minutes(row.get(0));
+    claim(&store, LEASE).await.unwrap();
+
+    record(&store, &parse(&json!({ "bucket": BUCKET, "key": "k" }))).await;
+    assert_five_minutes(observe(&store, future).await.ordered_at);
 }
 
 #[tokio::test]

@@ -63,6 +63,12 @@ async fn an_invalid_parameter_is_named() {
     ] {
         assert_eq!(service.get(&path).await.status, StatusCode::OK, "{path}");
     }
+    let unindexed = service.get("/movies?title=a&title=b&actor=c").await.json();
+    let detail = unindexed["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("at most 2 filters of title and actor may lack three letters"),
+        "{detail}"
+    );
     let many = format!("/movies?{}", "title=x&".repeat(33));
     assert_problem(&service.get(&many).await, StatusCode::BAD_REQUEST, "invalid_parameter");
 }

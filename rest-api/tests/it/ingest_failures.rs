@@ -106,6 +106,32 @@ async fn a_full_database_fails_the_ingest_at_once() {
 }
 
 #[tokio::test]
+async fn the_failure_is_recorded_as_soon_as_the_database_has_storage_again() {
+    let service = Service::start().await;
+    // No storage for movies, and none for the result either at first.
+    let full = "create sequence refusals;
+        create function refuse() returns trigger language plpgsql as $$ begin
+            if tg_table_name = 'movies' or nextval('refusals') = 1 then
+                raise exception 'could not extend file' using errcode = '53100';
+            end if;
+            return new;
+        end $$;
+        create trigger refuse before insert on movies for each row execute function refuse();
+        create trigger refuse before update on ingests for each row
+            when (new.state = 'failed') execute function refuse()";
+    service.sql().await.batch_execute(full).await.unwrap();
+    let failed = service.ingest("k", MOVIE).await;
+    assert_eq!(failed["state"], "failed", "{failed}");
+    assert_eq!(
+        (&failed["attempts"], &failed["error"]["code"]),
+        (&json!(1), &json!("database_full"))
+    );
+    let refusals = "select last_value from refusals";
+    let refusals: i64 = service.sql().await.query_one(refusals, &[]).await.unwrap().get(0);
+    assert_eq!(refusals, 2, "the result was recorded at the second try");
+}
+
+#[tokio::test]
 async fn a_worker_whose_lease_has_expired_changes_nothing() {
     let service = Service::start_without_workers().await;
     let store = service.store(2).await;

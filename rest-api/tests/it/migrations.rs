@@ -109,7 +109,7 @@ async fn versions_from_the_future_are_moved_to_the_time_of_their_receipt() {
     sql.batch_execute(pinned).await.unwrap();
     migrate(&database).await.unwrap();
     let moved = "select ordered_at = received_at from ingests
-        union all select ordered_at <= now() from assertions";
+        union all select ordered_at <= now() from merged_versions";
     for row in sql.query(moved, &[]).await.unwrap() {
         assert!(row.get::<_, bool>(0));
     }

@@ -162,6 +162,8 @@ async fn the_report_without_json_is_readable_text() {
          0 vanished, 0 reverted, 0 unusable"
     );
     assert_eq!(lines[4..], ["Run again with --apply to queue what is missing or stale"]);
+    let of_prefix = run(&service, &["--prefix", "b\u{202e}"]).await;
+    assert!(of_prefix.stdout.contains("movies/b\\u{202e}: 0 files"), "{}", of_prefix.stdout);
     let applied = run(&service, &["--apply"]).await;
     assert_eq!(applied.status, 0);
     // Ingests are recorded concurrently, so either object can be the first.

@@ -166,12 +166,17 @@ async fn ids_paths_and_queries_are_short_in_the_log_and_in_responses() {
     }
     let path = format!("/{}?{}", "p".repeat(20_000), "q".repeat(20_000));
     get(&path, "long-path").await;
-    // Raw bytes, which reqwest would encode.
-    let mut raw = TcpStream::connect(address).await.unwrap();
-    let request =
-        "GET /a\u{202e}b HTTP/1.1\r\nhost: x\r\nx-request-id: raw\r\nconnection: close\r\n\r\n";
-    raw.write_all(request.as_bytes()).await.unwrap();
-    raw.read_to_end(&mut Vec::new()).await.unwrap();
+    // Raw bytes, which reqwest would encode or refuse.
+    for (id, line) in
+        [("raw", "GET /a\u{202e}b"), ("long-method", &format!("{} /", "M".repeat(20_000)))]
+    {
+        let request = format!(
+            "{line} HTTP/1.1\r\nhost: x\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"
+        );
+        let mut raw = TcpStream::connect(address).await.unwrap();
+        raw.write_all(request.as_bytes()).await.unwrap();
+        raw.read_to_end(&mut Vec::new()).await.unwrap();
+    }
 
     let log = process.terminate().await;
     let span = |id: &str| {
@@ -185,6 +190,7 @@ async fn ids_paths_and_queries_are_short_in_the_log_and_in_responses() {
         assert!(value.starts_with(first) && value.ends_with('…'), "{value}");
     }
     assert_eq!(span("raw")["path"], r"/a\u{202e}b");
+    assert_eq!(span("long-method")["method"].as_str().unwrap().chars().count(), 512);
 
     let unknown = service.get(&format!("/movies?{}=1", "n".repeat(20_000))).await;
     assert!(unknown.text.len() < 1000, "{}", unknown.text);

@@ -155,3 +155,30 @@ impl<G> AsRef<[u8]> for GuardedBytes<G> {
         &self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_that_wait_for_memory_are_bounded() {
+        let size = 100 << 10;
+        let memory = ResponseMemory::new(&ServerLimits {
+            response_bytes: 1 << 20,
+            waiting_response_bytes: 150 << 10,
+            ..ServerLimits::MAIN
+        });
+        let all = memory.reserve(1 << 20).await.unwrap();
+        let mut waiting = pin!(memory.reserve(size));
+        assert!(waiting.as_mut().now_or_never().is_none(), "it waits for memory");
+        let refused = memory.reserve(size).now_or_never();
+        assert!(refused.is_some_and(|reserved| reserved.is_none()), "refused at once");
+        drop(all);
+        assert!(waiting.await.is_some());
+        assert!(memory.reserve(size).await.is_some());
+    }
+}
