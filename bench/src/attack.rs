@@ -22,7 +22,7 @@ use local_stack::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::sleep};
 
-use crate::movies;
+use crate::{movies, report::percentile};
 
 /// The hidden command that runs the service alone.
 pub(crate) const SERVICE_COMMAND: &str = "service";
@@ -249,10 +249,4 @@ fn report(
         ATTACK.as_secs(),
         rows.join("\n")
     ))
-}
-
-fn percentile(durations: &[Duration], percent: usize) -> Result<Duration> {
-    let mut sorted = durations.to_vec();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() * percent / 100).copied().context("nothing was measured")
 }

@@ -3,33 +3,50 @@
 //! ```sh
 //! cargo run --release -p bench -- ingest --data DIRECTORY
 //! cargo run --release -p bench -- producers
+//! cargo run --release -p bench -- producers --rate 200 --seconds 30
+//! cargo run --release -p bench -- backlog
+//! cargo run --release -p bench -- latency
+//! cargo run --release -p bench -- growth
 //! cargo run --release -p bench -- attack
 //! ```
 //!
-//! Times depend on the machine, so each is compared with a limit: the time of the least work that
-//! any program needs for the same purpose. For the database the limit is a raw COPY (see [`limit`]);
-//! for a file, serde_json with the whole file in memory (see [`decode`]).
+//! Times depend on the machine, so each is compared with a limit where one can be named: the time of
+//! the least work that any program needs for the same purpose. For the database the limit is a raw
+//! COPY (see [`limit`]); for a file, serde_json with the whole file in memory (see [`decode`]); for a
+//! backlog, fetching its objects and a raw COPY of their movies (see [`backlog`]).
 //!
 //! Imports go one way. A module imports only from modules above it:
 //!
 //! ```text
-//! memory, movies, report
+//! files, memory, movies, report, stack
+//! ledger     uses report
 //! limit      uses movies, report
+//! service    uses files
 //! decode     uses memory, movies, report
 //! ingest     uses limit, memory, movies, report
-//! attack     uses movies
-//! producers
-//! main       uses attack, decode, ingest, movies, producers, report
+//! attack     uses movies, report
+//! producers  uses files, ledger, report, stack
+//! backlog    uses files, ledger, limit, producers, report, service, stack
+//! latency    uses files, ledger, movies, report, stack
+//! growth     uses files, ledger, movies, report, service, stack
+//! main       uses attack, backlog, decode, growth, ingest, latency, movies, producers, report
 //! ```
 
 mod attack;
+mod backlog;
 mod decode;
+mod files;
+mod growth;
 mod ingest;
+mod latency;
+mod ledger;
 mod limit;
 mod memory;
 mod movies;
 mod producers;
 mod report;
+mod service;
+mod stack;
 
 use std::path::PathBuf;
 
@@ -39,6 +56,7 @@ use local_stack::{
     function::{FUNCTION_COMMAND, run_function},
     postgres::{Postgres, Purpose},
 };
+use producers::Load;
 
 /// Measures movies-r-us against named limits.
 ///
@@ -69,6 +87,8 @@ enum Command {
         rounds: usize,
     },
     /// Measure many small files, put concurrently through the whole local stack
+    ///
+    /// Without `--rate` the producers put a burst, as fast as they can.
     Producers {
         /// Number of concurrent producers
         #[arg(long, default_value_t = 8)]
@@ -77,7 +97,41 @@ enum Command {
         /// Number of files that all producers put together
         #[arg(long, default_value_t = 2_000)]
         files: usize,
+
+        /// Number of files that all producers put together in a second
+        #[arg(long, conflicts_with = "files")]
+        rate: Option<u32>,
+
+        /// For how many seconds they put files at this rate
+        #[arg(long, default_value_t = 30, requires = "rate")]
+        seconds: u32,
     },
+    /// Measure files that were recorded while nothing ran, through the whole local stack
+    ///
+    /// The limit is fetching the same objects, and one raw COPY of their movies.
+    Backlog {
+        /// Number of files
+        #[arg(long, default_value_t = 5_000)]
+        files: usize,
+
+        /// Number of objects that are fetched at once for the limit
+        #[arg(long, default_value_t = backlog::FETCHES)]
+        fetches: usize,
+    },
+    /// Measure the time from the put of a file to the query that has its movie, on an idle system
+    Latency {
+        /// Number of files
+        #[arg(long, default_value_t = 200)]
+        files: usize,
+
+        /// Number of movies in the catalogue before
+        #[arg(long, default_value_t = 20_000)]
+        movies: usize,
+    },
+    /// Measure how costs grow with the ledger and the catalogue
+    ///
+    /// Writes what was there before by SQL, which takes minutes with the default numbers.
+    Growth(growth::Options),
     /// Measure what clients notice while others send files that are expensive to check
     ///
     /// Prints one table: latencies, memory, and leases lost.
@@ -103,7 +157,13 @@ async fn main() -> Result<()> {
             postgres.stop().await;
             outcome
         }
-        Command::Producers { producers, files } => producers::measure(producers, files).await,
+        Command::Producers { producers, files, rate, seconds } => {
+            let files = rate.map_or(files, |rate| (rate * seconds) as usize);
+            producers::measure(Load { producers, files, rate: rate.map(f64::from) }).await
+        }
+        Command::Backlog { files, fetches } => backlog::measure(files, fetches).await,
+        Command::Latency { files, movies } => latency::measure(files, movies).await,
+        Command::Growth(options) => growth::measure(options).await,
         Command::Attack => attack::measure().await,
         Command::Service => attack::run_service().await,
         Command::Lambda => run_function().await,

@@ -3,146 +3,170 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, Instant},
+    time::{Duration, SystemTime},
 };
 
-use anyhow::{Result, ensure};
-use aws_sdk_s3::{Client, primitives::ByteStream};
-use local_stack::{Options, Stack, client};
-use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::sleep};
-use tokio_postgres::Client as Sql;
+use anyhow::{Context, Result, ensure};
+use aws_sdk_s3::Client;
+use local_stack::{Stack, client};
+use serde_json::Value;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
-const BUCKET: &str = "bench";
+use crate::{
+    files::{self, Genres, movie},
+    ledger::{self, Ended},
+    report::{Figures, text},
+    stack::{BUCKET, connect, with_directory, with_stack},
+};
 
 /// The number of movies in a file.
-const MOVIES_PER_FILE: usize = 5;
+pub(crate) const MOVIES_PER_FILE: usize = 5;
 
 /// One of this many puts is a new version of the previous file.
 const CORRECTION_INTERVAL: usize = 10;
 
-/// The delay between two queries of the ledger.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The targets: files settled a second after a burst, and the longest wait at a steady rate.
+const MIN_SETTLED: f64 = 250.0;
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
-/// The genre of each title.
-type Genres = HashMap<String, String>;
+/// What the producers put.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    /// The number of producers.
+    pub(crate) producers: usize,
+    /// The number of files that all of them put together.
+    pub(crate) files: usize,
+    /// How many files they put a second together; as fast as they can if `None`.
+    pub(crate) rate: Option<f64>,
+}
 
-/// Lets `producers` put `files` files in all, waits until every ingest has ended, and checks every
-/// movie. Prints the durations and the depth of the queue.
-#[expect(clippy::print_stdout, reason = "the figures are the output of the program")]
-pub(crate) async fn measure(producers: usize, files: usize) -> Result<()> {
-    let directory = std::env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
-    let any_port = ([127, 0, 0, 1], 0).into();
-    let options = Options {
-        api: any_port,
-        s3: any_port,
-        bucket: BUCKET.to_owned(),
-        data_dir: directory.clone(),
-        sample: false,
-    };
-    let stack = Stack::start(options).await?;
-    let outcome = run(&stack, producers, files).await;
-    stack.stop().await;
-    std::fs::remove_dir_all(&directory)?;
-    println!("{}", outcome?);
+/// Lets producers put files, waits until every ingest has ended, and checks every movie. Prints the
+/// figures.
+pub(crate) async fn measure(load: Load) -> Result<()> {
+    let figures = with_directory(async |directory| {
+        with_stack(directory, async |stack| run(stack, load).await).await
+    });
+    figures.await?.print();
     Ok(())
 }
 
-async fn run(stack: &Stack, producers: usize, files: usize) -> Result<String> {
-    let Some(postgres) = &stack.postgres else {
-        anyhow::bail!("unset MRU_DB_HOST: the benchmark needs a database of its own");
-    };
-    let sql = postgres.connect(local_stack::DATABASE).await?;
-    let started = Instant::now();
-    let mut putting = JoinSet::new();
-    for producer in 0..producers {
-        let share = files / producers + usize::from(producer < files % producers);
-        putting.spawn(produce(client(stack.s3), producer, share));
-    }
-    let (mut depth, mut age) = (0, 0.0);
-    let (mut expected, mut put_time) = (Genres::new(), None);
-    loop {
-        while let Some(produced) = putting.try_join_next() {
-            expected.extend(produced??);
-        }
-        if putting.is_empty() {
-            put_time.get_or_insert(started.elapsed());
-        }
-        let Queue { ended, queued, oldest_s } = read_queue(&sql).await?;
-        (depth, age) = (depth.max(queued), f64::max(age, oldest_s));
-        if ended == files as i64 {
-            break;
-        }
-        ensure!(
-            started.elapsed() < Duration::from_secs(1800),
-            "only {ended} of {files} ingests have ended"
-        );
-        sleep(POLL_INTERVAL).await;
-    }
-    let settled = started.elapsed().as_secs_f64();
-    let states = count_states(&sql).await?;
-    let is_correct = read_catalogue(&sql).await? == expected;
-    ensure!(is_correct, "the catalogue differs from the files put last: {states}");
-    Ok(format!(
-        "{producers} producers, {files} files of {MOVIES_PER_FILE} movies: put in {:.1} s, settled in \
-         {settled:.1} s ({:.0} files/s; {states}); at most {depth} queued, the oldest for {age:.1} s; \
-         all {} movies as put last",
-        put_time.unwrap_or_default().as_secs_f64(),
-        files as f64 / settled,
-        expected.len(),
-    ))
+/// What one producer has done.
+#[derive(Default)]
+struct Produced {
+    /// The genre of each title put last.
+    genres: Genres,
+    /// The key and the time of each put, in order.
+    puts: Vec<(String, SystemTime)>,
+    /// When the last put had ended.
+    ended_at: Option<SystemTime>,
 }
 
-/// Puts `files` files one after the other. Returns the genre of each title put last.
-async fn produce(s3: Client, producer: usize, files: usize) -> Result<Genres> {
-    let mut genres = Genres::new();
-    for file in 0..files {
+async fn run(stack: &Stack, load: Load) -> Result<Figures> {
+    let Load { producers, files, .. } = load;
+    let sql = connect(stack).await?;
+    let mut figures = Figures::default();
+    figures.condition(ledger::durability(&sql).await?);
+    let pace =
+        load.rate.map_or("as fast as they can".to_owned(), |rate| format!("{rate} a second"));
+    figures.condition(format!(
+        "{producers} producers put {files} files of {MOVIES_PER_FILE} movies, {pace}, through the \
+         whole local stack."
+    ));
+
+    let mut producing = JoinSet::new();
+    let start = Instant::now();
+    for producer in 0..producers {
+        producing.spawn(produce(client(stack.s3), producer, load, start));
+    }
+    let (mut produced, mut depth) = (Produced::default(), 0);
+    ledger::settle(&sql, files, |pending| {
+        depth = depth.max(pending.queued);
+        while let Some(ended) = producing.try_join_next() {
+            let Produced { genres, puts, ended_at } = ended??;
+            produced.genres.extend(genres);
+            produced.puts.extend(puts);
+            produced.ended_at = produced.ended_at.max(ended_at);
+        }
+        Ok(())
+    })
+    .await?;
+
+    let states = ledger::count_states(&sql).await?;
+    let is_correct = files::read_catalogue(&sql).await? == produced.genres;
+    ensure!(is_correct, "the catalogue differs from the files put last: {states}");
+    report(&mut figures, load, &produced, &ledger::ended(&sql, 0).await?)?;
+    figures.state("most ingests queued at once", &depth.to_string());
+    figures.state("ingests", &states);
+    figures.state("movies, all as put last", &produced.genres.len().to_string());
+    Ok(figures)
+}
+
+/// Puts the share of one producer. Returns what it put.
+async fn produce(s3: Client, producer: usize, load: Load, start: Instant) -> Result<Produced> {
+    let Load { producers, files, rate } = load;
+    let mut produced = Produced::default();
+    for (file, number) in (producer..files).step_by(producers).enumerate() {
+        if let Some(rate) = rate {
+            sleep_until(start + Duration::from_secs_f64(number as f64 / rate)).await;
+        }
         let is_correction = file % CORRECTION_INTERVAL == CORRECTION_INTERVAL - 1;
         let name = format!("{producer}/{}", if is_correction { file - 1 } else { file });
         let genre = if is_correction { "Corrected" } else { "First" };
         let titles = (0..MOVIES_PER_FILE).map(|movie| format!("{name}/{movie}"));
-        let movies: Vec<Value> = titles
-            .clone()
-            .map(|title| json!({ "title": title, "year": 2000, "genres": [genre] }))
-            .collect();
-        let body = ByteStream::from(serde_json::to_vec(&movies)?);
-        s3.put_object().bucket(BUCKET).key(format!("{name}.json")).body(body).send().await?;
-        genres.extend(titles.map(|title| (title, genre.to_owned())));
+        let movies: Vec<Value> = titles.clone().map(|title| movie(&title, genre)).collect();
+        let (key, body) = (format!("{name}.json"), serde_json::to_vec(&movies)?);
+        produced.puts.push((key.clone(), SystemTime::now()));
+        files::put(&s3, BUCKET, &key, body).await?;
+        produced.genres.extend(titles.map(|title| (title, genre.to_owned())));
     }
-    Ok(genres)
+    produced.ended_at = Some(SystemTime::now());
+    Ok(produced)
 }
 
-/// The state of the queue.
-struct Queue {
-    ended: i64,
-    queued: i64,
-    /// How long the oldest queued ingest has waited, in seconds.
-    oldest_s: f64,
-}
-
-async fn read_queue(sql: &Sql) -> Result<Queue> {
-    let query = "select count(*) filter (where finished_at is not null), \
-            count(*) filter (where state = 'queued'), \
-            coalesce(extract(epoch from now() - min(received_at) filter (where state = 'queued')), \
-                0)::float8 \
-        from ingests";
-    let row = sql.query_one(query, &[]).await?;
-    Ok(Queue { ended: row.get(0), queued: row.get(1), oldest_s: row.get(2) })
-}
-
-/// Returns the number of ingests in each state, as text.
-async fn count_states(sql: &Sql) -> Result<String> {
-    let query = "select string_agg(count || ' ' || state, ', ' order by count desc) \
-        from (select state, count(*) from ingests group by state) states";
-    Ok(sql.query_one(query, &[]).await?.get(0))
-}
-
-async fn read_catalogue(sql: &Sql) -> Result<Genres> {
-    let mut genres = Genres::new();
-    for row in sql.query("select doc from movies", &[]).await? {
-        let movie: Value = serde_json::from_str(row.get(0))?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        genres.insert(text(&movie["title"]), text(&movie["genres"][0]));
+/// Adds the rates and the times from put to settled.
+fn report(figures: &mut Figures, load: Load, produced: &Produced, ended: &[Ended]) -> Result<()> {
+    let first_put = produced.puts.iter().map(|(_, at)| *at).min().context("nothing was put")?;
+    let last_put = produced.ended_at.context("nothing was put")?;
+    let put = load.files as f64 / last_put.duration_since(first_put)?.as_secs_f64();
+    figures.state("files put", &format!("{put:.0}/s"));
+    let settled = load.files as f64 / ledger::span(ended, |_| first_put).as_secs_f64();
+    let times = put_to_settled(&produced.puts, ended)?;
+    let waits = ended.iter().map(|ended| ended.started_at.duration_since(ended.received_at));
+    let longest_wait = waits.filter_map(Result::ok).max().unwrap_or_default();
+    match load.rate {
+        None => {
+            figures.rate("files settled", settled, MIN_SETTLED);
+            figures.state("longest time in the queue", &text(longest_wait));
+        }
+        Some(_) => {
+            figures.state("files settled", &format!("{settled:.0}/s"));
+            figures.duration("longest time in the queue", longest_wait, MAX_WAIT);
+        }
     }
-    Ok(genres)
+    figures.percentiles("put to settled", &times, None, None)?;
+    figures
+        .state("put to settled, longest", &text(times.iter().max().copied().unwrap_or_default()));
+    Ok(())
+}
+
+/// Returns the time from each put to the end of its ingest. `ended` has the versions of one key in the
+/// order of their puts.
+fn put_to_settled(puts: &[(String, SystemTime)], ended: &[Ended]) -> Result<Vec<Duration>> {
+    let mut puts_of_key: HashMap<&str, Vec<SystemTime>> = HashMap::new();
+    for (key, at) in puts {
+        puts_of_key.entry(key).or_default().push(*at);
+    }
+    let mut times = Vec::with_capacity(ended.len());
+    for versions in ended.chunk_by(|one, next| one.key == next.key) {
+        let key = versions.first().map_or("", |version| &*version.key);
+        let puts = puts_of_key.get(key).map_or(&[][..], Vec::as_slice);
+        ensure!(puts.len() == versions.len(), "{key}: the ledger lacks a version, or has too many");
+        for (put, version) in puts.iter().zip(versions) {
+            times.push(version.finished_at.duration_since(*put)?);
+        }
+    }
+    Ok(times)
 }

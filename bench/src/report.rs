@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
+
 /// Adds up intervals.
 #[derive(Default)]
 pub(crate) struct Stopwatch(Duration);
@@ -66,8 +68,112 @@ fn row(line: &Line) -> String {
     )
 }
 
+/// A table of figures, each with a target of its own, or none.
+#[derive(Default)]
+pub(crate) struct Figures {
+    /// The conditions that the figures hold for, printed before the table.
+    conditions: Vec<String>,
+    rows: Vec<String>,
+}
+
+impl Figures {
+    /// Adds a condition that the figures hold for.
+    pub(crate) fn condition(&mut self, text: String) {
+        eprintln!("{text}");
+        self.conditions.push(text);
+    }
+
+    /// Adds a figure without a target.
+    pub(crate) fn state(&mut self, name: &str, measured: &str) {
+        self.add(format!("| {name} | {measured} | | |"));
+    }
+
+    /// Adds a duration that is to be at most `target`.
+    pub(crate) fn duration(&mut self, name: &str, measured: Duration, target: Duration) {
+        let result = result(measured <= target);
+        let (measured, target) = (text(measured), text(target));
+        self.add(format!("| {name} | {measured} | at most {target} | {result} |"));
+    }
+
+    /// Adds the 50th and the 99th percentile of durations, which are to be at most the targets.
+    ///
+    /// # Errors
+    /// If there are no durations.
+    pub(crate) fn percentiles(
+        &mut self,
+        name: &str,
+        durations: &[Duration],
+        p50_target: Option<Duration>,
+        p99_target: Option<Duration>,
+    ) -> Result<()> {
+        let (p50, p99) = (percentile(durations, 50)?, percentile(durations, 99)?);
+        let targets = [("p50", p50, p50_target), ("p99", p99, p99_target)];
+        let targets: Vec<_> = targets
+            .into_iter()
+            .filter_map(|(name, is, target)| Some((name, is, target?)))
+            .collect();
+        let is_met = targets.iter().all(|(_, measured, target)| measured <= target);
+        let texts = targets.iter().map(|(name, _, target)| format!("{name} {}", text(*target)));
+        let target = texts.collect::<Vec<_>>().join(", ");
+        let (at_most, result) =
+            if targets.is_empty() { ("", "") } else { ("at most ", result(is_met)) };
+        let measured = format!("{} / {}", text(p50), text(p99));
+        self.add(format!("| {name}, p50 / p99 | {measured} | {at_most}{target} | {result} |"));
+        Ok(())
+    }
+
+    /// Adds a number of files a second that is to be at least `target`.
+    pub(crate) fn rate(&mut self, name: &str, measured: f64, target: f64) {
+        let result = result(measured >= target);
+        self.add(format!("| {name} | {measured:.0}/s | at least {target:.0}/s | {result} |"));
+    }
+
+    /// Adds a ratio that is to be at most `target`.
+    pub(crate) fn ratio(&mut self, name: &str, measured: f64, target: f64) {
+        let result = result(measured <= target);
+        self.add(format!("| {name} | {measured:.2} | at most {target:.2} | {result} |"));
+    }
+
+    /// Adds a row, and prints it at once to stderr: the next one may take minutes.
+    fn add(&mut self, row: String) {
+        eprintln!("{row}");
+        self.rows.push(row);
+    }
+
+    #[expect(clippy::print_stdout, reason = "the table is the output of the program")]
+    pub(crate) fn print(&self) {
+        for condition in &self.conditions {
+            println!("{condition}");
+        }
+        println!("\n| what | measured | target | |\n| --- | --: | --: | --- |");
+        for row in &self.rows {
+            println!("{row}");
+        }
+    }
+}
+
+fn result(is_met: bool) -> &'static str {
+    if is_met { "ok" } else { "FAIL" }
+}
+
+/// Returns a duration as text: in milliseconds if it is shorter than a second.
+pub(crate) fn text(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+}
+
 /// Returns the median; of an even number of times, the higher one of the two in the middle.
 pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// Returns the duration that `percent` of all durations are shorter than.
+///
+/// # Errors
+/// If there are no durations.
+pub(crate) fn percentile(durations: &[Duration], percent: usize) -> Result<Duration> {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() * percent / 100).copied().context("nothing was measured")
 }
