@@ -86,6 +86,8 @@ impl Endpoint {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
+                        // A response is two writes: without this the second waits for the client's ACK.
+                        let _ = stream.set_nodelay(true);
                         let (http, service) = (http.clone(), checked.clone());
                         connections.spawn(async move {
                             // An error is one of the connection, and the client receives it too.

@@ -39,7 +39,7 @@ enum Read {
     Rejected(Violations),
     /// The bucket holds newer content.
     Replaced,
-    /// Decompressed, it is not small.
+    /// Decompressed it is not small, or it may exceed the budget of a file.
     Large,
 }
 
@@ -79,7 +79,7 @@ impl Worker {
                         return false;
                     }
                     Some(Ok(Read::Large)) => {
-                        self.requeue_alone(&claim, "it is large after decompression").await;
+                        self.requeue_alone(&claim, "it is not small").await;
                     }
                     Some(Ok(Read::Rejected(violations))) => {
                         let result = Ok(Attempted::Rejected(violations));
@@ -113,12 +113,12 @@ impl Worker {
     async fn read(&self, claim: Claim) -> (Claim, Option<Result<Read, Failure>>) {
         let span = span(&claim);
         let read = async {
-            info!(attempt = claim.attempts, taken_over = claim.taken_over, "ingest claimed");
             if claim.taken_over {
                 self.metrics.took_over();
                 self.requeue_alone(&claim, "the worker that had it died or stalled").await;
                 return None;
             }
+            info!(attempt = claim.attempts, "ingest claimed");
             let read = AssertUnwindSafe(self.read_file(&claim)).catch_unwind().await;
             read.inspect_err(|_| error!("reading a file panicked")).ok()
         };
@@ -145,6 +145,9 @@ impl Worker {
             return Ok(Read::Rejected(violations));
         }
         let rows = batches.pop().unwrap_or_default();
+        if !self.store.is_within_budget(&rows) {
+            return Ok(Read::Large);
+        }
         Ok(Read::File(Box::new(SmallFile { claim: claim.clone(), position, rows })))
     }
 

@@ -20,6 +20,7 @@ use super::{
     merged_versions::{self, MergedVersion, Neighbors},
     queue,
     sql::{execute, query_one},
+    staging::check_records,
 };
 
 /// A small file that was read and has no violations.
@@ -75,8 +76,10 @@ impl Store {
     /// Merges the movies of a request, which have the present time as their position.
     ///
     /// # Errors
-    /// If the database is unavailable, or other merges take too long. Nothing is changed then.
+    /// [`StoreError::OverBudget`] if there are more movies than the budget of a file allows. If the
+    /// database is unavailable, or other merges take too long. Nothing is changed then.
     pub async fn merge_request(&self, rows: &[CatalogueRow]) -> Result<Merged, StoreError> {
+        check_records(rows.len() as i64, self.budget)?;
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
         let timeout = "

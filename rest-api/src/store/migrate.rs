@@ -8,9 +8,12 @@
 //! What would block a running service for long is not in a migration: it follows them, in steps that can
 //! be repeated (`concurrent_indexes`, `convert`).
 
+use std::time::Duration;
+
 use aws::SecretsManager;
 use chrono::{DateTime, SecondsFormat, Utc};
 use refinery::{Migration, Runner};
+use tokio::time::sleep;
 use tokio_postgres::{Client, GenericClient, error::SqlState};
 use tracing::info;
 
@@ -26,6 +29,9 @@ mod embedded {
 /// The key of the advisory lock: an arbitrary number. One process at a time migrates.
 const LOCK: i64 = 0x6d72_755f_6d69_6772;
 
+/// How often a process that waits for the lock asks for it.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
 /// Brings the database to the newest migration. It is safe to run in several processes at once, and
 /// to repeat.
 ///
@@ -36,11 +42,7 @@ pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<()
     let config = connect::config(database, &database.host, WRITE_OPTIONS);
     let (mut client, connection) = super::connector(database, secrets).await?.open(&config).await?;
     tokio::spawn(connection);
-    // The lock is held until the connection closes.
-    let lock = "
-        /* migrate::migrate */
-        select pg_advisory_lock($1)";
-    client.execute(lock, &[&LOCK]).await?;
+    lock(&client).await?;
     take_over(&client).await?;
     let report = runner().run_async(&mut client).await;
     let report = report.map_err(|error| StoreError::Migration(Box::new(error)))?;
@@ -49,6 +51,20 @@ pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<()
     }
     concurrent_indexes::build(&client).await?;
     convert_assertions(&mut client).await
+}
+
+/// Waits until no other process migrates. The lock is held until the connection closes.
+///
+/// It asks again and again: a statement that waits for a lock would keep an index from being built
+/// concurrently.
+async fn lock(client: &Client) -> Result<(), StoreError> {
+    let lock = "
+        /* migrate::lock */
+        select pg_try_advisory_lock($1)";
+    while !client.query_one(lock, &[&LOCK]).await?.get::<_, bool>(0) {
+        sleep(LOCK_POLL).await;
+    }
+    Ok(())
 }
 
 /// Returns the runner of all migrations of this release. A database may have more: a newer release

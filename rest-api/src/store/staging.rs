@@ -73,6 +73,12 @@ impl Store {
         }
         Ok(staging)
     }
+
+    /// Whether a file of these movies is surely within its budget.
+    pub fn is_within_budget(&self, rows: &[CatalogueRow]) -> bool {
+        rows.len() as u64 <= self.budget.records
+            && rows.iter().map(size).sum::<u64>() <= self.budget.staged_bytes
+    }
 }
 
 impl Staging {
@@ -115,10 +121,7 @@ impl Staging {
         ];
         let first = self.next_record;
         self.next_record += rows.len() as i64;
-        if self.next_record.cast_unsigned() > self.budget.records {
-            let limit = format!("{} records in a file", self.budget.records);
-            return Err(StoreError::OverBudget { limit });
-        }
+        check_records(self.next_record, self.budget)?;
         let changes = (first..).zip(rows).filter(|(_, row)| !self.previous.is_unchanged(row));
         let changes: Vec<(i64, &CatalogueRow)> = changes.collect();
         if changes.is_empty() {
@@ -126,11 +129,6 @@ impl Staging {
         }
         self.staged += changes.len() as i64;
         self.staged_bytes += changes.iter().map(|(_, row)| size(row)).sum::<u64>();
-        if self.staged_bytes > self.budget.staged_bytes {
-            let mebibytes = self.budget.staged_bytes >> 20;
-            let limit = format!("{mebibytes} MiB of new and changed movies in a file");
-            return Err(StoreError::OverBudget { limit });
-        }
         let connection = self.connection.as_ref().ok_or_else(no_connection)?;
         let copy = "
             /* staging::add */
@@ -147,8 +145,15 @@ impl Staging {
                 .await?;
         }
         writer.finish().await?;
-        if self.staged_bytes > self.compact_at {
+        let budget = self.budget.staged_bytes;
+        let is_full = self.staged_bytes > budget;
+        if is_full || self.staged_bytes > self.compact_at {
             self.compact().await?;
+        }
+        // If little was freed, it would soon be full again, and each time all of it is read.
+        if is_full && self.staged_bytes > budget - budget / 4 {
+            let limit = format!("{} MiB of new and changed movies in a file", budget >> 20);
+            return Err(StoreError::OverBudget { limit });
         }
         Ok(())
     }
@@ -195,6 +200,14 @@ impl Staging {
     pub(super) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
         Ok(self.connection.as_mut().ok_or_else(no_connection)?.transaction().await?)
     }
+}
+
+/// Checks that a file may have so many records.
+pub(super) fn check_records(records: i64, budget: Budget) -> Result<(), StoreError> {
+    if records.cast_unsigned() <= budget.records {
+        return Ok(());
+    }
+    Err(StoreError::OverBudget { limit: format!("{} records in a file", budget.records) })
 }
 
 /// Deletes the staged rows that later records of the file replace. Returns their number, and the bytes

@@ -51,7 +51,8 @@ impl<'ast> Visit<'ast> for Collector<'_> {
 
     fn visit_lit_str(&mut self, literal: &'ast syn::LitStr) {
         let text = literal.value();
-        if text.trim_start().starts_with("/*") {
+        // Those of constants are listed in `statements`.
+        if !self.function.is_empty() && text.trim_start().starts_with("/*") {
             let (module, function) = (self.module.clone(), self.function.clone());
             self.statements.push(Statement { module, function, text });
         }
@@ -285,10 +286,10 @@ async fn a_claim_does_not_walk_over_ended_ingests() {
         reader.batch_execute(snapshot).await.unwrap();
         let generate = "
             insert into ingests (bucket, key, large, run_after)
-            select 'movies', n::text, false, now() - interval '1 hour' + make_interval(secs => n * 0.1)
-            from generate_series(1, 30000) n;
+            select 'movies', n::text, false, now() - interval '1 hour' + make_interval(secs => n * 0.03)
+            from generate_series(1, 100000) n;
             update ingests set state = 'rejected', violation_count = 1, finished_at = now()
-            where id <= 29900;
+            where id <= 99900;
             analyze ingests";
         client.batch_execute(generate).await.unwrap();
         let claim = async |start: Option<DateTime<Utc>>| {
@@ -301,8 +302,8 @@ async fn a_claim_does_not_walk_over_ended_ingests() {
         let last = "select max(run_after) - interval '5 seconds' from ingests where state = 'running'";
         let last = client.query_one(last, &[]).await.unwrap().get(0);
         let from_the_cursor = claim(Some(last)).await;
-        assert!(from_the_beginning > 1000, "{from_the_beginning} blocks: the test tests nothing");
-        assert!(from_the_cursor < 500, "{from_the_cursor} blocks");
+        let blocks = (from_the_beginning, from_the_cursor);
+        assert!(from_the_beginning > from_the_cursor + 1000, "{blocks:?} blocks");
     })
     .await;
 }

@@ -153,16 +153,21 @@ pub(super) const RECORD: &str = concat!(
         (
             select id
             from (
-                select id, etag, version_id, ordered_at
-                from ingests
-                where $5 is null and $6 is null and key = $2 and bucket = $1
-                    and ordered_at is not null
-                    and (state <> 'superseded' or superseded_reason = 'newer_version_merged')
-                order by ordered_at desc, rpad(sequencer, 64, '0') desc nulls last
+                select id, etag, version_id
+                from (
+                    select id, etag, version_id, sequencer
+                    from ingests
+                    where $5 is null and $6 is null and key = $2 and bucket = $1
+                        and ordered_at >= $7::timestamptz
+                        and (state <> 'superseded'
+                            or superseded_reason = 'newer_version_merged')
+                    order by ordered_at desc
+                    fetch first row with ties
+                ) newest
+                order by rpad(sequencer, 64, '0') desc nulls last
                 limit 1
             ) newest
-            where ordered_at >= $7::timestamptz and etag = $4
-                and (version_id = $3 or version_id is null or $3 is null)
+            where etag = $4 and (version_id = $3 or version_id is null or $3 is null)
         )
         union all
         -- Neither has a time: what was not read yet is the same if the rest is.

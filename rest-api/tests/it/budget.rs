@@ -47,6 +47,10 @@ async fn a_file_whose_movies_take_more_bytes_than_its_budget_is_rejected() {
         service.ingest("k", ndjson(&numbered_movies("A", 0..500, "x"))).await["inserted"],
         500
     );
+    // Repeats do not count, as long as there is room for them.
+    let repeats = ["x", "y", "z", "x", "y", "z"].map(|genre| numbered_movies("B", 0..3000, genre));
+    let repeated = service.ingest("k", ndjson(&repeats.concat())).await;
+    assert_eq!(repeated["inserted"], 3000, "{repeated}");
 }
 
 #[tokio::test]

@@ -79,11 +79,21 @@ async fn with_every_difference() -> Service {
     // Deleted too, but never ingested.
     service.ingest("gone", "no movie").await;
     service.delete("gone").await;
-    service.put("reverted", MOVIE).await;
-    let newer = json!({ "bucket": BUCKET, "key": "reverted", "sequencer": "01",
-        "event_time": chrono::Utc::now() + chrono::TimeDelta::minutes(4) });
-    assert_eq!(service.notify(&newer).await["state"], "succeeded");
-    service.put("reverted", r#"{"title":"Before","year":2000}"#).await;
+    // The version before is back. Of one key the ledger has it.
+    for key in ["reverted", "stale-reverted"] {
+        service.put(key, r#"{"title":"Before","year":2000}"#).await;
+        if key == "reverted" {
+            assert_eq!(service.notify(&notification::bare(key)).await["state"], "succeeded");
+        }
+        let path = service.object_path(key);
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        service.put(key, MOVIE).await;
+        let newer = json!({ "bucket": BUCKET, "key": key, "sequencer": "01",
+            "event_time": chrono::Utc::now() + chrono::TimeDelta::minutes(4) });
+        assert_eq!(service.notify(&newer).await["state"], "succeeded");
+        service.put(key, r#"{"title":"Before","year":2000}"#).await;
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+    }
 
     service.put("in-flight", MOVIE).await;
     let delayed =
@@ -102,7 +112,7 @@ async fn differences_are_reported_and_then_queued() {
     let printed = run(&service, &["--json"]).await;
     assert_eq!((printed.status, printed.stderr.as_str()), (3, ""));
     let (found, summary) = report(&printed);
-    assert_eq!(found.len(), 7, "{found:?}");
+    assert_eq!(found.len(), 8, "{found:?}");
     for (key, difference) in &found {
         assert_eq!(difference["kind"], key.split('-').next().unwrap(), "{difference}");
         let in_ledger = !key.starts_with("missing");
@@ -110,8 +120,8 @@ async fn differences_are_reported_and_then_queued() {
         assert_eq!(difference["size"].is_i64(), key != "vanished", "{difference}");
     }
     let expected = json!({
-        "bucket": BUCKET, "prefix": "", "listed": 9, "up_to_date": 1, "in_flight": 1, "rejected": 1,
-        "missing": 2, "stale": 2, "failed": 1, "vanished": 1, "reverted": 1, "unusable": 0, "queued": 0,
+        "bucket": BUCKET, "prefix": "", "listed": 10, "up_to_date": 1, "in_flight": 1, "rejected": 1,
+        "missing": 2, "stale": 3, "failed": 1, "vanished": 1, "reverted": 1, "unusable": 0, "queued": 0,
     });
     assert_eq!(summary, expected);
     assert_eq!(ledger(&service).await, before, "the report changed the ledger");
@@ -119,7 +129,7 @@ async fn differences_are_reported_and_then_queued() {
     let applied = run(&service, &["--json", "--apply"]).await;
     assert_eq!(applied.status, 3, "one ingest has failed, and is not queued: {}", applied.stderr);
     let (found, summary) = report(&applied);
-    assert_eq!(summary["queued"], 4);
+    assert_eq!(summary["queued"], 5);
     for (key, difference) in &found {
         let queued = key.starts_with("missing") || key.starts_with("stale");
         assert_eq!(difference["queued"].is_i64(), queued, "{difference}");
@@ -137,7 +147,7 @@ async fn differences_are_reported_and_then_queued() {
     let again = run(&service, &["--json", "--apply", "--retry-failed"]).await;
     let (found, summary) = report(&again);
     assert_eq!(again.status, 0, "{found:?}");
-    assert_eq!(found.keys().collect::<Vec<_>>(), ["reverted", "vanished"]);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["reverted", "stale-reverted", "vanished"]);
     assert_eq!((&summary["up_to_date"], &summary["queued"]), (&json!(6), &json!(0)));
     assert_eq!(ledger(&service).await, before, "the second run changed the ledger");
     let titles: Vec<_> =
