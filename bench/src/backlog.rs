@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
-    files::{self, CONCURRENCY, movie},
+    files::{self, movie},
     ledger, limit,
     producers::MOVIES_PER_FILE,
     report::{Figures, text},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The default number of objects fetched at once for the limit.
-pub(crate) const FETCHES: usize = CONCURRENCY;
+pub(crate) const FETCHES: usize = 16;
 
 /// The targets: files settled a second, and the ratio to the limit.
 const MIN_SETTLED: f64 = 600.0;

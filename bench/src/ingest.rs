@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use local_stack::postgres::Postgres;
-use rest_api::store::{self, CatalogueRow, ObservedVersion, Stage, Store};
+use rest_api::store::{self, CatalogueRow, Lane, ObservedVersion, Stage, Store};
 use schema::Notification;
 use serde_json::json;
 
@@ -74,8 +74,11 @@ async fn ingest(
         "event_time": format!("2026-01-01T00:00:0{version}Z"), "etag": format!("{version}"),
     });
     let notification: Notification = serde_json::from_value(notification)?;
-    store.record(&notification, &ObservedVersion::default(), "", None).await?;
-    let claim = store.claim(Duration::from_secs(3600)).await?.context("nothing to claim")?;
+    let reported =
+        store::Report { notification: &notification, observed: ObservedVersion::default() };
+    store.record(&reported, "", None).await?;
+    let claimed = store.claim(Lane::Large, 1, Duration::from_secs(3600)).await?;
+    let claim = claimed.into_iter().next().context("nothing to claim")?;
     let position = store.observe(&claim, &ObservedVersion::default()).await?;
 
     let before = memory::reset_peak();
@@ -91,8 +94,8 @@ async fn ingest(
         watch.stop(run);
     }
     let run = watch.start();
-    let merged = staging.merge_ingest(&position, &claim).await?;
-    store.maintain_after_merge(&merged).await?;
+    let merged = store.merge_staged(staging, &position, &claim).await?;
+    store.maintain_now().await?;
     watch.stop(run);
     let growth = memory::peak_growth(before);
     let changed = (merged.inserted > 0, merged.updated > 0);

@@ -9,7 +9,7 @@ use local_stack::{client, sdk};
 use rest_api::{
     Aws, StartError,
     config::{Config, Database},
-    store::{ObservedVersion, Store},
+    store::{ObservedVersion, Report, Store},
 };
 use schema::Notification;
 use serde_json::Value;
@@ -135,7 +135,7 @@ pub(crate) async fn record_all(
     observed: &ObservedVersion,
 ) -> Result<()> {
     let record = async |notification: &Notification| {
-        store.record(notification, observed, "", None).await?;
+        store.record(&Report { notification, observed: observed.clone() }, "", None).await?;
         Ok(())
     };
     let notifications = stream::iter(notifications).map(Ok::<_, anyhow::Error>);

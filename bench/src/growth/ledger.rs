@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use rest_api::store::Lane;
 use serde_json::{Value, json};
 use tokio_postgres::IsolationLevel;
 
@@ -77,9 +78,10 @@ async fn fill(part: &Part, rows: i64) -> Result<()> {
         )
     };
     let queued = format!(
-        "insert into ingests (bucket, key, etag, sequencer, size, ordered_at, received_at, run_after)
+        "insert into ingests (bucket, key, etag, sequencer, size, large, ordered_at,
+            received_at, run_after)
         select '{BUCKET}', 'file-' || n % {KEYS}, md5(n::text), lpad(to_hex({rows} + n), 16, '0'),
-            1000, at, at, at
+            1000, false, at, at, at
         from generate_series(1, {rows}) n,
             lateral (select now() - interval '1 hour' + n * interval '1 hour' / {rows}) t (at)"
     );
@@ -235,9 +237,9 @@ async fn measure_claims(
         let mut times = Vec::with_capacity(claims);
         for _ in 0..claims {
             let started = Instant::now();
-            let claim = store.claim(LEASE).await?;
+            let claim = store.claim(Lane::Small, 1, LEASE).await?;
             times.push(started.elapsed());
-            ensure!(claim.is_some(), "nothing is queued");
+            ensure!(!claim.is_empty(), "nothing is queued");
         }
         anyhow::Ok(times)
     };

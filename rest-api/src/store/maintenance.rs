@@ -41,30 +41,37 @@ impl Store {
     pub(crate) async fn maintain(&self) {
         loop {
             self.changes.added.notified().await;
-            let changed = self.changes.movies.swap(0, Ordering::Relaxed);
-            if let Err(error) = self.maintain_once(changed).await {
+            if let Err(error) = self.maintain_now().await {
                 warn!(error = chain(&error), "maintenance of the catalogue failed");
             }
             sleep(INTERVAL).await;
         }
     }
 
-    /// Cleans the pending lists of the search indexes, which every search must read. If much of the
-    /// catalogue has changed, it analyzes and vacuums it.
-    async fn maintain_once(&self, changed: i64) -> Result<(), StoreError> {
+    /// Maintains the catalogue after the merges since the last time. Cleans the pending lists of the search
+    /// indexes, which every search must read. If much of the catalogue has changed, analyzes and vacuums
+    /// it.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn maintain_now(&self) -> Result<(), StoreError> {
+        let changed = self.changes.movies.swap(0, Ordering::Relaxed);
+        if changed == 0 {
+            return Ok(());
+        }
         let connection = self.worker().await?;
         let clean = "
-            /* maintenance::maintain_once */
+            /* maintenance::maintain_now */
             select gin_clean_pending_list(index::regclass)
             from unnest(array['movies_title_search', 'movies_cast_search', 'movies_genres']) index";
         execute(&connection, clean, &[]).await?;
         let size = "
-            /* maintenance::maintain_once */
+            /* maintenance::maintain_now */
             select reltuples::bigint from pg_class where oid = 'movies'::regclass";
         let size: i64 = query_one(&connection, size, &[]).await?.get(0);
         if changed * 5 > size {
             let analyze = "
-                /* maintenance::maintain_once */
+                /* maintenance::maintain_now */
                 analyze movies";
             connection.batch_execute(analyze).await?;
             drop(connection);

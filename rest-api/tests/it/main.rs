@@ -35,6 +35,7 @@
 //! | `reconcile::` | the command `rest-api reconcile` |
 //! | `reconcile_comparison::` | the comparison of a bucket with the ledger |
 //! | `results::` | results that are published to a topic |
+//! | `retention::` | what is removed from the ledger and the sets of movies |
 //! | `s3_faults::` | faults of the object store, injected by a proxy |
 //! | `schedules::` | random interleavings of workers, against a model |
 //! | `secrets::` | credentials and tokens in Secrets Manager, and their rotation |
@@ -71,6 +72,7 @@ mod read_host;
 mod reconcile;
 mod reconcile_comparison;
 mod results;
+mod retention;
 mod s3_faults;
 mod schedules;
 mod secrets;

@@ -152,7 +152,7 @@ async fn differences_are_reported_and_then_queued() {
     assert_eq!(ledger(&service).await, before, "the second run changed the ledger");
     let titles: Vec<_> =
         service.movies("sort=title").await.iter().map(|movie| movie["title"].clone()).collect();
-    assert_eq!(titles, ["A", "Late", "Replaced", "Stale"]);
+    assert_eq!(titles, ["A", "Before", "Late", "Replaced", "Stale"]);
 }
 
 #[tokio::test]

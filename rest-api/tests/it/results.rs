@@ -187,6 +187,11 @@ async fn a_result_that_sns_refuses_is_retried_minutes_later() {
     let later = "select result_due_at > now() + interval '4 minutes' from ingests";
     let sql = service.sql().await;
     eventually(async || sql.query_one(later, &[]).await.unwrap().get(0)).await;
+    // What has been refused for long is tried less often, so that others are not delayed.
+    let old = "update ingests set finished_at = now() - interval '5 hours', result_due_at = now()";
+    sql.execute(old, &[]).await.unwrap();
+    let much_later = "select result_due_at > now() + interval '4 hours' from ingests";
+    eventually(async || sql.query_one(much_later, &[]).await.unwrap().get(0)).await;
     // The operator creates the topic, and the delay ends.
     let topic = Topic::new("refused-missing").await;
     assert_eq!(topic.arn, missing);

@@ -1,0 +1,116 @@
+//! What is removed from the ledger and from the sets of movies, and what is converted to them.
+
+use rest_api::store::Removed;
+use serde_json::json;
+
+use crate::support::{BUCKET, Service, movies::movie, notification, postgres::migrate};
+
+#[tokio::test]
+async fn old_ingests_are_removed_but_the_newest_of_each_object() {
+    let service = Service::start_without_workers().await;
+    let sql = service.sql().await;
+    // Key, age in days, state. The sequencers of one key rise.
+    let versions = [
+        ("k", 40, "succeeded"),
+        ("k", 35, "succeeded"),
+        ("k", 33, "rejected"),
+        ("k", 1, "superseded"),
+        ("only", 50, "succeeded"),
+        ("failing", 60, "failed"),
+        ("failing", 50, "rejected"),
+        ("failing", 40, "rejected"),
+        ("young", 5, "succeeded"),
+        ("young", 4, "succeeded"),
+        ("open", 90, "queued"),
+        ("open", 1, "succeeded"),
+    ];
+    for (n, (key, age, state)) in versions.iter().enumerate() {
+        let insert = "insert into ingests (bucket, key, state, sequencer, ordered_at, received_at,
+                finished_at, inserted, updated, unchanged, violation_count, error)
+            select $1, $2, $3, $4, at, at, case when $3 <> 'queued' then at end, 0, 0, 0, 1, '{}'
+            from (select now() - make_interval(days => $5) as at) t";
+        let sequencer = format!("{n:04}");
+        sql.execute(insert, &[&BUCKET, key, state, &sequencer, age]).await.unwrap();
+    }
+    let store = service.store(2).await;
+    let removed = store.remove_unneeded(Some(30)).await.unwrap();
+    assert_eq!(removed, Removed { ingests: 3, versions: 0 });
+    let left = "select string_agg(key || ' ' || state, ', ' order by id) from ingests";
+    let left: String = sql.query_one(left, &[]).await.unwrap().get(0);
+    let expected = "k succeeded, k rejected, k superseded, only succeeded, failing rejected, \
+        young succeeded, young succeeded, open queued, open succeeded";
+    assert_eq!(left, expected);
+    assert_eq!(store.remove_unneeded(None).await.unwrap(), Removed::default());
+}
+
+#[tokio::test]
+async fn versions_that_newer_ones_of_the_same_object_contain_are_removed() {
+    let service = Service::start().await;
+    let put = async |key: &str, second: u32, titles: &[&str]| {
+        let movies: Vec<_> = titles.iter().map(|title| movie(title, key)).collect();
+        service.put(key, json!(movies).to_string()).await;
+        let ingest = service.notify(&notification::at_second(key, second)).await;
+        assert_eq!(ingest["state"], "succeeded", "{ingest}");
+    };
+    put("k", 1, &["A", "B"]).await;
+    put("k", 2, &["C"]).await;
+    put("k", 3, &["A", "D"]).await;
+    put("k", 4, &["B", "C"]).await;
+    put("other", 5, &["A", "B", "C", "D"]).await;
+    let store = service.store(2).await;
+    // A and D of the third version and B and C of the fourth contain the first two.
+    assert_eq!(store.remove_unneeded(None).await.unwrap(), Removed { ingests: 0, versions: 2 });
+    let versions = "select count(*) from merged_versions where key = 'k'";
+    let versions: i64 = service.sql().await.query_one(versions, &[]).await.unwrap().get(0);
+    assert_eq!(versions, 2);
+    // A late file changes nothing that they contained.
+    put("late", 0, &["A", "B", "C", "D"]).await;
+    let found = service.movies_without_ids("sort=title").await;
+    let genres: Vec<_> = found.iter().map(|movie| movie["genres"][0].clone()).collect();
+    assert_eq!(json!(genres), json!(["other", "other", "other", "other"]));
+}
+
+#[tokio::test]
+async fn assertions_of_earlier_releases_become_sets() {
+    let service = Service::start_without_workers().await;
+    let sql = service.sql().await;
+    // As the release before has left them: a version of two rows, a small one, and one without movies.
+    let assertions = "alter table assertions disable trigger refuse_assertions;
+        insert into assertions (ordered_at, key, bucket, sequencer, movie_ids)
+            select '2026-01-02', 'large', 'b', '01', array_agg(n)
+            from generate_series(1, 3000) n group by n % 2;
+        insert into assertions (ordered_at, key, bucket, sequencer, movie_ids)
+            values ('2026-01-01', 'small', 'b', '', '{7,5}'), ('2026-01-03', 'none', 'b', '', '{}');
+        alter table assertions enable trigger refuse_assertions";
+    sql.batch_execute(assertions).await.unwrap();
+    assert!(!service.get("/readyz").await.status.is_success(), "the conversion has not ended");
+    migrate(&service.database).await.unwrap();
+    assert!(service.get("/readyz").await.status.is_success());
+    let found = "select key, sequencer, movie_ids, length(bitmap) from merged_versions
+        left join version_movies on version_id = id order by ordered_at";
+    let found = sql.query(found, &[]).await.unwrap();
+    let keys: Vec<&str> = found.iter().map(|row| row.get("key")).collect();
+    assert_eq!(keys, ["small", "large", "none"]);
+    assert_eq!(found[0].get::<_, Option<Vec<i64>>>(2), Some(vec![5, 7]));
+    assert!(found[1].get::<_, Option<i32>>(3).is_some_and(|bytes| bytes < 8000));
+    let none: (Option<Vec<i64>>, Option<i32>) = (found[2].get(2), found[2].get(3));
+    assert_eq!(none, (None, None));
+    // The release before does not merge any more, and its files wait.
+    let refused = sql.batch_execute("insert into assertions values (default)").await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "57P03");
+    let refused = "update assertions set key = key where id = 0";
+    assert!(sql.batch_execute(refused).await.is_err());
+}
+
+#[tokio::test]
+async fn an_index_that_was_left_half_built_is_built_again() {
+    let service = Service::start_without_workers().await;
+    let sql = service.sql().await;
+    let break_it = "update pg_index set indisvalid = false
+        where indexrelid = 'ingests_by_time'::regclass";
+    sql.batch_execute(break_it).await.unwrap();
+    sql.batch_execute("drop index ingests_by_sequencer").await.unwrap();
+    assert!(!service.get("/readyz").await.status.is_success());
+    migrate(&service.database).await.unwrap();
+    assert!(service.get("/readyz").await.status.is_success());
+}
