@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
+use futures_util::future::try_join_all;
 use ingest_lambda::PERMANENT_FAULT;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -45,6 +46,10 @@ use crate::{
 
 /// How long one invocation may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How many events are processed at once: an instance of the function processes one after another, and AWS
+/// starts more of them as events arrive.
+const INSTANCES: usize = 4;
 
 /// The delays before the second and the third attempt. AWS waits one minute, then two.
 ///
@@ -90,9 +95,16 @@ struct Runtime {
     queue: mpsc::UnboundedSender<Invocation>,
     /// The other end of `queue`.
     queued: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>>,
-    /// The invocations that the function has received and not finished, by id.
-    running: Arc<Mutex<HashMap<String, oneshot::Sender<Outcome>>>>,
+    /// The invocations that an instance of the function has received and not finished, by id.
+    running: Arc<Mutex<HashMap<String, Running>>>,
     dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
+}
+
+/// A running invocation.
+struct Running {
+    /// The number of the instance of the function.
+    instance: usize,
+    outcome: oneshot::Sender<Outcome>,
 }
 
 struct Invocation {
@@ -101,8 +113,8 @@ struct Invocation {
     outcome: oneshot::Sender<Outcome>,
 }
 
-/// Starts `function`, restarts it when it exits, and invokes it for each of `events`. Serves its
-/// Runtime API on `listener` below `path`. Returns when `events` end.
+/// Starts [`INSTANCES`] of `function`, restarts those that exit, and invokes one for each of `events`.
+/// Serves their Runtime APIs on `listener` below `path`. Returns when `events` end.
 ///
 /// The same listener serves the dead letters below `path`, at `GET /dead-letters`.
 /// `POST /dead-letters/redrive` invokes the function again for all of them, and responds with their
@@ -128,16 +140,17 @@ pub async fn run(
     let routes = HostCheck::new(address).before(path.before(runtime.routes()));
     let serve = warp::serve(routes).incoming(listener).run();
     let runtime_api = format!("http://{address}/{path}");
-    let mut process = function.spawn(&runtime_api)?;
-    let supervise = async {
+    let supervise = try_join_all((0..INSTANCES).map(async |instance| {
+        let runtime_api = format!("{runtime_api}/{instance}");
+        let mut process = function.spawn(&runtime_api)?;
         loop {
             let status = process.wait().await;
             warn!(?status, "function exited, restarting");
-            runtime.fail_running("the function exited");
+            runtime.fail_running(instance, "the function exited");
             sleep(Duration::from_secs(1)).await;
             process = function.spawn(&runtime_api)?;
         }
-    };
+    }));
     let dispatch = async {
         while let Some(event) = events.recv().await {
             tokio::spawn(runtime.clone().invoke(event));
@@ -145,7 +158,7 @@ pub async fn run(
     };
     tokio::select! {
         () = serve => Ok(()),
-        failed = supervise => failed,
+        failed = supervise => failed.map(|_: Vec<()>| ()),
         () = dispatch => Ok(()),
     }
 }
@@ -191,16 +204,17 @@ impl Runtime {
 
     /// Records the outcome of a running invocation. Only the first outcome counts.
     fn finish(&self, id: &str, result: Outcome) {
-        if let Some(outcome) = lock(&self.running).remove(id) {
+        if let Some(running) = lock(&self.running).remove(id) {
             // Without a receiver the stack is stopping.
-            let _ = outcome.send(result);
+            let _ = running.outcome.send(result);
         }
     }
 
-    /// Fails every running invocation.
-    fn fail_running(&self, error: &str) {
-        for (_, outcome) in lock(&self.running).drain() {
-            let _ = outcome.send(Err(Failure::transient(error)));
+    /// Fails the running invocations of an instance.
+    fn fail_running(&self, instance: usize, error: &str) {
+        let mut running = lock(&self.running);
+        for (_, failed) in running.extract_if(|_, running| running.instance == instance) {
+            let _ = failed.outcome.send(Err(Failure::transient(error)));
         }
     }
 
@@ -208,24 +222,30 @@ impl Runtime {
         let runtime = self.clone();
         let runtime = warp::any().map(move || runtime.clone()).boxed();
         let accepted = || StatusCode::ACCEPTED.into_response();
-        let invocation = path("2018-06-01").and(path("runtime")).and(path("invocation")).boxed();
+        // Each instance has a Runtime API of its own.
+        let instance = path::param::<usize>().and(path("2018-06-01")).and(path("runtime")).boxed();
+        let invocation = instance.clone().and(path("invocation")).boxed();
         let next = invocation.clone().and(path!("next")).and(warp::get()).and(runtime.clone());
-        let next = next.then(|runtime: Self| async move { runtime.next_invocation().await });
-        let response = invocation.clone().and(path!(String / "response")).and(warp::post());
-        let response = response.and(runtime.clone()).map(move |id: String, runtime: Self| {
-            runtime.finish(&id, Ok(()));
-            accepted()
+        let next = next.then(|instance: usize, runtime: Self| async move {
+            runtime.next_invocation(instance).await
         });
+        let response = invocation.clone().and(path!(String / "response")).and(warp::post());
+        let response =
+            response.and(runtime.clone()).map(move |_: usize, id: String, runtime: Self| {
+                runtime.finish(&id, Ok(()));
+                accepted()
+            });
         let error = invocation.and(path!(String / "error")).and(warp::post()).and(runtime.clone());
-        let error =
-            error.and(warp::body::json()).map(move |id: String, runtime: Self, error: Value| {
+        let error = error.and(warp::body::json()).map(
+            move |_: usize, id: String, runtime: Self, error: Value| {
                 let message = error["errorMessage"].as_str().unwrap_or("no message");
                 let permanent = error["errorType"] == PERMANENT_FAULT;
                 runtime.finish(&id, Err(Failure { error: message.to_owned(), permanent }));
                 accepted()
-            });
-        let init_error = path!("2018-06-01" / "runtime" / "init" / "error").and(warp::post());
-        let init_error = init_error.and(warp::body::json()).map(move |error: Value| {
+            },
+        );
+        let init_error = instance.and(path!("init" / "error")).and(warp::post());
+        let init_error = init_error.and(warp::body::json()).map(move |_: usize, error: Value| {
             error!(%error, "function cannot start");
             accepted()
         });
@@ -251,13 +271,13 @@ impl Runtime {
             .boxed()
     }
 
-    /// Responds with the next invocation as soon as there is one.
-    async fn next_invocation(self) -> warp::reply::Response {
+    /// Responds to an instance with the next invocation as soon as there is one.
+    async fn next_invocation(self, instance: usize) -> warp::reply::Response {
         let invocation = self.queued.lock().await.recv().await;
         let Some(Invocation { id, event, outcome }) = invocation else {
             return StatusCode::GONE.into_response();
         };
-        lock(&self.running).insert(id.clone(), outcome);
+        lock(&self.running).insert(id.clone(), Running { instance, outcome });
         let deadline = Utc::now() + TIMEOUT;
         let response = Response::builder()
             .header("content-type", "application/json")

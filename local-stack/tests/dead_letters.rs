@@ -105,6 +105,7 @@ impl Environment {
             api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
             workers: 2,
             budget: Budget::default(),
+            ledger_days: None,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: None,
@@ -265,7 +266,7 @@ async fn the_runtime_api_is_served_below_its_secret_path_only() {
     let environment = Environment::start("path").await;
     let http = reqwest::Client::new();
     let (root, url) = (&environment.lambda_root, &environment.lambda);
-    for path in ["/dead-letters", "/2018-06-01/runtime/invocation/next"] {
+    for path in ["/dead-letters", "/0/2018-06-01/runtime/invocation/next"] {
         let response = http.get(format!("{root}{path}")).send().await.unwrap();
         assert_eq!(response.status(), 404, "{path}");
         let response = http.get(format!("{root}/0123456789abcdef{path}")).send().await.unwrap();
