@@ -1,10 +1,12 @@
-//! Measures what clients notice while others attack: 32 clients that send files which are expensive to
-//! check, and four such files in the bucket. The service is a process of its own, so that its memory
-//! can be measured.
+//! Measures what clients notice while others attack: clients that send files which are expensive to
+//! check, clients that abandon such requests, uploads that stall, and expensive files in the bucket.
+//! The service is a process of its own, so that its memory can be measured.
 
 use std::{
+    collections::VecDeque,
     env,
     io::Write,
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -20,7 +22,13 @@ use local_stack::{
     s3::{ACCESS_KEY, Endpoint, SECRET_KEY},
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
+    time::sleep,
+};
 
 use crate::{movies, report::percentile};
 
@@ -30,8 +38,14 @@ pub(crate) const SERVICE_COMMAND: &str = "service";
 const BUCKET: &str = "bench";
 const TOKEN: &str = "a-token-for-the-benchmark";
 
-/// The number of concurrent attackers.
+/// The number of concurrent attackers that wait for responses.
 const ATTACKERS: usize = 32;
+
+/// The number of concurrent attackers that abandon small requests, and of those that abandon large ones.
+const ABANDONING: usize = 4;
+
+/// The number of uploads that stall at once: more than the service has connections.
+const STALLED: usize = 1100;
 
 /// How long they attack.
 const ATTACK: Duration = Duration::from_secs(30);
@@ -57,6 +71,7 @@ pub(crate) async fn run_service() -> Result<()> {
 /// The service as a process, which is killed at the end.
 struct Service {
     process: Child,
+    address: SocketAddr,
     url: String,
 }
 
@@ -118,6 +133,16 @@ async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
         let url = format!("{}/validate", service.url);
         attackers.spawn(attack(http.clone(), url, files[number % files.len()].clone(), end));
     }
+    let requests = [
+        (validation("content-encoding: gzip\r\n", &files[0]), Duration::from_millis(4)),
+        (validation("", &empty_records()), Duration::from_millis(20)),
+    ];
+    for (request, patience) in requests {
+        for _ in 0..ABANDONING {
+            attackers.spawn(abandon(service.address, request.clone(), patience, end));
+        }
+    }
+    attackers.spawn(stall(service.address, end));
     let movies = observe(&http, format!("{}/movies?actor=ka&genre=drama", service.url), end);
     let health = observe(&http, format!("{}/healthz", service.url), end);
     let (movies, health) = tokio::try_join!(movies, health)?;
@@ -134,10 +159,10 @@ async fn start_service(postgres: &Postgres, s3: &str, http: &reqwest::Client) ->
     let database = postgres.database("attack");
     let no_secrets = aws::SecretsManager::new(&local_stack::sdk(([127, 0, 0, 1], 1).into()));
     rest_api::store::migrate(&database, &no_secrets).await?;
-    let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
-    let url = format!("http://127.0.0.1:{port}");
+    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let url = format!("http://{address}");
     let variables = [
-        ("MRU_LISTEN", format!("127.0.0.1:{port}")),
+        ("MRU_LISTEN", address.to_string()),
         ("MRU_DB_HOST", database.host),
         ("MRU_DB_PORT", database.port.to_string()),
         ("MRU_DB_NAME", database.name),
@@ -159,7 +184,7 @@ async fn start_service(postgres: &Postgres, s3: &str, http: &reqwest::Client) ->
         .stdin(Stdio::null())
         .spawn()
         .context("cannot start the service")?;
-    let service = Service { process, url };
+    let service = Service { process, address, url };
     let ready = format!("{}/readyz", service.url);
     for _ in 0..200 {
         if http.get(&ready).send().await.is_ok_and(|response| response.status().is_success()) {
@@ -182,6 +207,56 @@ async fn attack(http: reqwest::Client, url: String, file: Bytes, end: Instant) -
         }
     }
     responses
+}
+
+/// Returns a request of `POST /validate`.
+fn validation(headers: &str, body: &[u8]) -> Bytes {
+    let length = body.len();
+    let head = format!(
+        "POST /validate HTTP/1.1\r\nhost: attack\r\n{headers}content-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat().into()
+}
+
+/// Sends a request until `end`, again and again, and closes each connection after `patience`. Returns
+/// the number of responses: none.
+async fn abandon(address: SocketAddr, request: Bytes, patience: Duration, end: Instant) -> usize {
+    while Instant::now() < end {
+        let client = TcpStream::connect(address).await;
+        if let Ok(mut client) = client {
+            // Fails if the service refuses the body.
+            let _ = client.write_all(&request).await;
+            sleep(patience).await;
+        }
+    }
+    0
+}
+
+/// Keeps uploads open until `end` that send a byte every 8 s. Opens a hundred a second, instead of those
+/// that the service closes. Returns the number of responses: none.
+async fn stall(address: SocketAddr, end: Instant) -> usize {
+    let request = validation("", &vec![b' '; 1 << 20]);
+    let begun = &request[..request.len() - (1 << 20) + 1];
+    let mut uploads = VecDeque::new();
+    while Instant::now() < end {
+        if uploads.len() < STALLED
+            && let Ok(mut upload) = TcpStream::connect(address).await
+            && upload.write_all(begun).await.is_ok()
+        {
+            uploads.push_back((Instant::now(), upload));
+        }
+        while let Some((sent, mut upload)) = uploads.pop_front() {
+            if sent.elapsed() < Duration::from_secs(8) {
+                uploads.push_front((sent, upload));
+                break;
+            }
+            if upload.write_all(b" ").await.is_ok() {
+                uploads.push_back((Instant::now(), upload));
+            }
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    0
 }
 
 /// Requests `url` 20 times a second until `end`. Returns the duration of each request.
@@ -244,9 +319,11 @@ fn report(
     ));
     rows.push(format!("| leases lost | {leases_lost} | 0 |"));
     Ok(format!(
-        "{ATTACKERS} attackers for {} s, {responses} responses, and 4 files in the bucket:\n\n\
+        "{ATTACKERS} attackers for {} s, {responses} responses; {} attackers that abandon requests; \
+         {STALLED} stalled uploads; 4 files in the bucket:\n\n\
          | what | measured | at most |\n| --- | --: | --: |\n{}",
         ATTACK.as_secs(),
+        2 * ABANDONING,
         rows.join("\n")
     ))
 }

@@ -49,7 +49,7 @@ impl fmt::Display for SecretPath {
 /// Checks which host a request names, and which web page sends it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HostCheck {
-    address: SocketAddr,
+    own: IpAddr,
     /// Whether names below `localhost` are names of the listener: those of buckets.
     has_bucket_hosts: bool,
 }
@@ -81,7 +81,7 @@ impl Target {
 impl HostCheck {
     /// Returns the check of the listener at `address`.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, has_bucket_hosts: false }
+        Self { own: address.ip(), has_bucket_hosts: false }
     }
 
     /// Accepts the virtual hosts of buckets, too: `bucket.localhost`.
@@ -149,10 +149,9 @@ impl HostCheck {
     }
 
     fn is_own(&self, target: &Target) -> bool {
-        let own = self.address.ip();
         match target.ip() {
             // DNS rebinding needs a name: an address cannot belong to a page and to this machine.
-            Some(ip) => ip.is_loopback() || ip == own || own.is_unspecified(),
+            Some(ip) => ip.is_loopback() || ip == self.own || self.own.is_unspecified(),
             None => {
                 target.host == "localhost"
                     || self.has_bucket_hosts && target.host.ends_with(".localhost")

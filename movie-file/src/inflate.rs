@@ -5,14 +5,10 @@ use std::io::Write;
 use flate2::write::MultiGzDecoder;
 use schema::Fault;
 
+use crate::limits::{FREE_SIZE, MAX_RATIO};
+
 /// The first bytes of every gzip file (RFC 1952, 2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
-
-/// Up to this decompressed size, in bytes, the compression ratio is not limited.
-const FREE_SIZE: u64 = 64 << 20;
-
-/// The largest compression ratio. Text reaches 5 to 20; a gzip bomb reaches more.
-const MAX_RATIO: u64 = 250;
 
 /// The stage between the bytes of an object and the bytes of its file.
 pub(crate) struct Inflate {

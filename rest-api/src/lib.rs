@@ -186,21 +186,22 @@ pub async fn run_wrapped(
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
     let app = Arc::new(app);
-    let probing = async {
-        if let Some(listener) = probe_listener {
-            let routes = http::probe_routes(Arc::clone(&app));
-            let (metrics, stopping) = (Arc::clone(&metrics), stopping.clone());
-            http::serve(listener, routes, metrics, ServerLimits::PROBES, stopping).await;
-        }
+    let main = http::Listener {
+        socket: listener,
+        routes: wrap(http::routes(Arc::clone(&app))),
+        limits: config.server,
     };
-    let routes = wrap(http::routes(Arc::clone(&app)));
-    let serving =
-        http::serve(listener, routes, Arc::clone(&metrics), config.server, stopping.clone());
+    let probes = probe_listener.map(|socket| http::Listener {
+        socket,
+        routes: http::probe_routes(app),
+        limits: ServerLimits::PROBES,
+    });
+    let serving = http::serve(main, probes, metrics, stopping);
     let stopper = async {
         shutdown.await;
         stop.send_replace(true);
     };
-    tokio::join!(serving, probing, stopper);
+    tokio::join!(serving, stopper);
     if tokio::time::timeout(WORKERS_STOP_TIMEOUT, workers.join_all()).await.is_err() {
         // The leases of their ingests expire, and other workers start over.
         warn!("stopping: some workers did not end in time");

@@ -68,7 +68,7 @@ impl Default for Budget {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ServerLimits {
     /// The largest number of connections at once. A further one replaces the connection that has been
-    /// idle for longest, or waits if none is idle.
+    /// idle for longest, or else the slowest upload. It waits if there is neither.
     pub connections: usize,
     /// The largest number of bytes of bodies that clients have not read yet.
     pub response_bytes: u32,

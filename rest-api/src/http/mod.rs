@@ -34,7 +34,7 @@ use crate::{
     store::{Store, StoreError},
 };
 pub(crate) use routes::{probe_routes, routes};
-pub(crate) use server::serve;
+pub(crate) use server::{Listener, serve};
 use validate::Validations;
 
 /// How long the database may take for one request, the wait for a connection included.

@@ -209,18 +209,36 @@ fn push_contains(sql: &mut ListQuery, column: &str, part: &str) -> Option<()> {
     Some(())
 }
 
-/// Whether an index can find `text` in titles or names: it has three letters or digits in a row.
+/// Whether an index can find `text` in titles or names: it has three characters in a row that pg_trgm
+/// counts.
 pub fn is_indexable(text: &str) -> bool {
     has_trigram(&fold(text))
 }
 
-/// Whether `text` has three letters or digits in a row.
+/// Whether `text` has three letters or ASCII digits in a row.
 fn has_trigram(text: &str) -> bool {
     let mut run = 0;
     text.chars().any(|c| {
-        run = if c.is_alphanumeric() { run + 1 } else { 0 };
+        run = if c.is_ascii_digit() || is_common_letter(c) { run + 1 } else { 0 };
         run >= 3
     })
+}
+
+/// Whether `c` is a letter for pg_trgm, too. Which letters that knows depends on the Unicode version of
+/// the database's locale. So these are the ranges to which no letters have been added for long.
+fn is_common_letter(c: char) -> bool {
+    let is_common = matches!(c,
+        'A'..='\u{2ff}' // Latin
+        | '\u{370}'..='\u{7ff}' // Greek, Cyrillic, Armenian, Hebrew, Arabic
+        | '\u{900}'..='\u{bff}' // Devanagari to Tamil
+        | '\u{e00}'..='\u{e7f}' // Thai
+        | '\u{10d0}'..='\u{11ff}' // Georgian, Hangul
+        | '\u{1e00}'..='\u{1fff}' // Latin, Greek
+        | '\u{3040}'..='\u{30ff}' // Hiragana, Katakana
+        | '\u{4e00}'..='\u{9fcc}' // Chinese characters
+        | '\u{ac00}'..='\u{d7a3}' // Hangul
+    );
+    is_common && c.is_alphabetic()
 }
 
 /// Adds the start of the page and its order. Ties ascend in both directions, which a comparison of

@@ -1,6 +1,6 @@
 //! The depth of the queue, for metrics.
 
-use super::{Store, StoreError, sql::query_one};
+use super::{Store, StoreError, reads, sql::query_one};
 
 /// The largest number of ingests of a state that is counted. Counting a longer queue to its end
 /// would be a load of its own.
@@ -21,20 +21,10 @@ impl Store {
     /// Counts the ingests that have not ended. It reads none of those that have.
     ///
     /// # Errors
-    /// If the database is unavailable, or takes longer than a second.
+    /// If the database is unavailable, or takes too long.
     pub async fn queue_depth(&self) -> Result<QueueDepth, StoreError> {
-        let mut connection = self.writer().await?;
-        let transaction = connection.transaction().await?;
-        // Only a plain scan of the index on (state, id) reads no more rows than it counts. With old
-        // statistics the planner would choose another plan.
-        let settings = "
-            /* queue_depth::queue_depth */
-            select set_config('statement_timeout', '1s', true),
-                set_config('enable_seqscan', 'off', true),
-                set_config('enable_bitmapscan', 'off', true),
-                set_config('enable_sort', 'off', true)";
-        query_one(&transaction, settings, &[]).await?;
-        // Ids rise with the time of arrival.
+        // Only a plain scan of the index on (state, id) reads no more rows than it counts. The sessions
+        // of this pool plan no other one. Ids rise with the time of arrival.
         let depth = "
             /* queue_depth::queue_depth */
             select
@@ -51,8 +41,10 @@ impl Store {
                     order by id
                     limit 1
                 ), 0) as oldest_age";
-        let row = transaction.query_one(depth, &[&MAX_COUNT]).await?;
-        transaction.rollback().await?;
+        let connection = self.ledger_reader().await?;
+        let row = query_one(&*connection, depth, &[&MAX_COUNT]).await;
+        reads::finish(connection);
+        let row = row?;
         Ok(QueueDepth {
             queued: row.get("queued"),
             running: row.get("running"),

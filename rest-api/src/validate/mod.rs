@@ -1,7 +1,9 @@
 //! Checks files before they are put into the bucket: `rest-api validate`.
 //!
-//! A file passes through [`movie_file`], as the file of an ingest does, so a file that is valid here
-//! is not rejected there. `report` writes the result; `source` shows the excerpt of a violation.
+//! A file passes through [`movie_file`], as the file of an ingest does, and its records are counted
+//! against the default of `MRU_MAX_RECORDS`. So a file that is valid here is not rejected there, unless
+//! the service has a lower budget or the file exceeds the one of staged bytes, which depends on what
+//! is in the catalogue. `report` writes the result; `source` shows the excerpt of a violation.
 
 mod report;
 mod source;
@@ -15,9 +17,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 
-use crate::terminal::printable;
-use movie_file::{DecodePool, Limits, Reader, Summary, limits::MAX_FILE};
+use crate::{config::Budget, terminal::printable};
+use movie_file::{DecodePool, Limits, Reader, Summary, Violations, limits::MAX_FILE};
 use report::{FileReport, write_totals};
+use schema::Fault;
 
 /// The size of the chunks in which files are read, in bytes.
 const CHUNK: usize = 64 << 10;
@@ -68,7 +71,7 @@ pub async fn check_files(
         let name = path.to_string_lossy();
         let name = if is_stdin(path) { "standard input" } else { &name };
         let report = FileReport { path, name, json };
-        match check_file(path, &pool).await {
+        match check_file(path, &pool, Budget::default().records).await {
             Ok(checked) => {
                 let violations = &checked.violations;
                 if violations.is_empty() {
@@ -101,11 +104,17 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-async fn check_file(path: &Path, pool: &DecodePool) -> io::Result<Summary> {
+async fn check_file(path: &Path, pool: &DecodePool, max_records: u64) -> io::Result<Summary> {
     let file: Box<dyn Read> =
         if is_stdin(path) { Box::new(io::stdin().lock()) } else { Box::new(open(path)?) };
     let chunks = stream::iter(chunks(file));
-    Reader::new(None, Limits::with_max_file(MAX_FILE), chunks, pool).finish().await
+    let limits = Limits::with_max_file(MAX_FILE);
+    let mut checked = Reader::new(None, limits, chunks, pool).finish().await?;
+    if checked.violations.is_empty() && checked.movies > max_records {
+        let fault = Fault::at_root(format!("at most {max_records} records in a file"), "more");
+        checked.violations = Violations::of_file(fault);
+    }
+    Ok(checked)
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -131,4 +140,26 @@ fn chunks(mut reader: impl Read) -> impl Iterator<Item = io::Result<Bytes>> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_with_more_records_than_the_budget_is_invalid() {
+        let path = std::env::temp_dir().join(format!("mru-records-{}", std::process::id()));
+        std::fs::write(&path, r#"{"title":"A","year":2000}"#.repeat(11)).unwrap();
+        let pool = DecodePool::new(1);
+        let [larger, smaller] =
+            [10, 11].map(async |max_records| check_file(&path, &pool, max_records).await.unwrap());
+        let (larger, smaller) = (larger.await, smaller.await);
+        std::fs::remove_file(&path).unwrap();
+        let violations = serde_json::to_value(larger.violations.listed()).unwrap();
+        let expected = serde_json::json!([{
+            "pointer": "", "expected": "at most 10 records in a file", "found": "more",
+        }]);
+        assert_eq!(violations, expected);
+        assert!(smaller.violations.is_empty());
+    }
 }

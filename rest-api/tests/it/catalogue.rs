@@ -280,3 +280,21 @@ async fn filters_match_as_documented() {
     assert_eq!(titles("actor=x%1Fzo").await.len(), 0, "no match across two names");
     assert_eq!(titles("title=%00").await.len(), 0);
 }
+
+#[tokio::test]
+async fn text_is_indexable_only_if_the_index_has_trigrams_of_it() {
+    for text in ["abc", "1999", "Ōta", "Жар", "中国人", "서울역", "राम्"] {
+        assert!(is_indexable(text), "{text}");
+    }
+    for text in ["ab", "a-b-c", "²²²", "½½½", "①①①", "\u{363}\u{363}\u{363}"] {
+        assert!(!is_indexable(text), "{text}");
+    }
+    let service = Service::start_without_workers().await;
+    let texts = ('\u{1}'..=char::MAX).map(|c| c.to_string().repeat(3).to_lowercase());
+    let texts: Vec<String> = texts.filter(|text| is_indexable(text)).collect();
+    assert!(texts.len() > 30_000, "{}", texts.len());
+    let not_indexed = "select text from unnest($1::text[]) text where show_trgm(text) = '{}'";
+    let not_indexed = service.sql().await.query(not_indexed, &[&texts]).await.unwrap();
+    let not_indexed: Vec<String> = not_indexed.iter().map(|row| row.get(0)).collect();
+    assert!(not_indexed.is_empty(), "{}: {not_indexed:?}", not_indexed.len());
+}

@@ -22,6 +22,7 @@ use std::{
 
 use fastrand::Rng;
 use flate2::{Compression, write::GzEncoder};
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -168,4 +169,76 @@ async fn clients_that_do_not_read_large_pages_take_bounded_memory() {
     drop(process);
     eprintln!("resident set {peak} MB at most, {before} MB before");
     assert!(peak - before < MAX_RESPONSES_MB, "{peak} MB, {before} MB before");
+}
+
+/// The largest resident set of the service, whatever clients do. The chart's limit is 256 MiB.
+const MAX_RESIDENT_UNDER_ATTACK_MB: u64 = 160;
+
+/// The size of an unfinished head, in bytes. A head of 16 KiB is refused.
+const HEAD: usize = 15 << 10;
+
+/// The largest body of `POST /validate`.
+const MAX_BODY: usize = 8 << 20;
+
+/// Returns a request of `POST /validate` with 8 MiB of objects that miss everything.
+fn expensive_validation() -> Vec<u8> {
+    let body = format!("[{}{{}}]", "{},".repeat(MAX_BODY / 3 - 1));
+    let head = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length:";
+    format!("{head} {}\r\n\r\n{body}", body.len()).into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abandoned_bodies_take_bounded_memory() {
+    let around = Service::start_without_workers().await;
+    let (process, address) = serve(&around).await;
+    let request = expensive_validation();
+    for _ in 0..10 {
+        let abandoned = (0..6).map(async |_| {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            // Fails if the service refuses the body.
+            let _ = client.write_all(&request).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        });
+        join_all(abandoned).await;
+    }
+    let peak = peak_resident_mb(process.id());
+    eprintln!("resident set {peak} MB at most");
+    assert!(peak < MAX_RESIDENT_UNDER_ATTACK_MB, "{peak} MB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_bounds_together_fit_into_the_memory_of_a_pod() {
+    let around = Service::start_without_workers().await;
+    insert_large(&around, 24, 1 << 20).await;
+    let (process, address) = serve(&around).await;
+    let path = around.object_path("large.ndjson");
+    generate_at(&path, 16);
+    let notification = notification::bare("large.ndjson").to_string();
+    let recorded = around.send(around.post("/notify", notification)).await.json();
+
+    let mut clients = Vec::new();
+    let mut send = async |bytes: &[u8]| {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let _ = client.write_all(bytes).await;
+        clients.push(client);
+    };
+    for _ in 0..40 {
+        send(b"GET /movies?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    }
+    let validation = expensive_validation();
+    for _ in 0..8 {
+        send(&validation[..validation.len() - 1]).await;
+    }
+    let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx-padding: {}", "x".repeat(HEAD));
+    for _ in 0..960 {
+        send(head.as_bytes()).await;
+    }
+    for _ in 0..8 {
+        send(&validation).await;
+    }
+    around.reaches(&recorded["id"], "succeeded").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let peak = peak_resident_mb(process.id());
+    eprintln!("resident set {peak} MB at most");
+    assert!(peak < MAX_RESIDENT_UNDER_ATTACK_MB, "{peak} MB");
 }

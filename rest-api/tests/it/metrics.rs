@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::{join, join_all};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -211,6 +212,29 @@ async fn requests_are_counted_by_route_and_never_by_path() {
     let post = service.send(service.post("/metrics", "")).await;
     assert_eq!((post.status, post.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD"));
     assert_eq!(service.get("/metrics?x=1").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn requests_that_write_do_not_hide_the_queue() {
+    let service = Service::start_without_workers().await;
+    let sql = service.sql().await;
+    // Merges wait for this lock, with all connections of their pool.
+    sql.batch_execute("begin; select from catalogue for update").await.unwrap();
+    let writes = (0..100).map(|_| service.send(service.post("/movies", MOVIE)));
+    let writes = join_all(writes);
+    let scrape = async {
+        let observer = service.sql().await;
+        let busy = "select count(*) from pg_stat_activity \
+            where datname = current_database() and wait_event_type = 'Lock'";
+        eventually(async || observer.query_one(busy, &[]).await.unwrap().get::<_, i64>(0) > 0)
+            .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let scrape = Scrape::of(&service).await;
+        sql.batch_execute("commit").await.unwrap();
+        scrape
+    };
+    let (_, scrape) = join(writes, scrape).await;
+    assert_eq!(scrape.get("mru_ingests{state=\"queued\"}"), 0.0);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The server: connections, slow readers, the listener for probes, ids and headers of responses.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -11,7 +14,9 @@ use tokio::{
 };
 
 use crate::support::{
-    Response, Service, TOKEN, eventually, free_address, movies::insert_large, notification,
+    Response, Service, TOKEN, eventually, free_address,
+    movies::{insert_large, numbered_movies},
+    notification,
     process::Process,
 };
 
@@ -88,6 +93,135 @@ async fn a_connection_in_use_is_not_replaced_and_probes_are_served_meanwhile() {
     assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
 }
 
+/// Returns the head of an upload of so many bytes.
+fn upload_head(length: usize) -> String {
+    format!("POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_request_that_has_arrived_keeps_its_connection() {
+    let service = Service::builder().config(|config| config.server.connections = 2).start().await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    for round in 0..30 {
+        let mut first = service.connect_and_send("").await;
+        let _second = service.connect_and_send("").await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        // The service, which shares this thread, learns of both at once, of the new connection first.
+        let _third = std::net::TcpStream::connect(service.address).unwrap();
+        assert_eq!(first.try_write(request).unwrap(), request.len());
+        let mut status = [0; 12];
+        let read = timeout(Duration::from_secs(5), first.read_exact(&mut status)).await.unwrap();
+        assert!(read.is_ok() && &status == b"HTTP/1.1 200", "round {round}: {read:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let service = Service::start().await;
+    let fields = |count: usize, size: usize| {
+        let field = |n| format!("x-{n}: {}\r\n", "x".repeat(size));
+        let fields: String = (0..count).map(field).collect();
+        format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{fields}\r\n")
+    };
+    for (head, status) in
+        [(fields(99, 100), b"200"), (fields(1, 17 << 10), b"431"), (fields(100, 1), b"431")]
+    {
+        let mut client = service.connect_and_send(head).await;
+        let mut response = [0; 12];
+        client.read_exact(&mut response).await.unwrap();
+        assert_eq!(&response[9..], status);
+    }
+}
+
+#[tokio::test]
+async fn uploads_that_stall_are_replaced() {
+    let service = Service::builder().config(|config| config.server.connections = 8).start().await;
+    let head = upload_head(1 << 20);
+    let mut stalled = Vec::new();
+    for _ in 0..12 {
+        let upload = timeout(Duration::from_secs(1), service.connect_and_send(format!("{head} ")));
+        stalled.push(upload.await.unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let get = service.request(Method::GET, "/healthz").timeout(Duration::from_secs(3)).send();
+    assert_eq!(get.await.unwrap().status(), StatusCode::OK);
+    // Those that progressed last are still there.
+    assert!(is_closed_within(Duration::from_secs(1), &mut stalled[0]).await);
+    assert!(!is_closed_within(Duration::from_millis(50), &mut stalled[11]).await);
+}
+
+#[tokio::test]
+async fn an_upload_that_progresses_is_not_replaced() {
+    let service = Service::builder().config(|config| config.server.connections = 4).start().await;
+    let body = json!(numbered_movies("A", 0..20_000, "x")).to_string();
+    let mut upload = service.connect_and_send(upload_head(body.len())).await;
+    let _stalled = service.connect_and_send(format!("{} ", upload_head(1 << 20))).await;
+    let mut idle = Vec::new();
+    for chunk in body.as_bytes().chunks(32 << 10) {
+        upload.write_all(chunk).await.unwrap();
+        for _ in 0..4 {
+            idle.push(service.connect_and_send("").await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert!(idle.len() > 100);
+    let mut status = [0; 12];
+    timeout(Duration::from_secs(10), upload.read_exact(&mut status)).await.unwrap().unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+}
+
+/// Starts the service with a limit of file descriptors: an option of the shell's `ulimit`. Returns it
+/// with the addresses of its two listeners.
+async fn serve_with_descriptors(around: &Service, limit: &str) -> (Process, [SocketAddr; 2]) {
+    let addresses = [free_address(), free_address()];
+    let process = Process::serve_with_descriptors(around, limit, |environment| {
+        environment.insert("MRU_LISTEN", addresses[0].to_string());
+        environment.insert("MRU_PROBE_LISTEN", addresses[1].to_string());
+    });
+    eventually(async || is_healthy(addresses[0]).await && is_healthy(addresses[1]).await).await;
+    (process, addresses)
+}
+
+async fn is_healthy(address: SocketAddr) -> bool {
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(3));
+    let response = http.build().unwrap().get(format!("http://{address}/healthz")).send().await;
+    response.is_ok_and(|response| response.status() == StatusCode::OK)
+}
+
+async fn connect_often(address: SocketAddr) -> Vec<TcpStream> {
+    let mut connections = Vec::new();
+    for _ in 0..200 {
+        connections.push(TcpStream::connect(address).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    connections
+}
+
+#[tokio::test]
+async fn the_soft_limit_of_file_descriptors_is_raised() {
+    let around = Service::start_without_workers().await;
+    let (_process, addresses) = serve_with_descriptors(&around, "-S -n 100").await;
+    let mut idle = connect_often(addresses[0]).await;
+    assert!(is_healthy(addresses[0]).await && is_healthy(addresses[1]).await);
+    for connection in &mut idle {
+        assert!(!is_closed_within(Duration::from_millis(5), connection).await);
+    }
+}
+
+#[tokio::test]
+async fn without_file_descriptors_the_longest_idle_connection_makes_place() {
+    let around = Service::start_without_workers().await;
+    let (process, addresses) = serve_with_descriptors(&around, "-n 100").await;
+    let _idle = connect_often(addresses[0]).await;
+    for address in [addresses[1], addresses[0], addresses[1]] {
+        assert!(is_healthy(address).await, "{address} of {addresses:?}");
+    }
+    let log = process.terminate().await;
+    // One of each listener at most.
+    let warnings = log.iter().filter(|line| line["level"] == "WARN").count();
+    assert!((1..=2).contains(&warnings), "{log:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_reads_too_slowly_is_disconnected_at_the_deadline() {
     let deadline = Duration::from_secs(3);
@@ -160,11 +294,11 @@ async fn ids_paths_and_queries_are_short_in_the_log_and_in_responses() {
     eventually(async || http.get(format!("http://{address}/healthz")).send().await.is_ok()).await;
     let longest = "i".repeat(128);
     assert_eq!(get("/healthz", &longest).await, longest);
-    for invalid in ["i".repeat(129), "i".repeat(60_000), "two words".to_owned(), String::new()] {
+    for invalid in ["i".repeat(129), "i".repeat(12_000), "two words".to_owned(), String::new()] {
         let id = get("/healthz", &invalid).await;
         assert_eq!(id.len(), 36, "{id}");
     }
-    let path = format!("/{}?{}", "p".repeat(20_000), "q".repeat(20_000));
+    let path = format!("/{}?{}", "p".repeat(6_000), "q".repeat(6_000));
     get(&path, "long-path").await;
     // Raw bytes, which reqwest would encode or refuse.
     for (id, line) in
@@ -192,7 +326,7 @@ async fn ids_paths_and_queries_are_short_in_the_log_and_in_responses() {
     assert_eq!(span("raw")["path"], r"/a\u{202e}b");
     assert_eq!(span("long-method")["method"].as_str().unwrap().chars().count(), 512);
 
-    let unknown = service.get(&format!("/movies?{}=1", "n".repeat(20_000))).await;
+    let unknown = service.get(&format!("/movies?{}=1", "n".repeat(12_000))).await;
     assert!(unknown.text.len() < 1000, "{}", unknown.text);
 }
 

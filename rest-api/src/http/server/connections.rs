@@ -1,8 +1,8 @@
 //! The connections of one listener: how many there may be, and which are closed.
 //!
 //! A connection is closed when the head of its first request or the last byte of a response is late,
-//! and when it is idle and a new connection needs its place. hyper does not report when a client has
-//! received a response, so the bytes of the response do (see [`Guarded`]).
+//! and when it waits for its client and a new connection needs its place. hyper does not report when a
+//! client has received a response, so the bytes of the response do (see [`Guarded`]).
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 use http::Response;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::responses::Guarded;
@@ -22,59 +22,63 @@ use crate::config::ServerLimits;
 /// How long a client may take to send the head of its first request.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection that was chosen to be closed may take. It stays open if it receives a
-/// request at that moment.
-const REPLACE_TIMEOUT: Duration = Duration::from_millis(100);
+/// A connection that has received the head of a request or [`PROGRESS`] bytes of its body within this
+/// time is replaced only if none is idle, and only after slower ones.
+const PROGRESS_TIME: Duration = Duration::from_secs(5);
+
+/// How many bytes of a body count as progress.
+pub(super) const PROGRESS: usize = 16 << 10;
 
 /// The places for connections.
 pub(super) struct Places {
     permits: Arc<Semaphore>,
-    idle: Mutex<IdleConnections>,
-    became_idle: Notify,
+    waiting: Mutex<WaitingConnections>,
+    /// Notified when [`Self::replace_one`] may find another connection.
+    changed: Notify,
     response_deadline: Duration,
 }
 
-/// The idle connections, the longest idle one first.
+/// Since when a connection waits for its client, and a number that makes this unique. The time of one
+/// that receives a body is [`PROGRESS_TIME`] later.
+type WaitKey = (Instant, u64);
+
+/// The connections that wait for their clients: those that are idle, and those that receive the body
+/// of a request. The first one is replaced first.
 #[derive(Default)]
-struct IdleConnections {
-    next_key: u64,
-    replaced: BTreeMap<u64, Arc<Notify>>,
+struct WaitingConnections {
+    next_number: u64,
+    by_key: BTreeMap<WaitKey, Arc<Notify>>,
+    /// The connection that was told to close, until it has done so or goes on.
+    replaced: Option<WaitKey>,
 }
 
 impl Places {
     pub(super) fn new(limits: &ServerLimits) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(limits.connections)),
-            idle: Mutex::default(),
-            became_idle: Notify::new(),
+            waiting: Mutex::default(),
+            changed: Notify::new(),
             response_deadline: limits.response_deadline,
         }
     }
 
-    /// Returns a place for a new connection. If all are taken, closes the connection that has been
-    /// idle for longest. Waits while none is idle.
+    /// Returns a place for a new connection. If all are taken, closes the connection that has waited
+    /// for its client for longest. Waits while none does.
     pub(super) async fn take(self: Arc<Self>) -> Arc<Place> {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
                 break permit;
             }
-            let longest_idle = lock(&self.idle).replaced.pop_first();
-            let permit = Arc::clone(&self.permits).acquire_owned();
-            if let Some((_, replaced)) = longest_idle {
-                replaced.notify_one();
-                if let Ok(Ok(permit)) = timeout(REPLACE_TIMEOUT, permit).await {
-                    break permit;
-                }
-            } else {
-                tokio::select! {
-                    Ok(permit) = permit => break permit,
-                    () = self.became_idle.notified() => {}
-                }
+            self.replace_one();
+            tokio::select! {
+                Ok(permit) = Arc::clone(&self.permits).acquire_owned() => break permit,
+                () = self.changed.notified() => {}
             }
         };
         let place = Place {
             state: Mutex::new(State {
-                idle_key: None,
+                wait_key: None,
+                closes: false,
                 first_head_due: Some(Instant::now() + FIRST_HEAD_TIMEOUT),
                 next_exchange: 0,
                 exchanges: BTreeMap::new(),
@@ -82,10 +86,22 @@ impl Places {
             responding: Notify::new(),
             replaced: Arc::default(),
             places: self,
-            _permit: permit,
+            permit: Some(permit),
         };
-        place.become_idle(&mut lock(&place.state));
+        place.reconsider(&mut lock(&place.state));
         Arc::new(place)
+    }
+
+    /// Tells the connection that has waited for its client for longest to close. Does nothing while
+    /// another one has been told and has not closed yet. That one goes on if a request has arrived.
+    pub(super) fn replace_one(&self) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.replaced.is_none()
+            && let Some((key, connection)) = waiting.by_key.pop_first()
+        {
+            waiting.replaced = Some(key);
+            connection.notify_one();
+        }
     }
 }
 
@@ -97,36 +113,53 @@ pub(super) struct Place {
     /// Notified when a new connection needs this place.
     replaced: Arc<Notify>,
     places: Arc<Places>,
-    _permit: OwnedSemaphorePermit,
+    /// None only while it is dropped.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 struct State {
-    /// The key among the idle connections.
-    idle_key: Option<u64>,
+    /// The key among the waiting connections.
+    wait_key: Option<WaitKey>,
+    /// Whether the connection is being replaced.
+    closes: bool,
     /// When the head of the first request is due. None after it has arrived.
     first_head_due: Option<Instant>,
     next_exchange: u64,
-    /// The exchanges under way: when the last byte of the response is due, once it has begun.
-    exchanges: BTreeMap<u64, Option<Instant>>,
+    /// The exchanges under way.
+    exchanges: BTreeMap<u64, Phase>,
+}
+
+/// How far an exchange is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Phase {
+    /// The body of the request is arriving.
+    Receiving,
+    /// The request is being served.
+    Serving,
+    /// The response has begun. Its last byte is due at this time.
+    Responding(Instant),
 }
 
 impl Place {
-    /// Registers a request whose head has arrived.
-    pub(super) fn begin_exchange(self: &Arc<Self>) -> Exchange {
+    /// Registers a request whose head has arrived. Returns its exchange, and what reports the arrival
+    /// of its body.
+    pub(super) fn begin_exchange(self: &Arc<Self>) -> (Exchange, Receiving) {
         let mut state = lock(&self.state);
-        self.become_busy(&mut state);
         state.first_head_due = None;
         let id = state.next_exchange;
         state.next_exchange += 1;
-        state.exchanges.insert(id, None);
-        Exchange { id, place: Arc::clone(self) }
+        state.exchanges.insert(id, Phase::Receiving);
+        self.reconsider(&mut state);
+        (Exchange { id, place: Arc::clone(self) }, Receiving { id, place: Arc::clone(self) })
     }
 
     /// Ends when the connection must be closed. Returns the reason.
     pub(super) async fn must_close(&self) -> &'static str {
         tokio::select! {
             () = self.overdue() => "the client sends or reads too slowly",
-            () = self.replaced_while_idle() => "idle, and a new connection needs the place",
+            () = self.replaced_while_waiting() => {
+                "it waits for its client, and a new connection needs the place"
+            }
         }
     }
 
@@ -134,7 +167,11 @@ impl Place {
         loop {
             let due = {
                 let state = lock(&self.state);
-                state.exchanges.values().flatten().chain(&state.first_head_due).min().copied()
+                let responses = state.exchanges.values().filter_map(|phase| match phase {
+                    Phase::Responding(due) => Some(due),
+                    Phase::Receiving | Phase::Serving => None,
+                });
+                responses.chain(&state.first_head_due).min().copied()
             };
             let Some(due) = due else {
                 self.responding.notified().await;
@@ -148,35 +185,79 @@ impl Place {
         }
     }
 
-    async fn replaced_while_idle(&self) {
+    async fn replaced_while_waiting(&self) {
         loop {
             self.replaced.notified().await;
-            if lock(&self.state).exchanges.is_empty() {
+            // A connection that went on has no key, or a later one.
+            let mut state = lock(&self.state);
+            if state.wait_key.is_some() && state.wait_key == lock(&self.places.waiting).replaced {
+                state.closes = true;
                 return;
             }
         }
     }
 
-    fn become_idle(&self, state: &mut State) {
-        let mut idle = lock(&self.places.idle);
-        let key = idle.next_key;
-        idle.next_key += 1;
-        idle.replaced.insert(key, Arc::clone(&self.replaced));
-        drop(idle);
-        state.idle_key = Some(key);
-        self.places.became_idle.notify_one();
+    /// Lets the connection be replaced from now on if it waits for its client, else keeps it from that,
+    /// even if it was told to close.
+    fn reconsider(&self, state: &mut State) {
+        if state.closes {
+            return;
+        }
+        self.keep(state);
+        if state.exchanges.values().all(|phase| *phase == Phase::Receiving) {
+            let grace = if state.exchanges.is_empty() { Duration::ZERO } else { PROGRESS_TIME };
+            let mut waiting = lock(&self.places.waiting);
+            waiting.next_number += 1;
+            let key = (Instant::now() + grace, waiting.next_number);
+            waiting.by_key.insert(key, Arc::clone(&self.replaced));
+            state.wait_key = Some(key);
+            self.places.changed.notify_one();
+        }
     }
 
-    fn become_busy(&self, state: &mut State) {
-        if let Some(key) = state.idle_key.take() {
-            lock(&self.places.idle).replaced.remove(&key);
+    fn keep(&self, state: &mut State) {
+        let Some(key) = state.wait_key.take() else { return };
+        let mut waiting = lock(&self.places.waiting);
+        if waiting.by_key.remove(&key).is_none() {
+            waiting.replaced = None;
+            self.places.changed.notify_one();
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.become_busy(&mut lock(&self.state));
+        // In this order: who waits for the place gets it, instead of closing another connection.
+        drop(self.permit.take());
+        self.keep(&mut lock(&self.state));
+    }
+}
+
+/// The phase of an exchange in which the body of its request arrives. It ends when this is dropped.
+pub(super) struct Receiving {
+    id: u64,
+    place: Arc<Place>,
+}
+
+impl Receiving {
+    /// Records that [`PROGRESS`] further bytes have arrived.
+    pub(super) fn progress(&self) {
+        self.enter(Phase::Receiving);
+    }
+
+    /// Changes the phase, unless a response has begun or the exchange has ended.
+    fn enter(&self, phase: Phase) {
+        let mut state = lock(&self.place.state);
+        if let Some(present @ Phase::Receiving) = state.exchanges.get_mut(&self.id) {
+            *present = phase;
+            self.place.reconsider(&mut state);
+        }
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.enter(Phase::Serving);
     }
 }
 
@@ -190,7 +271,10 @@ impl Exchange {
     /// Sets the deadline of the response, and lets the exchange last until the last byte is written.
     pub(super) fn respond<B>(self, response: Response<B>) -> Response<Guarded<B, Self>> {
         let due = Instant::now() + self.place.places.response_deadline;
-        lock(&self.place.state).exchanges.insert(self.id, Some(due));
+        let mut state = lock(&self.place.state);
+        state.exchanges.insert(self.id, Phase::Responding(due));
+        self.place.reconsider(&mut state);
+        drop(state);
         self.place.responding.notify_one();
         response.map(|body| Guarded::new(body, self))
     }
@@ -200,13 +284,39 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let mut state = lock(&self.place.state);
         state.exchanges.remove(&self.id);
-        if state.exchanges.is_empty() {
-            self.place.become_idle(&mut state);
-        }
+        self.place.reconsider(&mut state);
     }
 }
 
 /// Locks a mutex. No code panics while it holds one of this module.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_connection_closes_one_connection_only() {
+        for has_request in [false, true] {
+            let limits = ServerLimits { connections: 2, ..ServerLimits::MAIN };
+            let places = Arc::new(Places::new(&limits));
+            let first = Arc::clone(&places).take().await;
+            let second = Arc::clone(&places).take().await;
+            let requests = has_request.then(|| [first.begin_exchange(), second.begin_exchange()]);
+            let third = tokio::spawn(places.take());
+            // Nobody polls the connections for a while, as on a busy machine.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(timeout(Duration::from_millis(100), second.must_close()).await.is_err());
+            timeout(Duration::from_secs(1), first.must_close()).await.unwrap();
+            let _other = requests.map(|[_ended, other]| other);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            drop(first);
+            timeout(Duration::from_secs(1), third).await.unwrap().unwrap();
+            assert!(timeout(Duration::from_millis(100), second.must_close()).await.is_err());
+        }
+    }
 }

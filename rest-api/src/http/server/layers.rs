@@ -6,7 +6,7 @@ use aws::trace::{TRACEPARENT, TraceId, TraceParent};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::{
     ServiceBuilderExt, body::UnsyncBoxBody, catch_panic::CatchPanicLayer,
@@ -15,7 +15,7 @@ use tower_http::{
 use tracing::{Span, error, field::display, info, info_span};
 use warp::filters::BoxedFilter;
 
-use super::{super::metrics::CountRequests, responses::ResponseMemory};
+use super::{super::metrics::CountRequests, requests::ReceivedBody, responses::ResponseMemory};
 use crate::{
     metrics::Metrics,
     problem::{Code, Problem},
@@ -40,7 +40,7 @@ pub(super) fn layered(
     metrics: Arc<Metrics>,
     memory: ResponseMemory,
 ) -> impl Service<
-    Request<Incoming>,
+    Request<ReceivedBody>,
     Response = Response<impl Body<Data = Bytes, Error = impl Into<BoxError>> + Send + Unpin>,
     Error = impl Into<BoxError>,
     Future: Send,
@@ -74,7 +74,7 @@ pub(super) fn layered(
 }
 
 /// Serves HEAD by the route of GET. hyper leaves out the body of the response (RFC 9110, 9.3.2).
-fn head_as_get(mut request: Request<Incoming>) -> Request<Incoming> {
+fn head_as_get(mut request: Request<ReceivedBody>) -> Request<ReceivedBody> {
     if request.method() == Method::HEAD {
         *request.method_mut() = Method::GET;
     }
@@ -83,7 +83,7 @@ fn head_as_get(mut request: Request<Incoming>) -> Request<Incoming> {
 
 /// Removes the client's request id unless it is one short word: it goes into every log line of the
 /// request, into the ledger and into the response.
-fn without_invalid_request_id(mut request: Request<Incoming>) -> Request<Incoming> {
+fn without_invalid_request_id(mut request: Request<ReceivedBody>) -> Request<ReceivedBody> {
     let mut ids = request.headers().get_all(REQUEST_ID).iter();
     let is_valid = match (ids.next(), ids.next()) {
         (Some(id), None) => {
@@ -99,7 +99,7 @@ fn without_invalid_request_id(mut request: Request<Incoming>) -> Request<Incomin
 }
 
 /// Adds the id of the request's trace: the one that the client sent, or a new one.
-fn with_trace_id(mut request: Request<Incoming>) -> Request<Incoming> {
+fn with_trace_id(mut request: Request<ReceivedBody>) -> Request<ReceivedBody> {
     let mut headers = request.headers().get_all(TRACEPARENT).iter();
     let sent = match (headers.next(), headers.next()) {
         (Some(one), None) => one.to_str().ok().and_then(TraceParent::parse),
@@ -110,7 +110,7 @@ fn with_trace_id(mut request: Request<Incoming>) -> Request<Incoming> {
     request
 }
 
-fn span(request: &Request<Incoming>) -> Span {
+fn span(request: &Request<ReceivedBody>) -> Span {
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
     let trace_id = request.extensions().get::<TraceId>().map(display);
     let method = excerpt(request.method().as_str(), MAX_LOGGED);

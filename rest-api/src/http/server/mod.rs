@@ -2,6 +2,7 @@
 //!
 //! - `connections` limits the number of connections, and finds those to close.
 //! - `layers` is what each request passes before and after its route.
+//! - `requests` reports how the bodies of requests arrive.
 //! - `responses` limits the memory of responses that clients have not read yet.
 //!
 //! warp's own server sets no timeouts: a client that sends half a header would hold its connection,
@@ -9,6 +10,7 @@
 
 mod connections;
 mod layers;
+mod requests;
 mod responses;
 
 use std::{sync::Arc, time::Duration};
@@ -19,11 +21,12 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
@@ -32,14 +35,16 @@ use warp::filters::BoxedFilter;
 
 use crate::{config::ServerLimits, metrics::Metrics, shutdown};
 use connections::Places;
+use requests::ReceivedBody;
 use responses::ResponseMemory;
 
 /// How long a connection may be idle, the head of its next request included. A load balancer keeps
 /// its connections for 60 s, and responds 502 if the service closes one before.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The largest head of a request, in bytes. hyper queues as many bytes of a response, too.
-const MAX_HEAD: usize = 64 << 10;
+/// The largest head of a request, in bytes. hyper queues as many bytes of a response, too, and keeps a
+/// buffer of up to this size for each connection: no other bound counts these.
+const MAX_HEAD: usize = 16 << 10;
 
 /// How long a client may read nothing of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,28 +52,85 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long requests in flight may take to end when the service stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Serves `routes` until `stop` turns true. Then requests in flight may end, for a while.
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often the log says that connections cannot be accepted.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A socket, and what is served on it.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    pub(crate) routes: BoxedFilter<(warp::reply::Response,)>,
+    pub(crate) limits: ServerLimits,
+}
+
+/// Serves both listeners until `stop` turns true. Then requests in flight may end, for a while.
 pub(crate) async fn serve(
-    listener: TcpListener,
-    routes: BoxedFilter<(warp::reply::Response,)>,
+    main: Listener,
+    probes: Option<Listener>,
     metrics: Arc<Metrics>,
-    limits: ServerLimits,
+    stop: watch::Receiver<bool>,
+) {
+    raise_descriptor_limit();
+    // Without file descriptors the main listener makes place, also for probes.
+    let places = Arc::new(Places::new(&main.limits));
+    let probing = async {
+        if let Some(probes) = probes {
+            let own = Arc::new(Places::new(&probes.limits));
+            accept_all(probes, own, &places, Arc::clone(&metrics), stop.clone()).await;
+        }
+    };
+    let serving =
+        accept_all(main, Arc::clone(&places), &places, Arc::clone(&metrics), stop.clone());
+    tokio::join!(serving, probing);
+}
+
+/// Raises the soft limit of file descriptors to the hard one. Each connection takes one.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        info!(%error, "the limit of file descriptors could not be raised");
+    }
+}
+
+/// Serves one listener. If no file descriptor is left, a connection of `replaceable` makes place.
+async fn accept_all(
+    Listener { socket, routes, limits }: Listener,
+    places: Arc<Places>,
+    replaceable: &Places,
+    metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
     let service = layers::layered(routes, metrics, ResponseMemory::new(&limits));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Places::new(&limits));
     let mut connections = JoinSet::new();
+    let mut warned: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = shutdown::requested(&mut stop) => break,
-            accepted = accept(&listener) => accepted,
+            accepted = socket.accept() => accepted,
             // Removes connections that have ended from the set.
             Some(_) = connections.join_next() => continue,
         };
-        let Some(stream) = accepted else { continue };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Most likely there are no file descriptors left.
+                replaceable.replace_one();
+                if warned.is_none_or(|at| at.elapsed() > WARNING_INTERVAL) {
+                    warn!(%error, "connections cannot be accepted; idle ones make place");
+                    warned = Some(Instant::now());
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // A small response must not wait for more data.
+        let _ = stream.set_nodelay(true);
         let place = tokio::select! {
             () = shutdown::requested(&mut stop) => break,
             place = Arc::clone(&places).take() => place,
@@ -76,7 +138,8 @@ pub(crate) async fn serve(
         let service = service_fn({
             let (service, place) = (service.clone(), Arc::clone(&place));
             move |request: Request<Incoming>| {
-                let exchange = place.begin_exchange();
+                let (exchange, receiving) = place.begin_exchange();
+                let request = request.map(|body| ReceivedBody::new(body, receiving));
                 let response = service.clone().oneshot(request);
                 async move { response.await.map(|response| exchange.respond(response)) }
             }
@@ -87,6 +150,8 @@ pub(crate) async fn serve(
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             tokio::select! {
+                // First, so that a request that has arrived is served.
+                biased;
                 ended = connection => if let Err(error) = ended {
                     debug!(%error, "connection broke");
                 },
@@ -94,27 +159,10 @@ pub(crate) async fn serve(
             }
         });
     }
-    drop(listener);
+    drop(socket);
     info!("stopping: waiting for requests in flight");
     if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
         warn!("stopping: closing connections that did not end in time");
     }
     connections.shutdown().await;
-}
-
-/// Accepts the next connection.
-async fn accept(listener: &TcpListener) -> Option<TcpStream> {
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            // A small response must not wait for more data.
-            let _ = stream.set_nodelay(true);
-            Some(stream)
-        }
-        Err(error) => {
-            // Most likely there are no file descriptors left. Wait for some.
-            warn!(%error, "accepting a connection failed, will retry");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
-    }
 }

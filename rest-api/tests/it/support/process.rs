@@ -75,6 +75,22 @@ impl Process {
         Self(program("serve").envs(environment).stderr(Stdio::piped()).spawn().unwrap())
     }
 
+    /// Serves as [`Self::serve_logging`] with a limit of file descriptors, such as `-S -n 100`: options
+    /// of the shell's `ulimit`.
+    pub(crate) fn serve_with_descriptors(
+        service: &Service,
+        limit: &str,
+        adjust: impl FnOnce(&mut Environment),
+    ) -> Self {
+        let mut environment = environment(service);
+        environment.insert("MRU_LOG_FORMAT", "json".to_owned());
+        adjust(&mut environment);
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" serve")]);
+        shell.arg(env!("CARGO_BIN_EXE_rest-api")).env_clear().envs(environment);
+        Self(shell.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
     /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
