@@ -59,7 +59,7 @@ impl Store {
         if changed == 0 {
             return Ok(());
         }
-        let connection = self.worker().await?;
+        let connection = self.bulk().await?;
         let clean = "
             /* maintenance::maintain_now */
             select gin_clean_pending_list(index::regclass)
@@ -86,6 +86,6 @@ impl Store {
         let vacuum = "
             /* maintenance::vacuum */
             vacuum (index_cleanup off, process_toast off, truncate off) movies";
-        Ok(self.worker().await?.batch_execute(vacuum).await?)
+        Ok(self.bulk().await?.batch_execute(vacuum).await?)
     }
 }

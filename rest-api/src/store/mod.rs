@@ -116,9 +116,14 @@ impl Store {
         Self { budget, ..self }
     }
 
-    /// Returns a connection for a worker.
+    /// Returns a connection for short statements of a worker.
     async fn worker(&self) -> Result<Object, StoreError> {
         checkout(&self.pools.workers).await
+    }
+
+    /// Returns a connection for what takes long.
+    async fn bulk(&self) -> Result<Object, StoreError> {
+        checkout(&self.pools.staging).await
     }
 
     /// Returns a connection that may write, for a request.
@@ -148,7 +153,7 @@ impl Store {
     }
 
     /// Returns the status of each pool of connections, by name.
-    pub fn pool_status(&self) -> [(&'static str, Status); 4] {
+    pub fn pool_status(&self) -> [(&'static str, Status); 5] {
         self.pools.status()
     }
 

@@ -13,16 +13,23 @@ use super::{
 use crate::config::Database;
 
 /// Options of sessions that write. The server ends a session whose client is gone: after 30 s idle in
-/// a transaction, within 5 s in a statement. Each statement is planned for the present contents of
-/// the staging table. Most writes change a small part of a table, and find it by an index. With its
-/// default cost of random reads, the planner would read the whole table much too early.
+/// a transaction, within 5 s in a statement. Most writes change a small part of a table, and find it by an
+/// index. With its default cost of random reads, the planner would read the whole table much too early.
 pub(super) const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
-     -c client_connection_check_interval=5s -c plan_cache_mode=force_custom_plan \
-     -c random_page_cost=1.1";
+     -c client_connection_check_interval=5s -c random_page_cost=1.1";
 
 /// Further options of sessions of workers: a commit does not wait until it is durable. What a crash loses
 /// is done once more. Merges are the exception.
 const WORKER_OPTIONS: &str = "-c synchronous_commit=off";
+
+/// Further options of sessions that run short statements. They find few rows by an index, whatever the values
+/// are and the statistics say. To plan them each time takes longer than to run them.
+pub(super) const SHORT_OPTIONS: &str =
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_sort=off";
+
+/// Further options of sessions that stage large files. Each statement is planned for the present contents
+/// of the staging table.
+const STAGING_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan";
 
 /// Options of sessions that read. Each query gets a plan of its own, because the best plan depends on
 /// how rare its words are. The timeouts keep one query from using the whole machine, and from waiting
@@ -44,8 +51,10 @@ const IS_WRITABLE: &str = "select 1 / (current_setting('transaction_read_only') 
 /// The pools of one service.
 #[derive(Clone)]
 pub(super) struct Pools {
-    /// For workers alone: no flood of requests keeps a lease from being renewed.
+    /// For short statements of workers alone: no flood of requests keeps a lease from being renewed.
     pub(super) workers: Pool,
+    /// For large files, and what reads much in the background.
+    pub(super) staging: Pool,
     /// For requests that write.
     pub(super) writer: Pool,
     /// For queries on the catalogue.
@@ -67,21 +76,24 @@ impl Pools {
         workers: usize,
     ) -> Result<Self, StoreError> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let worker_options = format!("{WRITE_OPTIONS} {WORKER_OPTIONS}");
-        let mut worker_config = connect::config(database, &database.host, &worker_options);
-        worker_config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        let mut writer_config = worker_config.clone();
-        writer_config.options(format!("{WRITE_OPTIONS} -c statement_timeout=30s"));
+        let config = |options: &[&str]| {
+            let mut config = connect::config(database, &database.host, &options.join(" "));
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            config
+        };
+        let worker_config = config(&[WRITE_OPTIONS, WORKER_OPTIONS, SHORT_OPTIONS]);
+        let staging_config = config(&[WRITE_OPTIONS, WORKER_OPTIONS, STAGING_OPTIONS]);
+        let writer_config = config(&[WRITE_OPTIONS, SHORT_OPTIONS, "-c statement_timeout=30s"]);
+        let ledger_config = config(&[READ_OPTIONS, LEDGER_OPTIONS]);
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
         let read_only = format!("{READ_OPTIONS} -c default_transaction_read_only=on");
         let reader_config = connect::config(database, read_host, &read_only);
-        let mut ledger_config = worker_config.clone();
-        ledger_config.options(format!("{READ_OPTIONS} {LEDGER_OPTIONS}"));
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
         let reader = pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?;
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
-            workers: pool(worker_config, connector, writable.clone(), workers * 2 + 5)?,
+            workers: pool(worker_config, connector, writable.clone(), workers + 6)?,
+            staging: pool(staging_config, connector, writable.clone(), workers + 2)?,
             writer: pool(writer_config, connector, writable, cores * 4)?,
             reader: ReadPool::new(reader, connector.tls.clone()),
             ledger: ReadPool::new(ledger, connector.tls.clone()),
@@ -89,10 +101,11 @@ impl Pools {
     }
 
     /// Returns the status of each pool, by name.
-    pub(super) fn status(&self) -> [(&'static str, Status); 4] {
-        let Self { workers, writer, reader, ledger } = self;
+    pub(super) fn status(&self) -> [(&'static str, Status); 5] {
+        let Self { workers, staging, writer, reader, ledger } = self;
         [
             ("workers", workers.status()),
+            ("staging", staging.status()),
             ("writer", writer.status()),
             ("reader", reader.status()),
             ("ledger", ledger.status()),

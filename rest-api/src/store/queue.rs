@@ -432,7 +432,6 @@ pub(super) async fn lock_held(
         select ingests.id
         from ingests
         join unnest($1::bigint[], $2::uuid[]) as claim (id, lease_token) using (id, lease_token)
-        order by ingests.id
         for no key update of ingests";
     let (ids, tokens) = ids_and_tokens(claims.iter().copied());
     let rows =
@@ -469,9 +468,13 @@ pub(super) async fn complete(
     Ok(())
 }
 
-/// Returns the ids and the lease tokens of `claims`.
+/// Returns the ids and the lease tokens of `claims`, ordered by id: all statements lock several ingests in
+/// this order, so that no two of them wait for each other.
 fn ids_and_tokens<'a>(claims: impl IntoIterator<Item = &'a Claim>) -> (Vec<i64>, Vec<Uuid>) {
-    claims.into_iter().map(|claim| (claim.id, claim.lease_token)).unzip()
+    let mut claims: Vec<_> =
+        claims.into_iter().map(|claim| (claim.id, claim.lease_token)).collect();
+    claims.sort_unstable();
+    claims.into_iter().unzip()
 }
 
 /// Runs a statement that changes the ingest of `claim`. Its parameters are the id, the lease token,

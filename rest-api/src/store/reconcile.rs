@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{IngestState, ObservedVersion, Store, StoreError, version_order::newest_version};
+use super::{IngestState, ObservedVersion, Store, StoreError};
 
 /// The newest version of an object in the ledger.
 #[derive(Clone, Copy, Debug)]
@@ -31,38 +31,6 @@ pub struct IngestedObject {
     /// Its last ingest that succeeded.
     pub ingest_id: i64,
 }
-
-/// The statement of [`Store::newest_versions`].
-pub(super) const NEWEST_VERSIONS: &str = concat!(
-    "
-    /* reconcile::newest_versions */
-    select newest.*, listed.state as listed_state
-    from unnest($2::text[], $3::text[], $4::timestamptz[])
-        with ordinality as object (key, etag, last_modified, nth)
-    left join lateral (
-        select id, state, received_at, ordered_at, etag is not null as has_etag,
-            coalesce(etag = object.etag and ordered_at >= object.last_modified, false) as is_current
-        from ingests
-        where bucket = $1 and ingests.key = object.key and ",
-    newest_version!(),
-    "
-    ) newest on true
-    left join lateral (
-        select state
-        from (
-            select state, etag
-            from ingests
-            where bucket = $1 and ingests.key = object.key
-                and ordered_at >= object.last_modified
-                and (state <> 'superseded' or superseded_reason = 'newer_version_merged')
-            order by ordered_at desc
-            limit 100
-        ) versions
-        where etag = object.etag
-        limit 1
-    ) listed on true
-    order by nth",
-);
 
 impl Store {
     /// Returns the buckets of the ledger; two of them if there are more.
@@ -101,11 +69,64 @@ impl Store {
         bucket: &str,
         objects: &[(&str, &ObservedVersion)],
     ) -> Result<Vec<Option<LedgerVersion>>, StoreError> {
+        // A superseded version does not count. The position of a version may be unknown until its object is
+        // read. Such a version counts as the newest before that, and as the oldest after it has failed.
+        let newest = "
+            /* reconcile::newest_versions */
+            select newest.*, listed.state as listed_state
+            from unnest($2::text[], $3::text[], $4::timestamptz[])
+                with ordinality as object (key, etag, last_modified, nth)
+            left join lateral (
+                select id, state, received_at, ordered_at, etag is not null as has_etag,
+                    coalesce(etag = object.etag and ordered_at >= object.last_modified, false)
+                        as is_current
+                from (
+                    (
+                        select *
+                        from ingests
+                        where bucket = $1 and ingests.key = object.key and ordered_at is not null
+                            and state <> 'superseded'
+                        order by ordered_at desc
+                        fetch first row with ties
+                    )
+                    union all
+                    (
+                        select *
+                        from ingests
+                        where bucket = $1 and ingests.key = object.key and ordered_at is null
+                            and state <> 'superseded'
+                        order by id desc
+                        limit 100
+                    )
+                ) versions
+                order by
+                    coalesce(ordered_at, (case when state = 'failed' then '-infinity'
+                        else 'infinity' end)::timestamptz) desc,
+                    rpad(sequencer, 64, '0') desc nulls last,
+                    id desc
+                limit 1
+            ) newest on true
+            left join lateral (
+                select state
+                from (
+                    select state, etag
+                    from ingests
+                    where bucket = $1 and ingests.key = object.key
+                        and ordered_at >= object.last_modified
+                        and (state <> 'superseded'
+                            or superseded_reason = 'newer_version_merged')
+                    order by ordered_at desc
+                    limit 100
+                ) versions
+                where etag = object.etag
+                limit 1
+            ) listed on true
+            order by nth";
         let keys: Vec<&str> = objects.iter().map(|(key, _)| *key).collect();
         let etags: Vec<_> = objects.iter().map(|(_, version)| version.etag.as_deref()).collect();
         let times: Vec<_> = objects.iter().map(|(_, version)| version.last_modified).collect();
         let connection = self.writer().await?;
-        let rows = connection.query(NEWEST_VERSIONS, &[&bucket, &keys, &etags, &times]).await?;
+        let rows = connection.query(newest, &[&bucket, &keys, &etags, &times]).await?;
         let versions = rows.iter().map(|row| {
             let id: Option<i64> = row.get("id");
             id.map(|id| LedgerVersion {

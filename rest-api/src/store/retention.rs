@@ -56,7 +56,7 @@ impl Store {
     /// # Errors
     /// If the database is unavailable. What was removed until then stays so.
     pub async fn remove_unneeded(&self, ledger_days: Option<u32>) -> Result<Removed, StoreError> {
-        let connection = self.worker().await?;
+        let connection = self.bulk().await?;
         let lock = "
             /* retention::remove_unneeded */
             select pg_try_advisory_lock($1)";
@@ -117,7 +117,7 @@ impl Store {
         let days = i32::try_from(days).unwrap_or(i32::MAX);
         let (mut next, mut removed) = (Some(0_i64), 0);
         while let Some(after) = next {
-            let connection = self.worker().await?;
+            let connection = self.bulk().await?;
             let row = query_one(&connection, remove, &[&after, &days, &BATCH]).await?;
             next = row.get("next");
             removed += row.get::<_, i64>("removed").cast_unsigned();
@@ -140,7 +140,7 @@ impl Store {
         let (mut key, mut bucket) = (String::new(), String::new());
         let mut removed = 0;
         loop {
-            let connection = self.worker().await?;
+            let connection = self.bulk().await?;
             let Some(row) = query_opt(&connection, next, &[&key, &bucket]).await? else {
                 return Ok(removed);
             };
@@ -165,7 +165,7 @@ impl Store {
                 delete from version_movies where version_id = any($1)
             )
             delete from merged_versions where id = any($1)";
-        let connection = self.worker().await?;
+        let connection = self.bulk().await?;
         let mut covered: Vec<i64> = Vec::new();
         {
             let statement = connection.prepare_cached(versions).await?;

@@ -64,7 +64,7 @@ impl Store {
     /// # Errors
     /// If no connection is available in time.
     pub async fn staging(&self, claim: &Claim, stage: Stage) -> Result<Staging, StoreError> {
-        let mut staging = Staging::new(self.worker().await?, self.budget).await?;
+        let mut staging = Staging::new(self.bulk().await?, self.budget).await?;
         if stage == Stage::Changes {
             let transaction = staging.transaction().await?;
             let previous = PreviousVersion::read(&transaction, &claim.bucket, &claim.key).await?;

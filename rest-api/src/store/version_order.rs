@@ -1,7 +1,6 @@
 //! The order of object versions.
 //!
 //! - Which version a notification means, and which position a new one gets: [`record`].
-//! - Which version of one object is the newest: `newest_version!`.
 //! - Which of two versions wins for a movie: the order of [`VersionPosition`].
 //!
 //! Two reports mean the same version if their sequencers are equal; a report without a sequencer means a
@@ -76,23 +75,6 @@ pub(super) fn padded(sequencer: &str) -> String {
     format!("{sequencer:0<SEQUENCER_LENGTH$}")
 }
 
-/// The end of a query over the versions of one object in `ingests`: selects the newest one.
-///
-/// A superseded version does not count. The position of a version may be unknown until its object is
-/// read. Such a version counts as the newest before that, and as the oldest after it has failed.
-macro_rules! newest_version {
-    () => {
-        "state <> 'superseded'
-            order by
-                coalesce(ordered_at,
-                    (case when state = 'failed' then '-infinity' else 'infinity' end)::timestamptz) desc,
-                rpad(sequencer, 64, '0') desc nulls last,
-                id desc
-            limit 1"
-    };
-}
-pub(super) use newest_version;
-
 /// Two SQL expressions of type `timestamptz`, as the columns `not_before` and `not_after`: the positions
 /// between which a version of an object must be, so that sequencers order its versions whatever their
 /// times are. Null if there is no such bound. They read one index entry each.
@@ -131,6 +113,10 @@ macro_rules! bounds {
 pub(super) use bounds;
 
 /// The statement of [`record`].
+///
+/// Each of its selects has the order of the index that it needs, and a range instead of an equality, with
+/// which the order would not matter. So the planner takes that index (it must not sort), also if its
+/// statistics do not know yet that the object has a million versions.
 pub(super) const RECORD: &str = concat!(
     "
     /* version_order::record */
@@ -138,15 +124,18 @@ pub(super) const RECORD: &str = concat!(
         (
             select id from ingests
             where key = $2 and bucket = $1 and sequencer is not null
-                and rpad(sequencer, 64, '0') = rpad($5, 64, '0')
+                and rpad(sequencer, 64, '0') between rpad($5, 64, '0') and rpad($5, 64, '0')
+            order by rpad(sequencer, 64, '0')
             limit 1
         )
         union all
         (
             select id from ingests
-            where $5 is null and key = $2 and bucket = $1 and ordered_at = $6::timestamptz
+            where $5 is null and key = $2 and bucket = $1
+                and ordered_at between $6::timestamptz and $6::timestamptz
                 and etag is not distinct from $4
                 and (version_id = $3 or version_id is null or $3 is null)
+            order by ordered_at
             limit 1
         )
         union all
@@ -176,7 +165,6 @@ pub(super) const RECORD: &str = concat!(
             where $5 is null and coalesce($6, $7) is null and key = $2 and bucket = $1
                 and ordered_at is null and sequencer is null and state in ('queued', 'failed')
                 and etag is not distinct from $4 and version_id is not distinct from $3
-            order by ordered_at
             limit 1
         )
         limit 1

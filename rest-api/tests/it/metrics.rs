@@ -153,7 +153,7 @@ async fn every_metric_counts_what_the_service_has_done() {
         ("mru_ingests{state=\"running\"}", 0.0),
         ("mru_queue_oldest_age_seconds", 0.0),
         ("mru_database_up", 1.0),
-        ("mru_database_pool_max_connections{pool=\"workers\"}", 9.0),
+        ("mru_database_pool_max_connections{pool=\"workers\"}", 8.0),
         ("mru_database_pool_waiting{pool=\"writer\"}", 0.0),
         // The scrape itself.
         ("mru_http_requests_in_flight", 1.0),
