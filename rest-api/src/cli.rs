@@ -103,11 +103,11 @@ Environment:
 const RECONCILE: &str = "\
 A file differs in one of these ways:
   missing   the ledger has no version of it
-  stale     the bucket holds a newer version than the ledger
+  stale     the ledger lacks the version that the bucket holds
   failed    the ingest of this version failed on the infrastructure
   vanished  it was ingested, and is no longer in the bucket; its movies stay
-  reverted  the newest version was deleted and an older one is current again;
-            the movies do not change
+  reverted  the newest version was deleted, and an older one that was ingested
+            before is current again; the movies do not change
   unusable  its key is not allowed in a notification
 
 Exit status: 0 nothing is left to do, 1 error, 2 wrong usage, 3 at least one

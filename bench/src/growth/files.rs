@@ -59,7 +59,7 @@ impl File {
         let time = first + TimeDelta::seconds(self.place as i64);
         let notification = json!({
             "bucket": BUCKET, "key": self.key(), "event_time": time.to_rfc3339(),
-            "sequencer": format!("{:016X}", self.place),
+            "sequencer": format!("{:016X}", self.place), "size": self.body().len(),
         });
         Ok(serde_json::from_value(notification)?)
     }

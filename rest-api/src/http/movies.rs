@@ -157,7 +157,7 @@ pub(super) async fn create(mut request: Request) -> Answer {
 }
 
 /// Returns a reader of a whole body.
-pub(super) fn body_reader(
+fn body_reader(
     encoding: Option<&str>,
     body: Bytes,
     pool: &DecodePool,
