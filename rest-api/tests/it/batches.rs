@@ -87,7 +87,6 @@ async fn each_file_of_a_batch_has_its_own_counts_and_provenance() {
 async fn a_bad_file_falls_out_of_its_batch_alone() {
     let mut replaced = small("replaced", 3);
     replaced["etag"] = json!("of-a-replaced-version");
-    let compressed = crate::support::files::gzip(&vec![b' '; 100 << 10]);
     let (service, ingests) = process(&[
         (small("good", 1), file(&[movie("A", "x")])),
         (small("rejected", 2), Some(json!([{ "title": "B", "yaer": 2000 }]).to_string())),
@@ -96,7 +95,6 @@ async fn a_bad_file_falls_out_of_its_batch_alone() {
         (small("good too", 5), file(&[movie("D", "x")])),
     ])
     .await;
-    drop(compressed);
     let states: Vec<&Value> = ingests.iter().map(|ingest| &ingest["state"]).collect();
     assert_eq!(
         json!(states),
@@ -167,6 +165,32 @@ async fn a_file_whose_lease_was_lost_is_left_out_of_the_merge() {
 }
 
 #[tokio::test]
+async fn the_files_of_a_batch_are_merged_in_the_order_of_their_versions() {
+    let service = Service::start_without_workers().await;
+    let store = service.store(4).await;
+    for rotation in 0..3 {
+        let title = format!("{rotation}");
+        let keys = [1, 2, 3].map(|second| format!("{rotation} {second}"));
+        let genres = ["a", "b", "c"];
+        let files: Vec<_> = (1..)
+            .zip(&keys)
+            .zip(genres)
+            .map(|((second, key), genre)| (&**key, second, json!([movie(&title, genre)])))
+            .collect();
+        let mut batch = claim(&store, &files, LEASE).await;
+        batch.sort_by(|one, other| one.claim.key.cmp(&other.claim.key));
+        batch.rotate_left(rotation);
+        let merged = store.merge_batch(&batch).await.unwrap();
+        for (file, merged) in batch.iter().zip(merged) {
+            let merged = merged.unwrap();
+            let expected = if file.claim.key == keys[0] { (1, 0) } else { (0, 1) };
+            assert_eq!((merged.inserted, merged.updated), expected, "{}", file.claim.key);
+        }
+        assert_eq!(service.movies(&format!("title={title}")).await[0]["genres"], json!(["c"]));
+    }
+}
+
+#[tokio::test]
 async fn a_late_file_changes_only_what_no_newer_version_contains() {
     let service = Service::start_without_workers().await;
     let store = service.store(4).await;
@@ -194,17 +218,13 @@ async fn a_late_file_changes_only_what_no_newer_version_contains() {
 
 #[tokio::test]
 async fn files_of_one_kind_do_not_wait_for_those_of_the_other() {
-    let service = Service::start_without_workers().await;
-    let sql = service.sql().await;
     let queue = "insert into ingests (bucket, key, large, ordered_at, etag, size, run_after)
         select $1, case when large then 'large' else 'small' end || n, large, now(), 'replaced', 1,
             now() - interval '1 hour'
         from generate_series(1, 300) n, unnest(array[true, false]) large";
-    sql.execute(queue, &[&BUCKET]).await.unwrap();
     let last = "insert into ingests (bucket, key, large, ordered_at, etag, size)
         select $1, 'last ' || large, large, now(), 'replaced', 1
         from unnest(array[true, false]) large";
-    sql.execute(last, &[&BUCKET]).await.unwrap();
     for large in [true, false] {
         let others = "delete from ingests where large = $1 and key not like 'last%'";
         let service = Service::start_without_workers().await;
