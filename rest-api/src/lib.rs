@@ -177,7 +177,11 @@ pub async fn run_wrapped(
     let background = tokio::spawn({
         let store = store.clone();
         async move {
-            tokio::join!(store.listen(), store.maintain(), store.keep_removing(config.ledger_days))
+            tokio::join!(
+                store.listen(),
+                store.keep_maintaining(),
+                store.keep_removing(config.ledger_days)
+            )
         }
     });
 

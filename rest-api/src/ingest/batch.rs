@@ -1,14 +1,16 @@
 //! Processes many small files at once: they are fetched side by side, and merged in one transaction.
 //!
-//! Each file has its own result. A bad one falls out alone. If the merge fails, its files are merged one
-//! by one. A file whose worker died before goes on alone: if it is what kills workers, it takes no others
-//! with it.
+//! Each file has its own result. A bad one falls out alone, and a slow one delays no other. If the merge
+//! fails, its files are merged one by one. A file whose worker died before goes on alone: if it is what
+//! kills workers, it takes no others with it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures_util::{FutureExt, StreamExt, stream};
 use movie_file::Violations;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tracing::{Instrument, error, info, warn};
 
 use super::{
@@ -28,9 +30,14 @@ pub(super) const MAX_BATCH: usize = 64;
 /// How many objects are read at once.
 const CONCURRENT_READS: usize = 16;
 
-/// A batch is merged when its movies reach this number, so that its memory is bounded. A file of more
-/// movies than one read gives is not small.
-const MAX_MOVIES: usize = 10_000;
+/// Files that were read are merged when their movies take so many bytes.
+const MAX_BYTES: u64 = 8 << 20;
+
+/// How long files that were read wait for others.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long a batch waits for its last files. After that they go on alone.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// What reading a small file has resulted in.
 enum Read {
@@ -39,8 +46,18 @@ enum Read {
     Rejected(Violations),
     /// The bucket holds newer content.
     Replaced,
-    /// Decompressed it is not small, or it may exceed the budget of a file.
-    Large,
+    /// It is to be processed alone, for this reason.
+    Alone(&'static str),
+}
+
+/// A batch that is being processed.
+struct Batch {
+    worker: Arc<Worker>,
+    started: Instant,
+    /// The claims whose ingests have not ended.
+    open: Vec<Claim>,
+    /// The files that were read and not merged.
+    files: Vec<SmallFile>,
 }
 
 impl Worker {
@@ -50,14 +67,14 @@ impl Worker {
         claims: Vec<Claim>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let started = Instant::now();
         let renewing = lease::renew_until_dropped(&self.store, &claims, self.lease);
-        let mut open = claims.clone();
+        let (started, open) = (Instant::now(), claims.clone());
+        let mut batch = Batch { worker: Arc::clone(&self), started, open, files: Vec::new() };
         tokio::select! {
             biased;
-            () = self.process_files(claims, &mut open, started) => {}
+            () = batch.process(claims) => {}
             () = shutdown::requested(&mut stop) => {
-                for claim in &open {
+                for claim in &batch.open {
                     self.requeue_on_shutdown(claim).instrument(span(claim)).await;
                 }
             }
@@ -65,64 +82,14 @@ impl Worker {
         drop(renewing);
     }
 
-    /// Reads and merges the files. Removes those that have ended from `open`.
-    async fn process_files(&self, claims: Vec<Claim>, open: &mut Vec<Claim>, started: Instant) {
-        let reads = stream::iter(claims).map(|claim| self.read(claim));
-        let mut reads = std::pin::pin!(reads.buffer_unordered(CONCURRENT_READS));
-        let mut files: Vec<SmallFile> = Vec::new();
-        while let Some((claim, read)) = reads.next().await {
-            let span = span(&claim);
-            let ended = async {
-                match read {
-                    Some(Ok(Read::File(file))) => {
-                        files.push(*file);
-                        return false;
-                    }
-                    Some(Ok(Read::Large)) => {
-                        self.requeue_alone(&claim, "it is not small").await;
-                    }
-                    Some(Ok(Read::Rejected(violations))) => {
-                        let result = Ok(Attempted::Rejected(violations));
-                        self.record_result(&claim, result, started.elapsed()).await;
-                    }
-                    Some(Ok(Read::Replaced)) => {
-                        let result = Ok(Attempted::Replaced);
-                        self.record_result(&claim, result, started.elapsed()).await;
-                    }
-                    Some(Err(failure)) => {
-                        self.record_result(&claim, Err(failure), started.elapsed()).await;
-                    }
-                    // It panicked, or is to be processed alone.
-                    None => {}
-                }
-                true
-            };
-            if ended.instrument(span).await {
-                open.retain(|open| open.id != claim.id);
-            }
-            if files.iter().map(|file| file.rows.len()).sum::<usize>() >= MAX_MOVIES {
-                self.merge_files(std::mem::take(&mut files), open, started).await;
-            }
+    /// Reads a file, in a task of its own.
+    async fn read(self: Arc<Self>, claim: Claim) -> (Claim, Result<Read, Failure>) {
+        if claim.taken_over {
+            self.metrics.took_over();
+            return (claim, Ok(Read::Alone("the worker that had it died or stalled")));
         }
-        if !files.is_empty() {
-            self.merge_files(files, open, started).await;
-        }
-    }
-
-    /// Reads a file. None if nothing is left to do about its ingest.
-    async fn read(&self, claim: Claim) -> (Claim, Option<Result<Read, Failure>>) {
-        let span = span(&claim);
-        let read = async {
-            if claim.taken_over {
-                self.metrics.took_over();
-                self.requeue_alone(&claim, "the worker that had it died or stalled").await;
-                return None;
-            }
-            info!(attempt = claim.attempts, "ingest claimed");
-            let read = AssertUnwindSafe(self.read_file(&claim)).catch_unwind().await;
-            read.inspect_err(|_| error!("reading a file panicked")).ok()
-        };
-        let read = read.instrument(span).await;
+        info!(attempt = claim.attempts, "ingest claimed");
+        let read = self.read_file(&claim).await;
         (claim, read)
     }
 
@@ -133,28 +100,87 @@ impl Worker {
         let Some(File { position, mut reader }) = self.open(claim).await? else {
             return Ok(Read::Replaced);
         };
-        let mut batches = Vec::new();
-        while let Some(rows) = reader.next_batch(CatalogueRow::new).await? {
-            batches.push(rows);
-            if batches.len() > 1 {
-                return Ok(Read::Large);
-            }
+        let rows = reader.next_batch(CatalogueRow::new).await?.unwrap_or_default();
+        if reader.next_batch(CatalogueRow::new).await?.is_some()
+            || !self.store.is_within_budget(&rows)
+        {
+            return Ok(Read::Alone("it is not small"));
         }
         let violations = reader.finish().await?.violations;
         if !violations.is_empty() {
             return Ok(Read::Rejected(violations));
         }
-        let rows = batches.pop().unwrap_or_default();
-        if !self.store.is_within_budget(&rows) {
-            return Ok(Read::Large);
-        }
         Ok(Read::File(Box::new(SmallFile { claim: claim.clone(), position, rows })))
     }
+}
 
-    /// Merges files in one transaction; one by one if that fails by a statement, so that the file at fault
-    /// fails alone.
-    async fn merge_files(&self, files: Vec<SmallFile>, open: &mut Vec<Claim>, started: Instant) {
-        match self.merge_once(&files, started).await {
+impl Batch {
+    /// Reads and merges the files of `claims`.
+    async fn process(&mut self, claims: Vec<Claim>) {
+        let mut waiting = claims.into_iter();
+        let mut reads = JoinSet::new();
+        loop {
+            while reads.len() < CONCURRENT_READS
+                && let Some(claim) = waiting.next()
+            {
+                let span = span(&claim);
+                reads.spawn(Arc::clone(&self.worker).read(claim).instrument(span));
+            }
+            let patience = if self.files.is_empty() { MAX_WAIT } else { PATIENCE };
+            match timeout(patience, reads.join_next()).await {
+                Ok(Some(Ok((claim, read)))) => {
+                    let span = span(&claim);
+                    self.after_read(claim, read).instrument(span).await;
+                }
+                // The lease of its ingest expires, as if the process had died.
+                Ok(Some(Err(panic))) => error!(%panic, "reading a file panicked"),
+                Ok(None) => break,
+                Err(_) if !self.files.is_empty() => self.merge().await,
+                // The last files are slow.
+                Err(_) if waiting.len() == 0 => break,
+                Err(_) => {}
+            }
+            if self.files.iter().map(SmallFile::size).sum::<u64>() >= MAX_BYTES {
+                self.merge().await;
+            }
+        }
+        self.merge().await;
+        if !reads.is_empty() {
+            reads.shutdown().await;
+            for claim in std::mem::take(&mut self.open) {
+                let requeue = self.worker.requeue_alone(&claim, "its object is slow to read");
+                requeue.instrument(span(&claim)).await;
+            }
+        }
+    }
+
+    async fn after_read(&mut self, claim: Claim, read: Result<Read, Failure>) {
+        let result = match read {
+            Ok(Read::File(file)) => return self.files.push(*file),
+            Ok(Read::Alone(reason)) => {
+                self.worker.requeue_alone(&claim, reason).await;
+                return self.end(&claim);
+            }
+            Ok(Read::Rejected(violations)) => Ok(Attempted::Rejected(violations)),
+            Ok(Read::Replaced) => Ok(Attempted::Replaced),
+            Err(failure) => Err(failure),
+        };
+        self.worker.record_result(&claim, result, self.started.elapsed()).await;
+        self.end(&claim);
+    }
+
+    fn end(&mut self, claim: &Claim) {
+        self.open.retain(|open| open.id != claim.id);
+    }
+
+    /// Merges the files that were read, in one transaction; one by one if that fails by a statement, so
+    /// that the file at fault fails alone.
+    async fn merge(&mut self) {
+        let files = std::mem::take(&mut self.files);
+        if files.is_empty() {
+            return;
+        }
+        match self.merge_together(&files).await {
             Ok(()) => {}
             Err(StoreError::Statement(error)) if files.len() > 1 => {
                 warn!(
@@ -163,35 +189,43 @@ impl Worker {
                 );
                 for file in &files {
                     let file = std::slice::from_ref(file);
-                    if let Err(error) = self.merge_once(file, started).await {
-                        self.record_failure(file, error, started).await;
+                    if let Err(error) = self.merge_together(file).await {
+                        self.record_failure(file, error).await;
                     }
                 }
             }
-            Err(error) => self.record_failure(&files, error, started).await,
+            Err(error) => self.record_failure(&files, error).await,
         }
-        open.retain(|open| !files.iter().any(|file| file.claim.id == open.id));
+        for file in &files {
+            self.end(&file.claim);
+        }
     }
 
-    async fn merge_once(&self, files: &[SmallFile], started: Instant) -> Result<(), StoreError> {
-        let merged = self.store.merge_batch(files).await?;
+    async fn merge_together(&self, files: &[SmallFile]) -> Result<(), StoreError> {
+        let merged = self.worker.store.merge_batch(files).await?;
         for (file, merged) in files.iter().zip(merged) {
             let result = match merged {
                 Some(merged) => Ok(Attempted::Merged(merged)),
                 None => Err(StoreError::LeaseLost.into()),
             };
-            let record = self.record_result(&file.claim, result, started.elapsed());
+            let record = self.worker.record_result(&file.claim, result, self.started.elapsed());
             record.instrument(span(&file.claim)).await;
         }
         Ok(())
     }
 
-    /// Records that none of `files` could be merged.
-    async fn record_failure(&self, files: &[SmallFile], error: StoreError, started: Instant) {
+    /// Records that none of `files` could be merged. If it happens again, each goes on alone: one of them
+    /// may be what the database cannot take.
+    async fn record_failure(&self, files: &[SmallFile], error: StoreError) {
         let error = Arc::new(error);
         for SmallFile { claim, .. } in files {
-            let failure = Failure::Store(Arc::clone(&error));
-            let record = self.record_result(claim, Err(failure), started.elapsed());
+            let record = async {
+                if files.len() > 1 && claim.attempts > 1 {
+                    return self.worker.requeue_alone(claim, "its batch failed again").await;
+                }
+                let failure = Failure::Store(Arc::clone(&error));
+                self.worker.record_result(claim, Err(failure), self.started.elapsed()).await;
+            };
             record.instrument(span(claim)).await;
         }
     }

@@ -45,6 +45,10 @@ impl Worker {
     /// batches. Unfinished ones are requeued then.
     pub async fn run(self: Arc<Self>, lane: Lane, mut stop: watch::Receiver<bool>) {
         let limit = if lane == Lane::Small { MAX_BATCH } else { 1 };
+        tokio::select! {
+            () = shutdown::requested(&mut stop) => return,
+            () = self.store.wait_until_migrated() => {}
+        }
         let mut queued = self.store.hints().queued.subscribe();
         loop {
             queued.borrow_and_update();

@@ -34,6 +34,13 @@ pub struct SmallFile {
     pub rows: Vec<CatalogueRow>,
 }
 
+impl SmallFile {
+    /// Returns the bytes that its movies take, uncompressed.
+    pub fn size(&self) -> u64 {
+        self.rows.iter().map(CatalogueRow::size).sum()
+    }
+}
+
 impl Store {
     /// Merges `files` in the order of their versions, and ends their ingests in the same transaction.
     /// Returns the result of each file, in the same order; none if its lease was lost. Nothing of such a
@@ -87,7 +94,7 @@ impl Store {
             set local lock_timeout = '20s'";
         transaction.batch_execute(timeout).await?;
         merge::lock(&transaction).await?;
-        // Read under the lock, so that it is later than all merges before.
+        // Read under the lock, so that it is later than all requests before.
         let clock = "
             /* batch::merge_request */
             select clock_timestamp()";

@@ -10,6 +10,9 @@ pub(super) const NAME_SEPARATOR: char = '\u{1f}';
 /// A longer genre, in bytes, is indexed by its digest: an index entry holds at most 2.7 kB.
 const MAX_INDEXED_GENRE: usize = 500;
 
+/// What a row takes beside its text, in bytes. `staging::deduplicate` counts the same.
+pub(super) const ROW_OVERHEAD: usize = 100;
+
 /// A movie with the columns that are computed from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CatalogueRow {
@@ -40,6 +43,13 @@ impl CatalogueRow {
             content_hash: i64::from_be_bytes(digest_prefix(Sha256::digest(&doc).as_ref())),
             doc,
         }
+    }
+
+    /// Returns the bytes that the row takes, uncompressed.
+    pub fn size(&self) -> u64 {
+        let Self { title_lc, cast_lc, genres_lc, doc, .. } = self;
+        let genres: usize = genres_lc.iter().map(String::len).sum();
+        (ROW_OVERHEAD + title_lc.len() + cast_lc.len() + genres + doc.len()) as u64
     }
 }
 

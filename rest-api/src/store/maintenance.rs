@@ -38,7 +38,7 @@ impl Store {
     }
 
     /// Maintains the catalogue after the merges of this process, for ever.
-    pub(crate) async fn maintain(&self) {
+    pub(crate) async fn keep_maintaining(&self) {
         loop {
             self.changes.added.notified().await;
             if let Err(error) = self.maintain_now().await {
@@ -59,19 +59,28 @@ impl Store {
         if changed == 0 {
             return Ok(());
         }
+        let maintained = self.maintain(changed).await;
+        if maintained.is_err() {
+            self.changes.movies.fetch_add(changed, Ordering::Relaxed);
+        }
+        maintained
+    }
+
+    /// Maintains the catalogue after so many changes.
+    async fn maintain(&self, changed: i64) -> Result<(), StoreError> {
         let connection = self.bulk().await?;
         let clean = "
-            /* maintenance::maintain_now */
+            /* maintenance::maintain */
             select gin_clean_pending_list(index::regclass)
             from unnest(array['movies_title_search', 'movies_cast_search', 'movies_genres']) index";
         execute(&connection, clean, &[]).await?;
         let size = "
-            /* maintenance::maintain_now */
+            /* maintenance::maintain */
             select reltuples::bigint from pg_class where oid = 'movies'::regclass";
         let size: i64 = query_one(&connection, size, &[]).await?.get(0);
         if changed * 5 > size {
             let analyze = "
-                /* maintenance::maintain_now */
+                /* maintenance::maintain */
                 analyze movies";
             connection.batch_execute(analyze).await?;
             drop(connection);

@@ -23,9 +23,10 @@ use super::{
 /// The largest number of ids that are stored as an array, which has an index. More are a bitmap.
 const MAX_ARRAY: u64 = 1000;
 
-/// Up to so many later versions are read one by one. Beyond that, those that contain the movies are
-/// looked up.
-const MAX_READ: usize = 200;
+/// Up to so many later versions are read one by one, or so many for each movie. Beyond that, those that
+/// contain the movies are looked up.
+const MAX_READ: u64 = 200;
+const MAX_READ_PER_MOVIE: u64 = 5;
 
 /// A merged version that is to be recorded.
 #[derive(Debug)]
@@ -140,7 +141,8 @@ pub(super) async fn visit_later(
         from containing c join merged_versions v on v.id = c.version_id
         where (v.ordered_at, v.key, v.bucket, v.sequencer) > ($1, $2, $3, $4)";
     let [ordered_at, key, bucket, sequencer] = position.params();
-    let limit = MAX_READ as i64 + 1;
+    let max_read = (ids.len() * MAX_READ_PER_MOVIE).max(MAX_READ).cast_signed();
+    let limit = max_read + 1;
     let params: [&(dyn ToSql + Sync); 5] = [ordered_at, key, bucket, sequencer, &limit];
     let later: i64 = query_one(transaction, count, &params).await?.get(0);
     if later == 0 || ids.is_empty() {
@@ -157,12 +159,15 @@ pub(super) async fn visit_later(
         }
         Ok::<(), StoreError>(())
     };
-    if later <= MAX_READ as i64 || ids.len() > MAX_ARRAY {
+    if later <= max_read {
         return visit_rows(all, &position.params()).await;
     }
     let ids: Vec<i64> = ids.iter().map(u64::cast_signed).collect();
     visit_rows(large, &position.params()).await?;
-    visit_rows(small, &[ordered_at, key, bucket, sequencer, &ids]).await
+    for ids in ids.chunks(MAX_ARRAY as usize) {
+        visit_rows(small, &[ordered_at, key, bucket, sequencer, &ids]).await?;
+    }
+    Ok(())
 }
 
 /// Records merged versions. Each comes with what [`neighbors`] said about it, and the versions of one

@@ -39,9 +39,11 @@ mod staging;
 mod statements;
 mod version_order;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Object, Status};
+use tokio::time::sleep;
+use tracing::warn;
 
 pub use batch::SmallFile;
 pub use catalogue::{
@@ -64,6 +66,7 @@ pub use version_order::{ObservedVersion, Report, VersionPosition};
 use crate::{
     config::{Budget, Database},
     secrets::CurrentCredentials,
+    telemetry::chain,
 };
 use aws::SecretsManager;
 use connect::Connector;
@@ -71,6 +74,9 @@ use listen::Hints;
 use pools::{Pools, checkout};
 use queue::{Cursors, LostClaims};
 use reads::Lent;
+
+/// How often a process asks whether the database has been migrated.
+const MIGRATION_POLL: Duration = Duration::from_secs(1);
 
 /// The catalogue and the ledger.
 #[derive(Clone)]
@@ -150,6 +156,19 @@ impl Store {
         let checked = migrate::check(&***connection).await;
         reads::finish(connection);
         checked
+    }
+
+    /// Waits until the database has all migrations of this release: merges before that would not know what
+    /// versions before have contained.
+    pub(crate) async fn wait_until_migrated(&self) {
+        loop {
+            let migrated = async { migrate::check(&**self.worker().await?).await };
+            match migrated.await {
+                Ok(()) => return,
+                Err(error) => warn!(error = chain(&error), "no file is ingested yet, will retry"),
+            }
+            sleep(MIGRATION_POLL).await;
+        }
     }
 
     /// Returns the status of each pool of connections, by name.

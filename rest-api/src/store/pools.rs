@@ -93,7 +93,7 @@ impl Pools {
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
             workers: pool(worker_config, connector, writable.clone(), workers + 6)?,
-            staging: pool(staging_config, connector, writable.clone(), workers + 2)?,
+            staging: pool(staging_config, connector, writable.clone(), workers + 3)?,
             writer: pool(writer_config, connector, writable, cores * 4)?,
             reader: ReadPool::new(reader, connector.tls.clone()),
             ledger: ReadPool::new(ledger, connector.tls.clone()),

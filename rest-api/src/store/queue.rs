@@ -162,9 +162,9 @@ pub(super) const CLAIM: &str = "
     with next as (
         select id, run_after, state = 'running' as taken_over
         from ingests
-        where large = $3 and state in ('queued', 'running')
+        where large = $3 and state in ('queued', 'running') and run_after <= now()
             and run_after >= coalesce($4::timestamptz, '-infinity')
-            and (state = 'queued' and run_after <= now()
+            and (state = 'queued'
                 or state = 'running' and lease_expires_at < now())
         order by run_after, id
         limit $5
@@ -184,25 +184,34 @@ pub(super) const OBSERVE: &str = concat!(
     "
     /* queue::observe */
     with claimed as (
-        select id, key, bucket, sequencer from ingests where id = $1 and lease_token = $2
+        select id, key, bucket, sequencer, received_at from ingests
+        where id = $1 and lease_token = $2
     ),
     bounds as (
         select ",
     bounds!("claimed.key", "claimed.bucket", "claimed.sequencer"),
-    "
+    ",
+            (select max(same.ordered_at) + interval '1 microsecond'
+                from ingests same
+                where same.key = claimed.key and same.bucket = claimed.bucket
+                    and same.ordered_at >= $5 and same.ordered_at < $5 + interval '1 second'
+                    and same.state <> 'failed' and same.id <> claimed.id
+            ) as after_same_second,
+            least(coalesce($5::timestamptz, claimed.received_at), now() + interval '5 minutes')
+                as written
         from claimed
     )
     update ingests
     set etag = coalesce(etag, $3), size = coalesce(size, $4),
         ordered_at = case
-            when ordered_at is null or ordered_at > $5::timestamptz + interval '5 minutes'
+            when ordered_at is null or $6
                 then least(
                     greatest(
-                        least(coalesce($5, received_at), now() + interval '5 minutes'),
-                        not_before
+                        written,
+                        not_before,
+                        case when ordered_at is null then after_same_second end
                     ),
-                    case when not_after < coalesce($5, received_at) + interval '1 second'
-                        then not_after - interval '1 microsecond' end
+                    case when not_after < written + interval '1 second' then not_after end
                 )
             else ordered_at
         end
@@ -238,10 +247,10 @@ impl Store {
         Ok(rows.iter().map(|row| Claim::from_row(row, lease_token)).collect())
     }
 
-    /// Renews leases: they last `lease` from now. Those that were lost stay so.
+    /// Renews leases: they last `lease` from now. Those that were lost, or whose ingests have ended, stay so.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if other workers have claimed some of the ingests.
+    /// [`StoreError::LeaseLost`] if that is so for all of them.
     pub async fn renew(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError> {
         let renew = "
             /* queue::renew */
@@ -252,8 +261,8 @@ impl Store {
         let (ids, tokens) = ids_and_tokens(claims);
         let connection = self.worker().await?;
         match execute(&connection, renew, &[&ids, &tokens, &lease.as_secs_f64()]).await? {
-            renewed if renewed == claims.len() as u64 => Ok(()),
-            _ => Err(StoreError::LeaseLost),
+            0 => Err(StoreError::LeaseLost),
+            _ => Ok(()),
         }
     }
 
@@ -272,16 +281,20 @@ impl Store {
         observed: &ObservedVersion,
     ) -> Result<VersionPosition, StoreError> {
         let ObservedVersion { etag, last_modified, size, .. } = observed;
-        let ordered_at = match (claim.ordered_at, last_modified) {
-            (Some(ordered_at), Some(written)) if ordered_at > *written + MAX_LATENESS => None,
-            (ordered_at, _) => ordered_at,
+        // The time of a multipart upload is when it began.
+        let is_multipart = etag.as_ref().is_some_and(|etag| etag.contains('-'));
+        let is_too_late = match (claim.ordered_at, last_modified) {
+            (Some(ordered_at), Some(written)) => {
+                !is_multipart && ordered_at > *written + MAX_LATENESS
+            }
+            _ => false,
         };
         let is_known = claim.etag.is_some() && claim.size.is_some();
-        let ordered_at = match ordered_at {
-            Some(ordered_at) if is_known => ordered_at,
+        let ordered_at = match claim.ordered_at {
+            Some(ordered_at) if is_known && !is_too_late => ordered_at,
             _ => {
-                let params: [&(dyn ToSql + Sync); 5] =
-                    [&claim.id, &claim.lease_token, etag, size, last_modified];
+                let params: [&(dyn ToSql + Sync); 6] =
+                    [&claim.id, &claim.lease_token, etag, size, last_modified, &is_too_late];
                 let row = query_opt(&self.worker().await?, OBSERVE, &params).await?;
                 row.ok_or(StoreError::LeaseLost)?.get(0)
             }

@@ -125,7 +125,8 @@ impl Store {
         let keys: Vec<&str> = objects.iter().map(|(key, _)| *key).collect();
         let etags: Vec<_> = objects.iter().map(|(_, version)| version.etag.as_deref()).collect();
         let times: Vec<_> = objects.iter().map(|(_, version)| version.last_modified).collect();
-        let connection = self.writer().await?;
+        // Each is planned for its values: some objects have very many versions.
+        let connection = self.bulk().await?;
         let rows = connection.query(newest, &[&bucket, &keys, &etags, &times]).await?;
         let versions = rows.iter().map(|row| {
             let id: Option<i64> = row.get("id");

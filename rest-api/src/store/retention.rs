@@ -14,7 +14,10 @@ use super::{
 };
 use crate::telemetry::chain;
 
-/// The delay between two runs of one process, and before its first.
+/// The delay before the first run of a process.
+const FIRST_DELAY: Duration = Duration::from_secs(60);
+
+/// The delay between two runs of one process.
 const INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How many rows one statement reads.
@@ -38,8 +41,8 @@ pub struct Removed {
 impl Store {
     /// Removes once an hour, for ever.
     pub(crate) async fn keep_removing(&self, ledger_days: Option<u32>) {
+        sleep(FIRST_DELAY).await;
         loop {
-            sleep(INTERVAL).await;
             match self.remove_unneeded(ledger_days).await {
                 Ok(Removed { ingests: 0, versions: 0 }) => {}
                 Ok(Removed { ingests, versions }) => {
@@ -47,6 +50,7 @@ impl Store {
                 }
                 Err(error) => warn!(error = chain(&error), "removing old ingests failed"),
             }
+            sleep(INTERVAL).await;
         }
     }
 
@@ -107,6 +111,8 @@ impl Store {
                                 and (newer.state = 'succeeded' or old.state <> 'succeeded')
                         )
                 )
+                    -- Once more: it may have been queued again meanwhile.
+                    and finished_at < now() - make_interval(days => $2) and result_due_at is null
                 returning id
             )
             select
@@ -138,7 +144,8 @@ impl Store {
             order by key, bucket
             limit 1";
         let (mut key, mut bucket) = (String::new(), String::new());
-        let mut removed = 0;
+        // Those of requests, which have no key.
+        let mut removed = self.remove_versions_of(&key, &bucket).await?;
         loop {
             let connection = self.bulk().await?;
             let Some(row) = query_opt(&connection, next, &[&key, &bucket]).await? else {

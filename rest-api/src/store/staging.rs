@@ -10,7 +10,8 @@ use futures_util::pin_mut;
 use tokio_postgres::{binary_copy::BinaryCopyInWriter, types::Type};
 
 use super::{
-    CatalogueRow, Claim, Store, StoreError, previous_version::PreviousVersion, sql::query_one,
+    CatalogueRow, Claim, Store, StoreError, catalogue_row::ROW_OVERHEAD,
+    previous_version::PreviousVersion, sql::query_one,
 };
 use crate::config::Budget;
 
@@ -18,9 +19,6 @@ use crate::config::Budget;
 /// to [`GROWTH`] times what was left and so many bytes more. Each time reads all of them.
 const COMPACT_FROM: u64 = 8 << 20;
 const GROWTH: u64 = 4;
-
-/// What a staged row takes beside its text, in bytes. [`deduplicate`] counts the same.
-const ROW_OVERHEAD: usize = 100;
 
 /// Which rows of a file are staged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,7 +75,7 @@ impl Store {
     /// Whether a file of these movies is surely within its budget.
     pub fn is_within_budget(&self, rows: &[CatalogueRow]) -> bool {
         rows.len() as u64 <= self.budget.records
-            && rows.iter().map(size).sum::<u64>() <= self.budget.staged_bytes
+            && rows.iter().map(CatalogueRow::size).sum::<u64>() <= self.budget.staged_bytes
     }
 }
 
@@ -128,7 +126,7 @@ impl Staging {
             return Ok(());
         }
         self.staged += changes.len() as i64;
-        self.staged_bytes += changes.iter().map(|(_, row)| size(row)).sum::<u64>();
+        self.staged_bytes += changes.iter().map(|(_, row)| row.size()).sum::<u64>();
         let connection = self.connection.as_ref().ok_or_else(no_connection)?;
         let copy = "
             /* staging::add */
@@ -238,13 +236,6 @@ pub(super) async fn deduplicate(transaction: &Transaction<'_>) -> Result<(i64, i
     let row = query_one(transaction, deduplicate, &[&overhead]).await?;
     query_one(transaction, nested_loops, &[&"on"]).await?;
     Ok((row.get(0), row.get(1)))
-}
-
-/// Returns the bytes that a staged row takes, uncompressed.
-fn size(row: &CatalogueRow) -> u64 {
-    let CatalogueRow { title_lc, cast_lc, genres_lc, doc, .. } = row;
-    let genres: usize = genres_lc.iter().map(String::len).sum();
-    (ROW_OVERHEAD + title_lc.len() + cast_lc.len() + genres + doc.len()) as u64
 }
 
 fn no_connection() -> StoreError {

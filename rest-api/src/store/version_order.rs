@@ -188,8 +188,7 @@ pub(super) const RECORD: &str = concat!(
         from (
             select least(
                 greatest(coalesce($6, after_same_second, $7), not_before),
-                case when not_after < coalesce($6, $7 + interval '1 second')
-                    then not_after - interval '1 microsecond' end
+                case when not_after < coalesce($6, $7 + interval '1 second') then not_after end
             ) as position
             from bounds
         ) positions

@@ -11,6 +11,7 @@ use crate::support::{
     ledger::{LEASE, parse, row},
     movies::movie,
     notification,
+    proxy::{Action, Direction, Proxy},
 };
 
 /// Returns a notification of a small object.
@@ -129,6 +130,28 @@ async fn a_batch_whose_merge_fails_is_taken_apart() {
     .await;
     let expected = [movie("A", "x"), movie("C", "x")];
     assert_eq!(service.movies_without_ids("sort=title").await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_slow_to_read_delays_no_other_and_goes_on_alone() {
+    let proxy = Proxy::start().await;
+    let service = Service::start_without_workers().await;
+    for n in 0..5 {
+        let key = if n == 2 { "slow".to_owned() } else { format!("{n}") };
+        service.put(&key, json!([movie(&format!("{n}"), "x")]).to_string()).await;
+        let recorded = service.send(service.post("/notify", small(&key, n).to_string())).await;
+        assert!(recorded.status.is_success());
+    }
+    let slow = proxy.on(Direction::ToServer, "GET /movies/slow", 1, Action::Hold);
+    let service = service.successor().objects_through(&proxy).start().await;
+    eventually(async || service.movies("").await.len() == 4).await;
+    let sql = service.sql().await;
+    let alone = "select large from ingests where key = 'slow'";
+    eventually(async || sql.query_one(alone, &[]).await.unwrap().get(0)).await;
+    slow.release();
+    eventually(async || service.movies("").await.len() == 5).await;
+    let found = service.get("/ingests?key=slow").await.json();
+    assert_eq!(json!([found[0]["state"], found[0]["attempts"]]), json!(["succeeded", 1]));
 }
 
 /// Records files and claims them as one batch.

@@ -145,3 +145,21 @@ async fn the_database_refuses_a_version_from_the_future() {
     let constraint = error.as_db_error().and_then(|error| error.constraint());
     assert_eq!(constraint, Some("ordered_not_in_the_future"));
 }
+
+#[tokio::test]
+async fn the_event_of_a_multipart_upload_may_be_much_later_than_its_beginning() {
+    let service = Service::start_without_workers().await;
+    let store = service.store(4).await;
+    let now = Utc::now().trunc_subsecs(0);
+    for (etag, expected) in [("0123-2", now), ("0123", now - TimeDelta::minutes(20))] {
+        record(&store, &parse(&at(now, "0A"))).await;
+        let claim = claim(&store, LEASE).await.unwrap();
+        let observed = ObservedVersion {
+            etag: Some(etag.to_owned()),
+            last_modified: Some(now - TimeDelta::minutes(20)),
+            ..ObservedVersion::default()
+        };
+        assert_eq!(store.observe(&claim, &observed).await.unwrap().ordered_at, expected, "{etag}");
+        service.sql().await.batch_execute("truncate ingests").await.unwrap();
+    }
+}

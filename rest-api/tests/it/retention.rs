@@ -83,11 +83,19 @@ async fn assertions_of_earlier_releases_become_sets() {
             values ('2026-01-01', 'small', 'b', '', '{7,5}'), ('2026-01-03', 'none', 'b', '', '{}');
         alter table assertions enable trigger refuse_assertions";
     sql.batch_execute(assertions).await.unwrap();
+    let service = service.successor().start().await;
     assert!(!service.get("/readyz").await.status.is_success(), "the conversion has not ended");
+    // Until then no file is merged: it would not know what newer versions contain.
+    service.put("k", json!([movie("A", "x")]).to_string()).await;
+    let recorded = service.send(service.post("/notify", notification::bare("k").to_string())).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let id = recorded.json()["id"].clone();
+    assert_eq!(service.get_ingest(&id).await["state"], "queued");
     migrate(&service.database).await.unwrap();
     assert!(service.get("/readyz").await.status.is_success());
+    service.reaches(&id, "succeeded").await;
     let found = "select key, sequencer, movie_ids, length(bitmap) from merged_versions
-        left join version_movies on version_id = id order by ordered_at";
+        left join version_movies on version_id = id where bucket = 'b' order by ordered_at";
     let found = sql.query(found, &[]).await.unwrap();
     let keys: Vec<&str> = found.iter().map(|row| row.get("key")).collect();
     assert_eq!(keys, ["small", "large", "none"]);

@@ -58,7 +58,7 @@ const STEPS: [Step; 10] = [
     step("merged", (Database, ToServer, "listen::announce_ended"), false),
     step("merged, before the commit", (Database, ToServer, "COMMIT"), false),
     step("committed, before the response arrives", (Database, ToClient, "COMMIT"), true),
-    step("committed", (Database, ToServer, "maintenance::maintain_now"), true),
+    step("committed", (Database, ToServer, "maintenance::maintain"), true),
 ];
 
 /// The steps of a batch of small files.
@@ -74,7 +74,7 @@ const BATCH_STEPS: [Step; 12] = [
     step("announced", (Database, ToServer, "listen::announce_ended"), false),
     step("ended, before the commit", (Database, ToServer, "COMMIT"), false),
     step("committed, before the response arrives", (Database, ToClient, "COMMIT"), true),
-    step("committed", (Database, ToServer, "maintenance::maintain_now"), true),
+    step("committed", (Database, ToServer, "maintenance::maintain"), true),
 ];
 
 fn movies(range: std::ops::Range<u32>) -> Vec<Value> {
