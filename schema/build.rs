@@ -38,9 +38,10 @@ fn main() -> Result<()> {
     let mut file: syn::File = syn::parse2(types.to_stream())?;
     // Drop typify's conversion error: the leaf types have errors of their own.
     file.items.retain(|item| !matches!(item, syn::Item::Mod(module) if module.ident == "error"));
-    // Serialize empty lists too, so that every movie has a cast and genres.
+    // Serialize empty lists too, so that every movie has a cast and genres. Null is an empty list.
     let skip_empty = ", skip_serializing_if = \"::std::vec::Vec::is_empty\"";
-    let code = prettyplease::unparse(&file).replace(skip_empty, "");
+    let null_is_empty = ", deserialize_with = \"crate::leaf::null_as_default\"";
+    let code = prettyplease::unparse(&file).replace(skip_empty, null_is_empty);
     let out = Path::new(&env::var("OUT_DIR")?).join("types.rs");
     Ok(fs::write(out, code)?)
 }

@@ -152,3 +152,12 @@ impl de::Visitor<'_> for IntegerVisitor {
         if number.fract() == 0.0 { Ok(number as i64) } else { Err(E::custom("not an integer")) }
     }
 }
+
+/// Reads null as the default value, for properties whose absence means that too.
+pub(crate) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

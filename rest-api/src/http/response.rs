@@ -1,10 +1,14 @@
 //! Builds responses.
 
 use http::{HeaderValue, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use warp::reply::Response;
 
 use crate::problem::Problem;
+
+/// What a URI reference in a header must not contain, besides characters that are not ASCII.
+const NOT_IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>');
 
 /// What a handler returns.
 pub(super) type Answer = Result<Response, Problem>;
@@ -43,7 +47,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
 /// Adds a `Link` to the next page (RFC 8288): the same query after `cursor`.
 ///
 /// # Errors
-/// If the query is not percent-encoded.
+/// None in practice: the link is ASCII.
 pub(super) fn link_next(
     response: &mut Response,
     path: &str,
@@ -54,9 +58,11 @@ pub(super) fn link_next(
     let mut next: Vec<&str> = others.collect();
     let after = format!("after={cursor}");
     next.push(&after);
-    let link = format!("<{path}?{}>; rel=\"next\"", next.join("&"));
-    let link =
-        HeaderValue::try_from(link).map_err(|_| Problem::query("it is not percent-encoded"))?;
+    // Whatever bytes the client sent: a header that is not ASCII is read in different ways.
+    let query = next.join("&");
+    let query = utf8_percent_encode(&query, NOT_IN_LINK);
+    let link = HeaderValue::try_from(format!("<{path}?{query}>; rel=\"next\""))
+        .map_err(|error| Problem::internal(&error))?;
     response.headers_mut().insert(header::LINK, link);
     Ok(())
 }

@@ -182,9 +182,14 @@ fn page_query(query: &MovieQuery) -> Option<ListQuery> {
         let genre = sql.bind(vec![searchable(fold_genre(genre))?]);
         sql.push(&format!(" and genres_lc @> {genre}"));
     }
-    for year in &query.filters.years {
-        let year = sql.bind(i32::try_from(*year).ok()?);
-        sql.push(&format!(" and year = {year}"));
+    if !query.filters.years.is_empty() {
+        let years = query.filters.years.iter().filter_map(|year| i32::try_from(*year).ok());
+        let years = years.collect::<Vec<i32>>();
+        if years.is_empty() {
+            return None;
+        }
+        let years = sql.bind(years);
+        sql.push(&format!(" and year = any({years})"));
     }
     push_order(&mut sql, query);
     let limit = sql.bind(query.limit + 1);

@@ -47,7 +47,8 @@ async fn every_field_is_returned_and_null_means_absent() {
         "genres": ["Sci-Fi"], "href": "Full_(film)", "extract": "Text.\nMore.", "thumbnail": "https://example.com/t.jpg",
         "thumbnail_width": 220, "thumbnail_height": 0,
     });
-    let sparse = json!({ "title": "Sparse", "year": 2002, "href": null, "extract": null, "thumbnail_width": null });
+    let sparse = json!({ "title": "Sparse", "year": 2002, "href": null, "extract": null, "thumbnail_width": null,
+        "cast": null, "genres": null });
     let ingest = service.ingest("k", json!([full, sparse]).to_string()).await;
     assert_eq!(ingest["state"], "succeeded", "{ingest}");
     let movies = service.movies_without_ids("").await;

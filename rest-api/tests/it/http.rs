@@ -13,7 +13,7 @@ use tokio::{
 use crate::support::{
     BUCKET, Response, Service, TOKEN, eventually,
     files::chunked,
-    movies::{MOVIE, insert_large},
+    movies::{MOVIE, insert_large, movie},
     notification,
 };
 
@@ -367,4 +367,30 @@ async fn the_service_is_not_ready_before_the_database_is_migrated() {
         assert!(!response.header("retry-after").is_empty());
     }
     assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_link_is_ascii_whatever_the_client_has_sent() {
+    let service = Service::start().await;
+    let movies = json!([movie("Río 1", "x"), movie("Río 2", "x"), movie("Río 3", "x")]);
+    service.send(service.post("/movies", movies.to_string())).await;
+    let mut query = "title=Río&limit=1".to_owned();
+    let mut found = 0;
+    loop {
+        // As it is, not percent-encoded.
+        let request =
+            format!("GET /movies?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let mut stream = service.connect_and_send(request).await;
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).await.unwrap();
+        let response = String::from_utf8(response).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.is_ascii(), "{head}");
+        found += body.matches("\"title\"").count();
+        let Some(link) = head.lines().find_map(|line| line.strip_prefix("link: </movies?")) else {
+            break;
+        };
+        query = link.split('>').next().unwrap().to_owned();
+    }
+    assert_eq!(found, 3);
 }
