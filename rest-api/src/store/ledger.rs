@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::{
     Report, Store, StoreError, reads,
-    sql::{ListQuery, execute},
+    sql::{ListQuery, execute, query_opt},
     version_order,
 };
 
@@ -160,7 +160,10 @@ impl Store {
         let transaction = connection.transaction().await?;
         let report = std::slice::from_ref(report);
         let (ids, queued) = record(&transaction, report, request_id, trace_id).await?;
-        let ingest = read(&transaction, &ids).await?.pop();
+        let ingest = match ids.first() {
+            Some(id) => read(&transaction, *id).await?,
+            None => None,
+        };
         transaction.commit().await?;
         if queued {
             self.hints().announce_queued();
@@ -210,7 +213,7 @@ impl Store {
         if revived {
             self.hints().announce_queued();
         }
-        Ok(read(&connection, &[id]).await?.pop().map(|ingest| (revived, ingest)))
+        Ok(read(&connection, id).await?.map(|ingest| (revived, ingest)))
     }
 
     /// Returns the ingest with this id, violations included.
@@ -219,7 +222,7 @@ impl Store {
     /// If the database is unavailable.
     pub async fn ingest(&self, id: i64) -> Result<Option<Ingest>, StoreError> {
         let connection = self.ledger_reader().await?;
-        let ingest = read(&*connection, &[id]).await?.pop();
+        let ingest = read(&*connection, id).await?;
         reads::finish(connection);
         Ok(ingest)
     }
@@ -306,16 +309,15 @@ async fn revive(client: &impl GenericClient, id: i64) -> Result<bool, StoreError
     Ok(execute(client, revive, &[&id]).await? == 1)
 }
 
-/// Reads ingests with their violations, in no order.
-async fn read(client: &impl GenericClient, ids: &[i64]) -> Result<Vec<Ingest>, StoreError> {
+/// Reads an ingest with its violations.
+async fn read(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, StoreError> {
     let read = "
         /* ledger::read */
         select id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
             received_at, started_at, finished_at, inserted, updated, unchanged, violation_count,
             error::text, coalesce(violations::text, '[]') as violations
         from ingests
-        where id = any($1)";
-    let rows = client.query(&client.prepare_cached(read).await?, &[&ids]).await?;
-    let ingest = |row: &Row| Ingest { violations: row.get("violations"), ..Ingest::from_row(row) };
-    Ok(rows.iter().map(ingest).collect())
+        where id = $1";
+    let row = query_opt(client, read, &[&id]).await?;
+    Ok(row.map(|row| Ingest { violations: row.get("violations"), ..Ingest::from_row(&row) }))
 }

@@ -22,9 +22,6 @@ use super::{
     version_order::{bounds, padded},
 };
 
-/// The largest small object, in bytes. Small ones are processed in batches.
-pub(super) const MAX_SMALL: i64 = 64 << 10;
-
 /// Ingests that become claimable are at most so much older than those claimed before; [`FULL_SCAN`]
 /// finds the rest.
 const SLACK: TimeDelta = TimeDelta::seconds(5);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, pin_mut};
 use roaring::RoaringTreemap;
 use tokio::time::sleep;
@@ -22,6 +23,9 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How many rows one statement reads.
 const BATCH: i64 = 1000;
+
+/// How many versions one statement removes.
+const MAX_REMOVED: usize = 10_000;
 
 /// The pause after each statement, so that others get their turn.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -162,18 +166,25 @@ impl Store {
     async fn remove_versions_of(&self, key: &str, bucket: &str) -> Result<u64, StoreError> {
         let versions = "
             /* retention::remove_versions_of */
-            select id, movie_ids, bitmap
+            select id, ordered_at, movie_ids, bitmap
             from merged_versions left join version_movies on version_id = id
             where key = $1 and bucket = $2
             order by ordered_at desc, sequencer desc";
+        // A set that a merge has moved to a newer version meanwhile stays.
         let remove = "
             /* retention::remove_versions_of */
             with removed as (
-                delete from version_movies where version_id = any($1)
+                delete from merged_versions m
+                using unnest($1::bigint[], $2::timestamptz[]) as covered (id, ordered_at)
+                where m.id = covered.id and m.ordered_at = covered.ordered_at
+                returning m.id
+            ),
+            emptied as (
+                delete from version_movies where version_id in (select id from removed)
             )
-            delete from merged_versions where id = any($1)";
+            select count(*) from removed";
         let connection = self.bulk().await?;
-        let mut covered: Vec<i64> = Vec::new();
+        let mut covered: Vec<(i64, DateTime<Utc>)> = Vec::new();
         {
             let statement = connection.prepare_cached(versions).await?;
             let rows = connection.query_raw(&statement, [key, bucket]).await?;
@@ -182,15 +193,20 @@ impl Store {
             while let Some(row) = rows.try_next().await? {
                 let movies = merged_versions::movies(&row)?;
                 match &mut newer {
-                    Some(newer) if movies.is_subset(newer) => covered.push(row.get("id")),
+                    Some(newer) if movies.is_subset(newer) => {
+                        covered.push((row.get("id"), row.get("ordered_at")));
+                    }
                     Some(newer) => *newer |= movies,
                     None => newer = Some(movies),
                 }
             }
         }
-        for ids in covered.chunks(10_000) {
-            execute(&connection, remove, &[&ids]).await?;
+        let mut removed = 0;
+        for covered in covered.chunks(MAX_REMOVED) {
+            let (ids, times): (Vec<i64>, Vec<DateTime<Utc>>) = covered.iter().copied().unzip();
+            let count: i64 = query_one(&connection, remove, &[&ids, &times]).await?.get(0);
+            removed += count.cast_unsigned();
         }
-        Ok(covered.len() as u64)
+        Ok(removed)
     }
 }

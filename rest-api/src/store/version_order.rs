@@ -18,12 +18,15 @@ use deadpool_postgres::GenericClient;
 use schema::{Notification, Timestamp};
 use tokio_postgres::types::ToSql;
 
-use super::{StoreError, queue::MAX_SMALL, sql::query_one};
+use super::{StoreError, sql::query_one};
 
 /// Sequencers are compared as text of this length, padded on the right with zeros.
 ///
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>
 const SEQUENCER_LENGTH: usize = 64;
+
+/// The largest small object, in bytes. Small ones are processed in batches.
+const MAX_SMALL: i64 = 64 << 10;
 
 /// The position of an object version in the order of all versions: by time, ties by key, bucket and
 /// sequencer. For each movie the version with the greatest position wins.
