@@ -8,13 +8,14 @@
 //! | connections | `connect`, `pools`, `reads`, `listen`, `sql` |
 //! | schema | `migrate`, `concurrent_indexes`, `convert` |
 //! | order of object versions | `version_order` |
-//! | ledger and queue | `ledger`, `queue`, `queue_depth`, `outbox`, `reconcile` |
+//! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance`, `retention` |
 //! | querying the catalogue | `catalogue` |
 
 mod batch;
 mod catalogue;
 mod catalogue_row;
+mod claim;
 mod concurrent_indexes;
 mod connect;
 mod convert;
@@ -25,6 +26,7 @@ mod maintenance;
 mod merge;
 mod merged_versions;
 mod migrate;
+mod observe;
 mod outbox;
 mod pools;
 mod previous_version;
@@ -51,12 +53,12 @@ pub use catalogue::{
     is_indexable,
 };
 pub use catalogue_row::CatalogueRow;
+pub use claim::{Claim, Lane};
 pub use error::StoreError;
 pub use ledger::{Ingest, IngestQuery, IngestState};
 pub use merge::Merged;
 pub use migrate::migrate;
 pub use outbox::{DueResult, Outbox};
-pub use queue::{Claim, Lane};
 pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};
 pub use retention::Removed;
@@ -69,10 +71,10 @@ use crate::{
     telemetry::chain,
 };
 use aws::SecretsManager;
+use claim::{Cursors, LostClaims};
 use connect::Connector;
 use listen::Hints;
 use pools::{Pools, checkout};
-use queue::{Cursors, LostClaims};
 use reads::Lent;
 
 /// How often a process asks whether the database has been migrated.

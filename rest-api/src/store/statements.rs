@@ -13,8 +13,8 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, Store, catalogue, ledger, migrate, pools::SHORT_OPTIONS, queue,
-    reads, version_order,
+    IngestQuery, IngestState, Store, catalogue, claim, ledger, migrate, observe,
+    pools::SHORT_OPTIONS, reads, version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
 
@@ -75,8 +75,8 @@ fn statements() -> Vec<Statement> {
     }
     let composed = [
         ("version_order", "record", version_order::RECORD),
-        ("queue", "claim", queue::CLAIM),
-        ("queue", "observe", queue::OBSERVE),
+        ("claim", "claim", claim::CLAIM),
+        ("observe", "observe", observe::OBSERVE),
     ];
     for (module, function, text) in composed {
         let [module, function, text] = [module, function, text].map(str::to_owned);
@@ -298,7 +298,7 @@ async fn a_claim_does_not_walk_over_ended_ingests() {
             client.batch_execute(&format!("set {option}")).await.unwrap();
         }
         let types = "uuid, float8, bool, timestamptz, bigint";
-        let prepare = format!("prepare claim ({types}) as {}", queue::CLAIM);
+        let prepare = format!("prepare claim ({types}) as {}", claim::CLAIM);
         client.batch_execute(&prepare).await.unwrap();
         let claim = async |start: Option<DateTime<Utc>>| {
             let token = uuid::Uuid::new_v4();
