@@ -223,7 +223,8 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable(_)
             | StoreError::Full(_)
             | StoreError::Migrations { .. }
-            | StoreError::MigrationUnfinished => {
+            | StoreError::MigrationUnfinished
+            | StoreError::Folding { .. } => {
                 Self::unavailable("the database is not available", Duration::from_secs(5))
                     .with_cause(chain(&error))
             }

@@ -5,7 +5,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use percent_encoding::percent_decode_str;
 
-use crate::problem::Problem;
+use crate::{problem::Problem, store::canonical};
 
 /// The largest number of parameters in one query.
 const MAX_PARAMETERS: usize = 32;
@@ -66,9 +66,9 @@ pub(super) fn none(query: &str) -> Result<(), Problem> {
 /// Returns the text of a filter.
 ///
 /// # Errors
-/// If it is longer than 256 characters.
+/// If it is longer than 256 characters, in composed form.
 pub(super) fn text(name: &str, value: String) -> Result<String, Problem> {
-    if value.chars().count() > MAX_TEXT {
+    if canonical(&value).chars().count() > MAX_TEXT {
         return Err(Problem::parameter(name, &format!("at most {MAX_TEXT} characters")));
     }
     Ok(value)

@@ -14,9 +14,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{
-    CatalogueRow, Claim, Merged, Store, StoreError, VersionPosition,
-    catalogue_row::NAME_SEPARATOR,
-    listen, merge,
+    CatalogueRow, Claim, Merged, Store, StoreError, VersionPosition, listen, merge,
     merged_versions::{self, MergedVersion, Neighbors},
     queue,
     sql::{execute, query_one},
@@ -126,8 +124,9 @@ impl<'a> Part<'a> {
         rows: &'a [CatalogueRow],
     ) -> Self {
         let mut last: HashMap<Uuid, i64> = HashMap::with_capacity(rows.len());
-        last.extend((0..).zip(rows).map(|(record, row)| (row.identity, record)));
-        let rows = (0..).zip(rows).filter(|(record, row)| last.get(&row.identity) == Some(record));
+        last.extend((0..).zip(rows).map(|(record, row)| (row.folded.identity, record)));
+        let rows =
+            (0..).zip(rows).filter(|(record, row)| last.get(&row.folded.identity) == Some(record));
         Self { ingest_id, position, rows: rows.collect() }
     }
 }
@@ -168,7 +167,7 @@ async fn merge(
     }
     write_movies(transaction, &mut movies, &new_movies).await?;
 
-    let id = |row: &CatalogueRow| movies.get(&row.identity)?.id.map(i64::cast_unsigned);
+    let id = |row: &CatalogueRow| movies.get(&row.folded.identity)?.id.map(i64::cast_unsigned);
     let versions = in_order.iter().zip(neighbors).map(|((_, part), neighbors)| {
         let movies = part.rows.iter().filter_map(|(_, row)| id(row)).collect();
         (MergedVersion { position: part.position, movies }, neighbors)
@@ -187,7 +186,7 @@ async fn read_movies<'a>(
         select identity, id, content_hash from movies where identity = any($1)";
     let rows = parts.iter().flat_map(|part| &part.rows);
     let mut movies: HashMap<Uuid, Movie> =
-        rows.map(|(_, row)| (row.identity, Movie::default())).collect();
+        rows.map(|(_, row)| (row.folded.identity, Movie::default())).collect();
     let identities: Vec<Uuid> = movies.keys().copied().collect();
     let statement = transaction.prepare_cached(known).await?;
     for row in transaction.query(&statement, &[&identities]).await? {
@@ -228,7 +227,7 @@ fn apply<'a>(
 ) -> Merged {
     let mut merged = Merged::default();
     for (record, row) in &part.rows {
-        let Some(movie) = movies.get_mut(&row.identity) else { continue };
+        let Some(movie) = movies.get_mut(&row.folded.identity) else { continue };
         let is_outdated = movie.newest.as_ref().is_some_and(|newest| newest > part.position);
         if is_outdated || movie.content_hash == Some(row.content_hash) {
             merged.unchanged += 1;
@@ -236,7 +235,7 @@ fn apply<'a>(
         }
         if movie.content_hash.is_none() {
             merged.inserted += 1;
-            new_movies.push(row.identity);
+            new_movies.push(row.folded.identity);
         } else {
             merged.updated += 1;
         }
@@ -332,11 +331,11 @@ impl<'a> Rows<'a> {
     {
         let mut rows = Self::default();
         for (ingest_id, record, row) in movies.filter_map(|movie| movie.row) {
-            rows.identity.push(row.identity);
-            rows.title_lc.push(&row.title_lc);
+            rows.identity.push(row.folded.identity);
+            rows.title_lc.push(&row.folded.title_lc);
             rows.year.push(row.year);
-            rows.cast_lc.push(&row.cast_lc);
-            rows.genres_lc.push(row.genres_lc.join(NAME_SEPARATOR.encode_utf8(&mut [0; 4])));
+            rows.cast_lc.push(&row.folded.cast_lc);
+            rows.genres_lc.push(row.folded.joined_genres());
             rows.content_hash.push(row.content_hash);
             rows.doc.push(&row.doc);
             rows.ingest_id.push(ingest_id);

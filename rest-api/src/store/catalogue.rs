@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{
     Store, StoreError,
-    catalogue_row::{NAME_SEPARATOR, fold, fold_genre},
+    catalogue_row::{NAME_SEPARATOR, fold_genre},
+    folding::fold,
     reads,
     sql::{ListQuery, query_opt},
 };
@@ -36,7 +37,7 @@ pub enum Sort {
     /// The order of arrival.
     #[default]
     Id,
-    /// By lowered title, by code point.
+    /// By folded title, by code point.
     Title,
     /// By title, descending.
     TitleDown,

@@ -4,6 +4,8 @@ use schema::Movie;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::folding::{canonical, fold};
+
 /// Separates the names of the cast in one column. The schema forbids it within a name.
 pub(super) const NAME_SEPARATOR: char = '\u{1f}';
 
@@ -16,13 +18,43 @@ pub(super) const ROW_OVERHEAD: usize = 100;
 /// A movie with the columns that are computed from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CatalogueRow {
-    pub(super) identity: Uuid,
-    pub(super) title_lc: String,
+    pub(super) folded: FoldedText,
     pub(super) year: i32,
-    pub(super) cast_lc: String,
-    pub(super) genres_lc: Vec<String>,
     pub(super) content_hash: i64,
     pub(super) doc: String,
+}
+
+/// The columns that follow from the rules of equal text, and change with [`super::folding::FOLDING`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FoldedText {
+    pub(super) identity: Uuid,
+    pub(super) title_lc: String,
+    pub(super) cast_lc: String,
+    pub(super) genres_lc: Vec<String>,
+}
+
+impl FoldedText {
+    /// Computes the columns of a movie with these properties.
+    pub(super) fn new<'a>(
+        title: &str,
+        year: i64,
+        href: Option<&str>,
+        cast: impl Iterator<Item = &'a str>,
+        genres: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let names: Vec<String> = cast.map(fold).collect();
+        Self {
+            identity: identity(title, year, href),
+            title_lc: fold(title),
+            cast_lc: names.join("\u{1f}"),
+            genres_lc: genres.map(fold_genre).collect(),
+        }
+    }
+
+    /// Returns the genres as one text, joined by the separator of names, which no genre contains.
+    pub(super) fn joined_genres(&self) -> String {
+        self.genres_lc.join(NAME_SEPARATOR.encode_utf8(&mut [0; 4]))
+    }
 }
 
 impl CatalogueRow {
@@ -33,13 +65,12 @@ impl CatalogueRow {
     )]
     pub fn new(movie: &Movie) -> Self {
         let doc = serde_json::to_string(movie).expect("a movie is JSON");
-        let names: Vec<String> = movie.cast.iter().map(|name| fold(name)).collect();
+        let Movie { title, href, cast, genres, .. } = movie;
+        let year = movie.year.get();
+        let [cast, genres] = [cast, genres].map(|names| names.iter().map(|name| &***name));
         Self {
-            identity: identity(movie),
-            title_lc: fold(&movie.title),
-            year: i32::try_from(movie.year.get()).unwrap_or_default(),
-            cast_lc: names.join("\u{1f}"),
-            genres_lc: movie.genres.iter().map(|genre| fold_genre(genre)).collect(),
+            folded: FoldedText::new(title, year, href.as_deref(), cast, genres),
+            year: i32::try_from(year).unwrap_or_default(),
             content_hash: i64::from_be_bytes(digest_prefix(Sha256::digest(&doc).as_ref())),
             doc,
         }
@@ -47,22 +78,13 @@ impl CatalogueRow {
 
     /// Returns the bytes that the row takes, uncompressed.
     pub fn size(&self) -> u64 {
-        let Self { title_lc, cast_lc, genres_lc, doc, .. } = self;
+        let Self { folded: FoldedText { title_lc, cast_lc, genres_lc, .. }, doc, .. } = self;
         let genres: usize = genres_lc.iter().map(String::len).sum();
         (ROW_OVERHEAD + title_lc.len() + cast_lc.len() + genres + doc.len()) as u64
     }
 }
 
-/// Lowers text, so that comparisons ignore case.
-///
-/// The final sigma of Greek becomes the other one. Otherwise a substring of a word might not match
-/// the word, because lowering chooses the sigma by what follows it.
-pub(super) fn fold(text: &str) -> String {
-    let lowered = text.to_lowercase();
-    if lowered.contains('ς') { lowered.replace('ς', "σ") } else { lowered }
-}
-
-/// Lowers a genre, and shortens it to what an index entry holds.
+/// Folds a genre, and shortens it to what an index entry holds.
 pub(super) fn fold_genre(genre: &str) -> String {
     let folded = fold(genre);
     if folded.len() <= MAX_INDEXED_GENRE {
@@ -71,16 +93,16 @@ pub(super) fn fold_genre(genre: &str) -> String {
     format!("sha256:{:x}", Sha256::digest(folded))
 }
 
-/// Returns the identity of a movie: a digest of title, year and href. U+0000 ends the title, which
-/// cannot contain it. A missing href differs from an empty one.
-fn identity(movie: &Movie) -> Uuid {
+/// Returns the identity of a movie: a digest of title, year and href, the texts in composed form. U+0000
+/// ends the title, which cannot contain it. A missing href differs from an empty one.
+fn identity(title: &str, year: i64, href: Option<&str>) -> Uuid {
     let mut hasher = Sha256::new();
-    hasher.update(&*movie.title);
+    hasher.update(canonical(title).as_bytes());
     hasher.update([0]);
-    hasher.update(movie.year.get().to_be_bytes());
-    if let Some(href) = &movie.href {
+    hasher.update(year.to_be_bytes());
+    if let Some(href) = href {
         hasher.update([1]);
-        hasher.update(&**href);
+        hasher.update(canonical(href).as_bytes());
     }
     Uuid::from_bytes(digest_prefix(hasher.finalize().as_ref()))
 }

@@ -4,6 +4,8 @@ use deadpool_postgres::PoolError;
 use schema::Fault;
 use tokio_postgres::error::SqlState;
 
+use super::folding::FOLDING;
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -29,6 +31,14 @@ pub enum StoreError {
     /// The database has all migrations, but a step that follows them has not ended.
     #[error("the migration of the database has not ended: run rest-api migrate")]
     MigrationUnfinished,
+    /// The text of the catalogue was folded by the rules of another release, or this has not ended.
+    #[error(
+        "the folding of the catalogue is {found}, this release needs {FOLDING}: run rest-api migrate"
+    )]
+    Folding {
+        /// The version of the rules that the catalogue was folded by.
+        found: String,
+    },
     /// The configuration is wrong.
     #[error("database configuration: {0}")]
     Setup(String),

@@ -8,7 +8,7 @@
 //! same movies moves its old set to its new place. A set that the next version of the same object
 //! contains is removed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use deadpool_postgres::Transaction;
 use futures_util::{TryStreamExt, pin_mut};
@@ -282,6 +282,50 @@ impl<'a> Changes<'a> {
         }
         Ok(())
     }
+}
+
+/// Replaces movies in all sets by others: `replaced` has the new id of each.
+pub(super) async fn replace(
+    transaction: &Transaction<'_>,
+    replaced: &HashMap<u64, u64>,
+) -> Result<(), StoreError> {
+    let small = "
+        /* merged_versions::replace */
+        select version_id, movie_ids, bitmap from version_movies where movie_ids && $1";
+    let large = "
+        /* merged_versions::replace */
+        select version_id, movie_ids, bitmap from version_movies where bitmap is not null";
+    let write = "
+        /* merged_versions::replace */
+        update version_movies m
+        set movie_ids = v.movie_ids::bigint[], bitmap = v.bitmap
+        from unnest($1::bigint[], $2::text[], $3::bytea[]) as v (version_id, movie_ids, bitmap)
+        where m.version_id = v.version_id";
+    let old: RoaringTreemap = replaced.keys().copied().collect();
+    let ids: Vec<i64> = old.iter().map(u64::cast_signed).collect();
+    let mut sets = BTreeMap::new();
+    let mut read = async |statement: &str, params: &[&(dyn ToSql + Sync)]| {
+        let rows = transaction.query_raw(statement, params.iter().copied()).await?;
+        pin_mut!(rows);
+        while let Some(row) = rows.try_next().await? {
+            let mut movies = movies(&row)?;
+            let found = &movies & &old;
+            if !found.is_empty() {
+                movies -= &found;
+                movies.extend(found.iter().filter_map(|id| replaced.get(&id)));
+                sets.insert(row.get::<_, i64>("version_id"), stored(&movies));
+            }
+        }
+        Ok::<(), StoreError>(())
+    };
+    for ids in ids.chunks(MAX_ARRAY as usize) {
+        read(small, &[&ids]).await?;
+    }
+    read(large, &[]).await?;
+    let (ids, sets): (Vec<i64>, Vec<_>) = sets.into_iter().unzip();
+    let (arrays, bitmaps): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
+    execute(transaction, write, &[&ids, &arrays, &bitmaps]).await?;
+    Ok(())
 }
 
 /// Positions as arrays, one for each column.

@@ -6,19 +6,24 @@
 //! databases are taken over (docs/adr/0006-migrations.md).
 //!
 //! What would block a running service for long is not in a migration: it follows them, in steps that can
-//! be repeated (`concurrent_indexes`, `convert`).
+//! be repeated (`concurrent_indexes`, `convert`, `refold`).
 
 use std::time::Duration;
 
 use aws::SecretsManager;
 use chrono::{DateTime, SecondsFormat, Utc};
+use deadpool_postgres::{ClientWrapper, Connect};
 use refinery::{Migration, Runner};
 use tokio::time::sleep;
 use tokio_postgres::{Client, GenericClient, error::SqlState};
 use tracing::info;
 
 use super::{
-    StoreError, concurrent_indexes, connect, convert::convert_assertions, pools::WRITE_OPTIONS,
+    StoreError, concurrent_indexes, connect,
+    convert::convert_assertions,
+    folding::FOLDING,
+    pools::{ANY_FOLDING, WRITE_OPTIONS},
+    refold::refold,
 };
 use crate::config::Database;
 
@@ -39,18 +44,21 @@ const LOCK_POLL: Duration = Duration::from_millis(200);
 /// If the database is unavailable, a migration fails (it then leaves no trace), or a migration that
 /// was applied before has another checksum now.
 pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<(), StoreError> {
-    let config = connect::config(database, &database.host, WRITE_OPTIONS);
-    let (mut client, connection) = super::connector(database, secrets).await?.open(&config).await?;
-    tokio::spawn(connection);
+    let options = [WRITE_OPTIONS, ANY_FOLDING].join(" ");
+    let config = connect::config(database, &database.host, &options);
+    let connector = super::connector(database, secrets).await?;
+    let (client, connection) = connector.connect(&config).await?;
+    let mut client = ClientWrapper::new(client, connection);
     lock(&client).await?;
     take_over(&client).await?;
-    let report = runner().run_async(&mut client).await;
+    let report = runner().run_async(&mut *client).await;
     let report = report.map_err(|error| StoreError::Migration(Box::new(error)))?;
     for migration in report.applied_migrations() {
         info!(version = migration.version(), name = migration.name(), "migration applied");
     }
     concurrent_indexes::build(&client).await?;
-    convert_assertions(&mut client).await
+    convert_assertions(&mut client).await?;
+    refold(&mut client).await
 }
 
 /// Waits until no other process migrates. The lock is held until the connection closes.
@@ -123,6 +131,18 @@ pub(super) async fn check(client: &impl GenericClient) -> Result<(), StoreError>
         return Ok(());
     }
     Err(StoreError::MigrationUnfinished)
+}
+
+/// Checks that the catalogue has the folded text of this release. Otherwise merges are refused.
+pub(super) async fn check_folding(client: &impl GenericClient) -> Result<(), StoreError> {
+    let folding = "
+        /* migrate::check_folding */
+        select folding from catalogue";
+    let found: Option<String> = client.query_one(folding, &[]).await?.get(0);
+    if found.as_deref() == Some(FOLDING) {
+        return Ok(());
+    }
+    Err(StoreError::Folding { found: found.unwrap_or_else(|| "unfinished".to_owned()) })
 }
 
 /// Returns the newest migration of the database; 0 if it was never migrated.

@@ -6,7 +6,8 @@
 //! | concept | modules |
 //! | --- | --- |
 //! | connections | `connect`, `pools`, `reads`, `listen`, `sql` |
-//! | schema | `migrate`, `concurrent_indexes`, `convert` |
+//! | schema | `migrate`, `concurrent_indexes`, `convert`, `refold` |
+//! | equal text | `folding` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance`, `retention` |
@@ -20,6 +21,7 @@ mod concurrent_indexes;
 mod connect;
 mod convert;
 mod error;
+mod folding;
 mod ledger;
 mod listen;
 mod maintenance;
@@ -34,6 +36,7 @@ mod queue;
 mod queue_depth;
 mod reads;
 mod reconcile;
+mod refold;
 mod retention;
 mod sql;
 mod staging;
@@ -55,6 +58,7 @@ pub use catalogue::{
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane};
 pub use error::StoreError;
+pub use folding::canonical;
 pub use ledger::{Ingest, IngestQuery, IngestState};
 pub use merge::Merged;
 pub use migrate::migrate;
@@ -164,7 +168,11 @@ impl Store {
     /// versions before have contained.
     pub(crate) async fn wait_until_migrated(&self) {
         loop {
-            let migrated = async { migrate::check(&**self.worker().await?).await };
+            let migrated = async {
+                let connection = self.worker().await?;
+                migrate::check(&**connection).await?;
+                migrate::check_folding(&**connection).await
+            };
             match migrated.await {
                 Ok(()) => return,
                 Err(error) => warn!(error = chain(&error), "no file is ingested yet, will retry"),

@@ -8,6 +8,7 @@ use tokio_postgres::{Config, config::TargetSessionAttrs};
 use super::{
     StoreError,
     connect::{self, Connector},
+    folding::FOLDING,
     reads::ReadPool,
 };
 use crate::config::Database;
@@ -17,6 +18,9 @@ use crate::config::Database;
 /// index. With its default cost of random reads, the planner would read the whole table much too early.
 pub(super) const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
      -c client_connection_check_interval=5s -c random_page_cost=1.1";
+
+/// A further option of the session that migrates: it may change what was merged by any rules of equal text.
+pub(super) const ANY_FOLDING: &str = "-c mru.folding=any";
 
 /// Further options of sessions of workers: a commit does not wait until it is durable. What a crash loses
 /// is done once more. Merges are the exception.
@@ -81,9 +85,12 @@ impl Pools {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
             config
         };
-        let worker_config = config(&[WRITE_OPTIONS, WORKER_OPTIONS, SHORT_OPTIONS]);
-        let staging_config = config(&[WRITE_OPTIONS, WORKER_OPTIONS, STAGING_OPTIONS]);
-        let writer_config = config(&[WRITE_OPTIONS, SHORT_OPTIONS, "-c statement_timeout=30s"]);
+        // Migration 11 refuses merges of sessions with other rules than the catalogue has.
+        let folding = format!("-c mru.folding={FOLDING}");
+        let writing = |options: &[&str]| config(&[&[WRITE_OPTIONS, &folding], options].concat());
+        let worker_config = writing(&[WORKER_OPTIONS, SHORT_OPTIONS]);
+        let staging_config = writing(&[WORKER_OPTIONS, STAGING_OPTIONS]);
+        let writer_config = writing(&[SHORT_OPTIONS, "-c statement_timeout=30s"]);
         let ledger_config = config(&[READ_OPTIONS, LEDGER_OPTIONS]);
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
         let read_only = format!("{READ_OPTIONS} -c default_transaction_read_only=on");

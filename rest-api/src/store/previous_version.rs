@@ -129,7 +129,7 @@ impl PreviousVersion {
     /// Within one file the later record wins. So after a record with other content was staged, all
     /// later records of the same movie are staged, too.
     pub(super) fn is_unchanged(&mut self, row: &CatalogueRow) -> bool {
-        let Some(movie) = self.find(row.identity) else { return false };
+        let Some(movie) = self.find(row.folded.identity) else { return false };
         if movie.comparison != Comparison::Changed {
             let same = movie.content_hash == row.content_hash;
             movie.comparison = if same { Comparison::Unchanged } else { Comparison::Changed };

@@ -10,8 +10,10 @@ use futures_util::pin_mut;
 use tokio_postgres::{binary_copy::BinaryCopyInWriter, types::Type};
 
 use super::{
-    CatalogueRow, Claim, Store, StoreError, catalogue_row::ROW_OVERHEAD,
-    previous_version::PreviousVersion, sql::query_one,
+    CatalogueRow, Claim, Store, StoreError,
+    catalogue_row::{FoldedText, ROW_OVERHEAD},
+    previous_version::PreviousVersion,
+    sql::query_one,
 };
 use crate::config::Budget;
 
@@ -135,8 +137,8 @@ impl Staging {
         let writer = BinaryCopyInWriter::new(connection.copy_in(&copy).await?, &COLUMNS);
         pin_mut!(writer);
         for (record, row) in changes {
-            let CatalogueRow { identity, title_lc, year, cast_lc, genres_lc, content_hash, doc } =
-                row;
+            let CatalogueRow { folded, year, content_hash, doc } = row;
+            let FoldedText { identity, title_lc, cast_lc, genres_lc } = folded;
             writer
                 .as_mut()
                 .write(&[&record, identity, title_lc, year, cast_lc, genres_lc, content_hash, doc])

@@ -19,6 +19,7 @@
 //! | `config::` | environment variables: defaults, checks, messages |
 //! | `corpus::` | the oracle of the fuzzer, on the corpus and on the files of the tests |
 //! | `deployment::` | chart, Terraform and health check agree with the programs |
+//! | `equal_text::` | texts that are equal: normal forms, case |
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
@@ -34,6 +35,7 @@
 //! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
 //! | `reconcile::` | the command `rest-api reconcile` |
 //! | `reconcile_comparison::` | the comparison of a bucket with the ledger |
+//! | `refold::` | migrating a catalogue whose text was folded by other rules |
 //! | `results::` | results that are published to a topic |
 //! | `retention::` | what is removed from the ledger and the sets of movies |
 //! | `s3_faults::` | faults of the object store, injected by a proxy |
@@ -56,6 +58,7 @@ mod concurrent_ingests;
 mod config;
 mod corpus;
 mod deployment;
+mod equal_text;
 mod failover;
 mod files;
 mod forged_notifications;
@@ -71,6 +74,7 @@ mod order;
 mod read_host;
 mod reconcile;
 mod reconcile_comparison;
+mod refold;
 mod results;
 mod retention;
 mod s3_faults;

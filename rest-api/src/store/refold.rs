@@ -1,0 +1,288 @@
+//! Computes identity and folded text of each movie anew, after the rules of equal text or the Unicode tables
+//! behind them have changed. Movies that become one are merged by the order of versions.
+//!
+//! Meanwhile queries are answered and no file is merged: a trigger refuses merges by other rules
+//! (migration 11).
+
+use std::collections::{BTreeMap, HashMap};
+
+use deadpool_postgres::{ClientWrapper, Transaction};
+use futures_util::{TryStreamExt, pin_mut};
+use roaring::RoaringTreemap;
+use serde::Deserialize;
+use tokio_postgres::{Row, types::ToSql};
+use tracing::info;
+use uuid::Uuid;
+
+use super::{
+    StoreError, VersionPosition,
+    catalogue_row::{FoldedText, NAME_SEPARATOR},
+    folding::FOLDING,
+    merge, merged_versions,
+    sql::{execute, query_one},
+};
+
+/// How many movies are read in one transaction, and how many bytes of those that change are kept.
+const MAX_MOVIES: i64 = 10_000;
+const MAX_BYTES: usize = 16 << 20;
+
+/// After how many movies progress is logged.
+const LOG_AFTER: usize = 100_000;
+
+/// Computes the columns of all movies with [`FOLDING`], unless they were. A run that is interrupted
+/// continues where it ended.
+pub(super) async fn refold(client: &mut ClientWrapper) -> Result<(), StoreError> {
+    let begin = "
+        /* refold::refold */
+        update catalogue
+        set folding = null, next_folding = $1,
+            folded_up_to = case when next_folding = $1 then folded_up_to else 0 end
+        where folding is distinct from $1";
+    if client.execute(begin, &[&FOLDING]).await? == 0 {
+        return Ok(());
+    }
+    let (mut read, mut changed, mut merged) = (0, 0, 0);
+    while let Some(step) = step(client).await? {
+        let is_logged = read / LOG_AFTER < (read + step.read) / LOG_AFTER;
+        (read, changed, merged) = (read + step.read, changed + step.changed, merged + step.merged);
+        if is_logged {
+            info!(read, changed, merged, "computing the folded text of the movies");
+        }
+    }
+    if read > 0 {
+        info!(read, changed, merged, folding = FOLDING, "computed the folded text of all movies");
+    }
+    Ok(())
+}
+
+/// What one transaction did, in movies.
+struct Step {
+    read: usize,
+    changed: usize,
+    /// Those that became one with another movie.
+    merged: usize,
+}
+
+/// Computes the columns of the next movies. Returns none after the last one.
+async fn step(client: &mut ClientWrapper) -> Result<Option<Step>, StoreError> {
+    let progress = "
+        /* refold::step */
+        update catalogue set folded_up_to = $1";
+    let finish = "
+        /* refold::step */
+        update catalogue set folding = next_folding, next_folding = null, folded_up_to = 0";
+    let transaction = client.transaction().await?;
+    merge::lock(&transaction).await?;
+    let (read, last, mut movies) = read_next(&transaction).await?;
+    let Some(last) = last else {
+        execute(&transaction, finish, &[]).await?;
+        transaction.commit().await?;
+        return Ok(None);
+    };
+    let changed = movies.len();
+    read_twins(&transaction, &mut movies).await?;
+    let merged = merge_equal(&transaction, &mut movies).await?;
+    write(&transaction, &movies).await?;
+    execute(&transaction, progress, &[&last]).await?;
+    merge::increment_revision(&transaction, changed > 0).await?;
+    transaction.commit().await?;
+    Ok(Some(Step { read, changed, merged }))
+}
+
+/// A movie with its columns by the new rules.
+#[derive(Clone, Debug)]
+struct Movie {
+    id: i64,
+    ingest_id: Option<i64>,
+    record: Option<i64>,
+    folded: FoldedText,
+}
+
+/// The properties of a movie that its columns are computed from.
+#[derive(Deserialize)]
+struct Texts {
+    title: String,
+    year: i64,
+    href: Option<String>,
+    #[serde(default)]
+    cast: Vec<String>,
+    #[serde(default)]
+    genres: Vec<String>,
+}
+
+impl Movie {
+    /// Returns the movie of a row.
+    ///
+    /// # Errors
+    /// If its document is malformed.
+    fn new(row: &Row) -> Result<Self, StoreError> {
+        let id = row.get("id");
+        let malformed = |error| StoreError::Setup(format!("movie {id} is malformed: {error}"));
+        let Texts { title, year, href, cast, genres } =
+            serde_json::from_str(row.get("doc")).map_err(malformed)?;
+        let [cast, genres] = [&cast, &genres].map(|names| names.iter().map(String::as_str));
+        let folded = FoldedText::new(&title, year, href.as_deref(), cast, genres);
+        Ok(Self { id, ingest_id: row.get("ingest_id"), record: row.get("record"), folded })
+    }
+
+    /// Returns whether the columns of `row` are those by the new rules.
+    fn is_stored(&self, row: &Row) -> bool {
+        let FoldedText { identity, title_lc, cast_lc, genres_lc } = &self.folded;
+        *identity == row.get::<_, Uuid>("identity")
+            && title_lc == row.get::<_, &str>("title_lc")
+            && cast_lc == row.get::<_, &str>("cast_lc")
+            && *genres_lc == row.get::<_, Vec<&str>>("genres_lc")
+    }
+
+    fn size(&self) -> usize {
+        let FoldedText { title_lc, cast_lc, genres_lc, .. } = &self.folded;
+        title_lc.len() + cast_lc.len() + genres_lc.iter().map(String::len).sum::<usize>()
+    }
+}
+
+/// Reads the next movies. Returns their number, the last id, and those whose columns change.
+async fn read_next(
+    transaction: &Transaction<'_>,
+) -> Result<(usize, Option<i64>, Vec<Movie>), StoreError> {
+    let next = "
+        /* refold::read_next */
+        select id, identity, title_lc, cast_lc, genres_lc, ingest_id, record, doc
+        from movies
+        where id > (select folded_up_to from catalogue)
+        order by id
+        limit $1";
+    let rows = transaction.query_raw(next, [MAX_MOVIES]).await?;
+    pin_mut!(rows);
+    let (mut read, mut last, mut changed, mut size) = (0, None, Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let movie = Movie::new(&row)?;
+        (read, last) = (read + 1, Some(movie.id));
+        if !movie.is_stored(&row) {
+            size += movie.size();
+            changed.push(movie);
+        }
+        if size > MAX_BYTES {
+            break;
+        }
+    }
+    Ok((read, last, changed))
+}
+
+/// Adds the movies that have the new identity of one of `movies` already.
+async fn read_twins(
+    transaction: &Transaction<'_>,
+    movies: &mut Vec<Movie>,
+) -> Result<(), StoreError> {
+    let twins = "
+        /* refold::read_twins */
+        select id, ingest_id, record, doc from movies where identity = any($1) and id <> all($2)";
+    let ids: Vec<i64> = movies.iter().map(|movie| movie.id).collect();
+    let identities: Vec<Uuid> = movies.iter().map(|movie| movie.folded.identity).collect();
+    for row in transaction.query(twins, &[&identities, &ids]).await? {
+        movies.push(Movie::new(&row)?);
+    }
+    Ok(())
+}
+
+/// Merges the movies that have one identity: the first id remains, with the content of the newest version.
+/// Returns the number of those that are gone.
+async fn merge_equal(
+    transaction: &Transaction<'_>,
+    movies: &mut Vec<Movie>,
+) -> Result<usize, StoreError> {
+    let copy = "
+        /* refold::merge_equal */
+        update movies m
+        set content_hash = w.content_hash, doc = w.doc, ingest_id = w.ingest_id,
+            record = w.record, changed_at = w.changed_at
+        from unnest($1::bigint[], $2::bigint[]) as g (remaining, winner)
+        join movies w on w.id = g.winner
+        where m.id = g.remaining";
+    let remove = "
+        /* refold::merge_equal */
+        delete from movies where id = any($1)";
+    let mut groups: BTreeMap<Uuid, Vec<Movie>> = BTreeMap::new();
+    for movie in movies.drain(..) {
+        groups.entry(movie.folded.identity).or_default().push(movie);
+    }
+    let equal = groups.values().filter(|group| group.len() > 1).flatten();
+    let newest = newest_versions(transaction, equal.map(|movie| movie.id).collect()).await?;
+    let (mut remaining, mut winners, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let mut replaced = HashMap::new();
+    for group in groups.into_values() {
+        // Two movies of one version: the later record. It is known if both rows are from one ingest.
+        let order =
+            |movie: &&Movie| (newest.get(&movie.id), movie.ingest_id, movie.record, movie.id);
+        let Some(winner) = group.iter().max_by_key(order) else { continue };
+        let first = group.iter().map(|movie| movie.id).min().unwrap_or(winner.id);
+        if winner.id != first {
+            remaining.push(first);
+            winners.push(winner.id);
+        }
+        for movie in group.iter().filter(|movie| movie.id != first) {
+            gone.push(movie.id);
+            replaced.insert(movie.id.cast_unsigned(), first.cast_unsigned());
+        }
+        movies.push(Movie { id: first, ..winner.clone() });
+    }
+    if !gone.is_empty() {
+        execute(transaction, copy, &[&remaining, &winners]).await?;
+        execute(transaction, remove, &[&gone]).await?;
+        merged_versions::replace(transaction, &replaced).await?;
+    }
+    Ok(gone.len())
+}
+
+/// Returns the newest version that contains each of the movies `ids`.
+async fn newest_versions(
+    transaction: &Transaction<'_>,
+    ids: Vec<i64>,
+) -> Result<HashMap<i64, VersionPosition>, StoreError> {
+    let first = "
+        /* refold::newest_versions */
+        select timestamptz '0001-01-01'";
+    let mut newest: HashMap<i64, VersionPosition> = HashMap::new();
+    let ids: RoaringTreemap = ids.into_iter().map(i64::cast_unsigned).collect();
+    if ids.is_empty() {
+        return Ok(newest);
+    }
+    let ordered_at = query_one(transaction, first, &[]).await?.get(0);
+    let [key, bucket, sequencer] = [const { String::new() }; 3];
+    let first = VersionPosition { ordered_at, key, bucket, sequencer };
+    let visit = |position: VersionPosition, movies: RoaringTreemap| {
+        for id in movies & &ids {
+            let newest = newest.entry(id.cast_signed()).or_insert_with(|| position.clone());
+            if *newest < position {
+                newest.clone_from(&position);
+            }
+        }
+    };
+    merged_versions::visit_later(transaction, &first, &ids, visit).await?;
+    Ok(newest)
+}
+
+/// Writes the columns of `movies`.
+async fn write(transaction: &Transaction<'_>, movies: &[Movie]) -> Result<(), StoreError> {
+    let write = "
+        /* refold::write */
+        update movies m
+        set identity = r.identity, title_lc = r.title_lc, cast_lc = r.cast_lc,
+            genres_lc = string_to_array(r.genres_lc, $6)
+        from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[])
+            as r (id, identity, title_lc, cast_lc, genres_lc)
+        where m.id = r.id";
+    if movies.is_empty() {
+        return Ok(());
+    }
+    let folded = || movies.iter().map(|movie| &movie.folded);
+    let ids: Vec<i64> = movies.iter().map(|movie| movie.id).collect();
+    let identities: Vec<Uuid> = folded().map(|folded| folded.identity).collect();
+    let titles: Vec<&str> = folded().map(|folded| &*folded.title_lc).collect();
+    let casts: Vec<&str> = folded().map(|folded| &*folded.cast_lc).collect();
+    let genres: Vec<String> = folded().map(FoldedText::joined_genres).collect();
+    let separator = NAME_SEPARATOR.to_string();
+    let params: [&(dyn ToSql + Sync); 6] =
+        [&ids, &identities, &titles, &casts, &genres, &separator];
+    execute(transaction, write, &params).await?;
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Migrating a catalogue whose text was folded by other rules.
+//!
+//! The catalogues of the tests are as earlier releases left them: a movie that was put under a title of its
+//! own gets the decomposed form of another one by SQL, as if the two had never been one.
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::support::{Service, movies::movie, notification, postgres};
+
+/// The placeholder of a letter that is decomposed in the catalogue of the earlier release.
+const PLACEHOLDER: &str = "#";
+
+/// Makes the database one of an earlier release: folds its text by lowering it, and decomposes the
+/// placeholders.
+async fn make_earlier(sql: &Client) {
+    let decompose = "update movies
+        set doc = replace(doc, '#', U&'e\\0301'), title_lc = replace(title_lc, '#', U&'e\\0301'),
+            cast_lc = replace(cast_lc, '#', U&'e\\0301'), content_hash = hashtextextended(doc, 1)";
+    sql.batch_execute(decompose).await.unwrap();
+    sql.batch_execute("update catalogue set folding = 'earlier'").await.unwrap();
+}
+
+/// Returns the service of a successor on the same database, after its migration.
+async fn migrate(mut service: Service) -> Service {
+    service.stop().await;
+    postgres::migrate(&service.database).await.unwrap();
+    service.successor().start().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn movies_that_become_one_are_merged_as_if_they_had_been_one() {
+    let seed = std::env::var("MRU_TEST_SEED").map_or(12, |seed| seed.parse().unwrap());
+    let mut random = Rng::with_seed(seed);
+    for round in 0..4 {
+        // Each file has some of the movies, in one form or the other; some files are large sets.
+        let files: Vec<(String, Vec<Value>)> = (0..12)
+            .map(|number| {
+                let size = if number % 4 == 0 { 1_500 } else { 30 };
+                let form = |random: &mut Rng| if random.bool() { "é" } else { PLACEHOLDER };
+                let movies = (0..size).map(|_| {
+                    let title = format!("Caf{} {}", form(&mut random), random.u32(0..800));
+                    movie(&title, &format!("from {number}"))
+                });
+                (format!("file-{}", number % 7), movies.collect())
+            })
+            .collect();
+        let (before, after) = (Service::start().await, Service::start().await);
+        let mut order: Vec<u32> = (0..12).collect();
+        random.shuffle(&mut order);
+        for second in order {
+            let (key, movies) = &files[second as usize];
+            let body = json!(movies).to_string();
+            for (service, body) in
+                [(&before, body.clone()), (&after, body.replace(PLACEHOLDER, "e\u{301}"))]
+            {
+                service.put(key, body).await;
+                service.notify(&notification::at_second(key, second)).await;
+            }
+        }
+        make_earlier(&before.sql().await).await;
+        let before = migrate(before).await;
+
+        let catalogue = async |service: &Service| {
+            let mut movies = service.movies_without_ids("limit=1000").await;
+            movies.sort_by_key(|movie| movie["title"].to_string());
+            movies
+        };
+        let (migrated, expected) = (catalogue(&before).await, catalogue(&after).await);
+        assert!(migrated == expected, "round {round}, MRU_TEST_SEED={seed}");
+
+        // What versions contain is merged, too: a late file changes what no later one contains.
+        let late: Vec<Value> = (0..900).map(|n| movie(&format!("Café {n}"), "late")).collect();
+        for service in [&before, &after] {
+            service.put("late", json!(late).to_string()).await;
+            service.notify(&notification::at_second("late", 3)).await;
+        }
+        let (migrated, expected) = (catalogue(&before).await, catalogue(&after).await);
+        assert!(migrated == expected, "late, round {round}, MRU_TEST_SEED={seed}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_id_remains_with_the_content_and_the_provenance_of_the_newest_version() {
+    let service = Service::start().await;
+    for (key, title, second) in [("a", "Café", 5), ("b", "Caf#", 9), ("c", "Other", 7)] {
+        service.put(key, json!([movie(title, key)]).to_string()).await;
+        service.notify(&notification::at_second(key, second)).await;
+    }
+    let ids: Vec<Value> = service.movies("").await.iter().map(|m| m["id"].clone()).collect();
+    let revision = "select revision from catalogue";
+    let sql = service.sql().await;
+    let before: i64 = sql.query_one(revision, &[]).await.unwrap().get(0);
+    make_earlier(&sql).await;
+    let service = migrate(service).await;
+    let after: i64 = sql.query_one(revision, &[]).await.unwrap().get(0);
+    assert!(after > before, "cached answers would stay");
+    let movies = service.movies("").await;
+    assert_eq!(movies.iter().map(|m| &m["id"]).collect::<Vec<_>>(), [&ids[0], &ids[2]]);
+    let one = service.get(&format!("/movies/{}", ids[0])).await.json();
+    assert_eq!((&one["title"], &one["genres"]), (&json!("Cafe\u{301}"), &json!(["b"])));
+    assert_eq!(one["provenance"]["key"], "b");
+    let text = "select count(*) from movies where title_lc = 'café'";
+    assert_eq!(sql.query_one(text, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn an_interrupted_run_continues_where_it_ended() {
+    let service = Service::start().await;
+    let movies: Vec<Value> = (0..25_000).map(|n| movie(&format!("Caf# {n}"), "x")).collect();
+    service.ingest("k", json!(movies).to_string()).await;
+    let sql = service.sql().await;
+    make_earlier(&sql).await;
+    // The last step fails.
+    let poison = "update movies set doc = '{}' where id = (select max(id) from movies)";
+    let kept: String =
+        sql.query_one("select doc from movies order by id desc limit 1", &[]).await.unwrap().get(0);
+    sql.batch_execute(poison).await.unwrap();
+    let database = service.database.clone();
+    postgres::migrate(&database).await.unwrap_err();
+    let progress = "select folding is null and folded_up_to >= 20000 from catalogue";
+    assert!(sql.query_one(progress, &[]).await.unwrap().get::<_, bool>(0));
+
+    let heal = "update movies set doc = $1 where id = (select max(id) from movies)";
+    sql.execute(heal, &[&kept]).await.unwrap();
+    postgres::migrate(&database).await.unwrap();
+    let left = "select count(*) from movies where title_lc not like 'café %'";
+    assert_eq!(sql.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn a_process_with_other_rules_takes_no_file() {
+    let service = Service::start().await;
+    service.ingest("k", json!([movie("A", "x")]).to_string()).await;
+    let sql = service.sql().await;
+    sql.batch_execute("update catalogue set folding = 'newer'").await.unwrap();
+    service.put("k", json!([movie("B", "x")]).to_string()).await;
+    let posted = service.send(service.post("/movies", json!([movie("C", "x")]).to_string())).await;
+    assert_eq!(posted.status.as_u16(), 503, "{}", posted.text);
+    let notify = service.post("/notify", notification::at_second("k", 9).to_string());
+    let queued = service.send(notify).await.json();
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(service.movies("").await.len(), 1, "a file was merged by other rules");
+    assert_ne!(service.get_ingest(&queued["id"]).await["state"], "failed");
+    assert!(service.get("/readyz").await.status.is_success(), "queries are answered");
+
+    postgres::migrate(&service.database).await.unwrap();
+    service.reaches(&queued["id"], "succeeded").await;
+    assert_eq!(service.movies("").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_service_waits_until_the_text_is_folded_by_its_rules() {
+    let mut service = Service::start().await;
+    service.stop().await;
+    let sql = service.sql().await;
+    sql.batch_execute("update catalogue set folding = 'earlier'").await.unwrap();
+    let service = service.successor().start().await;
+    service.put("k", json!([movie("A", "x")]).to_string()).await;
+    let notify = service.post("/notify", notification::at_second("k", 9).to_string());
+    let queued = service.send(notify).await.json();
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(service.get_ingest(&queued["id"]).await["state"], "queued");
+    postgres::migrate(&service.database).await.unwrap();
+    service.reaches(&queued["id"], "succeeded").await;
+}
