@@ -74,7 +74,15 @@ for directory in 2-rds 3-s3-lambda; do
 done
 
 step 'order of creation'
-before 3-s3-lambda aws_lambda_permission.bucket aws_s3_bucket_notification.files
+for needed in aws_lambda_permission.bucket aws_sqs_queue_policy.events aws_lambda_permission.rule \
+    aws_cloudwatch_event_target.ingest aws_lambda_function_event_invoke_config.ingest; do
+    before 3-s3-lambda "$needed" aws_s3_bucket_notification.files
+done
+before 3-s3-lambda aws_iam_role_policy.failures aws_lambda_function_event_invoke_config.ingest
+before 3-s3-lambda aws_iam_role_policy.events aws_lambda_event_source_mapping.events
+for needed in aws_lambda_permission.rule aws_sqs_queue_policy.undelivered; do
+    before 3-s3-lambda "$needed" aws_cloudwatch_event_target.ingest
+done
 before 3-s3-lambda aws_iam_role_policy.ingest aws_lambda_function.ingest
 before 3-s3-lambda aws_cloudwatch_log_group.ingest aws_iam_role_policy.ingest
 for database in aws_db_instance.this aws_rds_cluster.this; do

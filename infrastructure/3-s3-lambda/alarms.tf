@@ -1,31 +1,9 @@
 # CloudWatch alarms for the operator, and the SNS topic that they publish to.
 
 locals {
-  # period is in seconds. missing: Lambda emits these metrics only while events occur. The queue's metric
-  # stops while messages wait in an idle queue, which must not clear the alarm.
-  alarms = {
-    failures = {
-      description = "Events failed all attempts and are in the failure queue: fix the cause, then redrive them."
-      namespace   = "AWS/SQS"
-      metric      = "ApproximateNumberOfMessagesVisible"
-      dimensions  = { QueueName = aws_sqs_queue.failures.name }
-      statistic   = "Maximum"
-      threshold   = 0
-      period      = 60
-      evaluations = 1
-      missing     = "ignore"
-    }
-    lost = {
-      description = "Lambda could not send a failed event to the failure queue: find the object in the function's log and put the file again."
-      namespace   = "AWS/Lambda"
-      metric      = "DestinationDeliveryFailures"
-      dimensions  = { FunctionName = local.function }
-      statistic   = "Sum"
-      threshold   = 0
-      period      = 60
-      evaluations = 1
-      missing     = "notBreaching"
-    }
+  # period is in seconds. missing: Lambda and EventBridge emit their metrics only while events occur. The
+  # metrics of a queue stop while messages wait in an idle queue, which must not clear an alarm on their number.
+  function_alarms = {
     errors = {
       description = "Invocations have failed for 15 minutes: the API does not accept notifications."
       namespace   = "AWS/Lambda"
@@ -35,17 +13,6 @@ locals {
       threshold   = 0
       period      = 300
       evaluations = 3
-      missing     = "notBreaching"
-    }
-    event-age = {
-      description = "Events wait for the function for more than ten minutes."
-      namespace   = "AWS/Lambda"
-      metric      = "AsyncEventAge"
-      dimensions  = { FunctionName = local.function }
-      statistic   = "Maximum"
-      threshold   = 600000 # ms
-      period      = 300
-      evaluations = 1
       missing     = "notBreaching"
     }
     throttles = {
@@ -60,6 +27,9 @@ locals {
       missing     = "notBreaching"
     }
   }
+
+  # Each file that begins with source_, and asynchronous.tf, has the alarms of what it creates.
+  alarms = merge(local.function_alarms, local.asynchronous_alarms, local.sqs_alarms, local.eventbridge_alarms)
 }
 
 resource "aws_cloudwatch_metric_alarm" "this" {

@@ -1,4 +1,4 @@
-# The bucket for movie files, and its notifications to the function.
+# The bucket for movie files.
 
 resource "aws_s3_bucket" "files" {
   #checkov:skip=CKV_AWS_18:Access logs need a second bucket; CloudTrail can log access for the whole account
@@ -86,26 +86,4 @@ resource "aws_s3_bucket_lifecycle_configuration" "files" {
 
   # Rules for noncurrent versions require versioning.
   depends_on = [aws_s3_bucket_versioning.files]
-}
-
-resource "aws_lambda_permission" "bucket" {
-  statement_id  = "bucket"
-  function_name = aws_lambda_function.ingest.function_name
-  action        = "lambda:InvokeFunction"
-  principal     = "s3.amazonaws.com"
-  source_arn    = aws_s3_bucket.files.arn
-  # A bucket ARN contains no account. Without this, a later owner of the bucket name could invoke the function.
-  source_account = local.account_id
-}
-
-resource "aws_s3_bucket_notification" "files" {
-  bucket = aws_s3_bucket.files.id
-
-  lambda_function {
-    lambda_function_arn = aws_lambda_function.ingest.arn
-    events              = ["s3:ObjectCreated:*"]
-  }
-
-  # S3 checks the permission when the notification is created.
-  depends_on = [aws_lambda_permission.bucket]
 }

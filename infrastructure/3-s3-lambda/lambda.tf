@@ -1,18 +1,10 @@
-# The function, its role, and the queue for its failed events.
+# The function and its role.
 
 resource "aws_cloudwatch_log_group" "ingest" {
   #checkov:skip=CKV_AWS_158:CloudWatch Logs encrypts at rest with its own key; the log contains object keys, never content or the token
   #checkov:skip=CKV_AWS_338:A failed event stays in the queue for 14 days, and the log covers 30 days
   name              = "/aws/lambda/${local.function}"
   retention_in_days = 30
-}
-
-resource "aws_sqs_queue" "failures" {
-  name                      = "movies-r-us-ingest-failures"
-  sqs_managed_sse_enabled   = true
-  message_retention_seconds = 14 * 24 * 3600 # 14 days, the maximum of SQS
-  # Longer than the function's timeout, because a redrive waits for the function.
-  visibility_timeout_seconds = 120
 }
 
 data "aws_secretsmanager_secret" "api_token" {
@@ -64,12 +56,6 @@ resource "aws_iam_role_policy" "ingest" {
         Resource = data.aws_secretsmanager_secret.api_token.arn
       },
       {
-        Sid      = "KeepFailures"
-        Effect   = "Allow"
-        Action   = "sqs:SendMessage"
-        Resource = aws_sqs_queue.failures.arn
-      },
-      {
         Sid      = "JoinVpc"
         Effect   = "Allow"
         Action   = concat(local.network_interface_actions, ["ec2:DescribeSubnets"])
@@ -101,7 +87,7 @@ resource "aws_lambda_function" "ingest" {
   source_code_hash = filebase64sha256(var.lambda_package)
 
   memory_size                    = 128 # MB
-  timeout                        = 30  # s; longer than the timeout of the call to the API
+  timeout                        = 30  # s; longer than the timeout of the call to the API; source_sqs.tf depends on it
   reserved_concurrent_executions = var.reserved_concurrency
 
   environment {
@@ -129,16 +115,4 @@ resource "aws_lambda_function" "ingest" {
 
   # Lambda checks the role's permissions when the function is created.
   depends_on = [aws_iam_role_policy.ingest]
-}
-
-resource "aws_lambda_function_event_invoke_config" "ingest" {
-  function_name                = aws_lambda_function.ingest.function_name
-  maximum_retry_attempts       = 2
-  maximum_event_age_in_seconds = 6 * 3600 # 6 hours, the maximum of Lambda
-
-  destination_config {
-    on_failure {
-      destination = aws_sqs_queue.failures.arn
-    }
-  }
 }

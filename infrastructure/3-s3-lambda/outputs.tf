@@ -7,9 +7,9 @@ output "function_name" {
   value = aws_lambda_function.ingest.function_name
 }
 
-output "failure_queue_url" {
-  description = "Queue for events that failed all attempts."
-  value       = aws_sqs_queue.failures.url
+output "failure_queues" {
+  description = "Names of the queues for events that failed all attempts. scripts/redrive-failures --queue takes each."
+  value       = concat(aws_sqs_queue.failures[*].name, aws_sqs_queue.dead_letters[*].name, aws_sqs_queue.undelivered[*].name)
 }
 
 output "results_topic_arn" {

@@ -8,6 +8,29 @@ variable "movies_r_us_notify_api_url" {
   }
 }
 
+variable "event_source" {
+  description = "How the bucket's events reach the function: direct (S3 invokes it), sqs (through a queue) or eventbridge (through a rule)."
+  type        = string
+  default     = "direct"
+  nullable    = false
+
+  validation {
+    condition     = contains(["direct", "sqs", "eventbridge"], var.event_source)
+    error_message = "event_source must be direct, sqs or eventbridge."
+  }
+}
+
+variable "previous_event_source" {
+  description = "The event_source before a change of it. Its resources stay until the value is null again, so that the events on their way through it are not lost (docs/operations.md)."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.previous_event_source == null ? true : contains(["direct", "sqs", "eventbridge"], var.previous_event_source) && var.previous_event_source != var.event_source
+    error_message = "previous_event_source must be direct, sqs or eventbridge, and differ from event_source."
+  }
+}
+
 variable "lambda_package" {
   description = "Lambda package for arm64, built by scripts/package-lambda."
   type        = string
