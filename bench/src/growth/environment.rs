@@ -74,8 +74,9 @@ impl Environment {
         let database = self.postgres.database(name);
         store::migrate(&database, &no_secrets()).await?;
         let sql = self.postgres.connect(name).await?;
-        // For the indexes that are built after the rows were written.
-        sql.batch_execute("set maintenance_work_mem = '512MB'").await?;
+        // For the indexes that are built after the rows were written, and to write versions without a
+        // service.
+        sql.batch_execute("set maintenance_work_mem = '512MB'; set mru.folding = 'any'").await?;
         Ok(Part { database, sql })
     }
 

@@ -7,9 +7,11 @@
 //! | `late` | the versions that are newer than a late file |
 //! | `files` | the files that arrived in random order |
 //! | `reloads` | the versions of one large file |
+//! | `folding` | the movies whose folded text is computed anew |
 
 mod environment;
 mod files;
+mod folding;
 mod late;
 mod ledger;
 mod reloads;
@@ -32,6 +34,8 @@ pub(crate) enum Part {
     Files,
     /// A large file that comes again and again
     Reloads,
+    /// The migration of a catalogue whose text was folded by other rules
+    Folding,
 }
 
 /// How much there is of everything.
@@ -68,6 +72,10 @@ pub(crate) struct Options {
     /// reloads: number of versions of the large file, each with one of a hundred movies changed
     #[arg(long, default_value_t = 100)]
     reloads: usize,
+
+    /// folding: number of movies
+    #[arg(long, default_value_t = 1_000_000)]
+    movies: i64,
 }
 
 /// Measures the parts that `options` name, and prints one table; for the part `reloads` also the sizes
@@ -107,6 +115,9 @@ async fn run(
     let mut sizes = None;
     if includes(Part::Reloads) {
         sizes = Some(reloads::measure(environment, options.reloads, &mut figures).await?);
+    }
+    if includes(Part::Folding) {
+        folding::measure(environment, options.movies, &mut figures).await?;
     }
     Ok((figures, sizes))
 }

@@ -37,7 +37,7 @@ pub fn canonical(text: &str) -> Cow<'_, str> {
 /// İ leaves, and composed.
 ///
 /// Source: Unicode Standard, section 3.13, "canonical caseless matching".
-pub(super) fn fold(text: &str) -> String {
+pub fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }

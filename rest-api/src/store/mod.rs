@@ -58,7 +58,7 @@ pub use catalogue::{
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane};
 pub use error::StoreError;
-pub use folding::canonical;
+pub use folding::{canonical, fold};
 pub use ledger::{Ingest, IngestQuery, IngestState};
 pub use merge::Merged;
 pub use migrate::migrate;

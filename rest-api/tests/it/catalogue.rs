@@ -6,7 +6,7 @@ use caseless::Caseless;
 use fastrand::Rng;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
-use rest_api::store::is_indexable;
+use rest_api::store::{fold, is_indexable};
 use serde_json::{Value, json};
 use unicode_normalization::UnicodeNormalization;
 
@@ -306,7 +306,7 @@ async fn text_is_indexable_only_if_the_index_has_trigrams_of_it() {
         assert!(!is_indexable(text), "{text}");
     }
     let service = Service::start_without_workers().await;
-    let texts = ('\u{1}'..=char::MAX).map(|c| folded(&c.to_string().repeat(3)));
+    let texts = ('\u{1}'..=char::MAX).map(|c| fold(&c.to_string().repeat(3)));
     let texts: Vec<String> = texts.filter(|text| is_indexable(text)).collect();
     assert!(texts.len() > 30_000, "{}", texts.len());
     let not_indexed = "select text from unnest($1::text[]) text where show_trgm(text) = '{}'";

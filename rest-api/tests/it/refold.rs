@@ -138,7 +138,7 @@ async fn a_process_with_other_rules_takes_no_file() {
     service.put("k", json!([movie("B", "x")]).to_string()).await;
     let posted = service.send(service.post("/movies", json!([movie("C", "x")]).to_string())).await;
     assert_eq!(posted.status.as_u16(), 503, "{}", posted.text);
-    let notify = service.post("/notify", notification::at_second("k", 9).to_string());
+    let notify = service.post("/notify", notification::bare("k").to_string());
     let queued = service.send(notify).await.json();
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(service.movies("").await.len(), 1, "a file was merged by other rules");
@@ -158,7 +158,7 @@ async fn a_service_waits_until_the_text_is_folded_by_its_rules() {
     sql.batch_execute("update catalogue set folding = 'earlier'").await.unwrap();
     let service = service.successor().start().await;
     service.put("k", json!([movie("A", "x")]).to_string()).await;
-    let notify = service.post("/notify", notification::at_second("k", 9).to_string());
+    let notify = service.post("/notify", notification::bare("k").to_string());
     let queued = service.send(notify).await.json();
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(service.get_ingest(&queued["id"]).await["state"], "queued");
