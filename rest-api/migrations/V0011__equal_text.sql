@@ -5,8 +5,9 @@
 -- A caller that waits for a lock keeps others waiting behind it: it is better to fail, and to be run
 -- again.
 set local lock_timeout = '5s';
--- No merge is under way from here on: it would take these locks in another order.
-select from catalogue for no key update;
+-- First, because merges take this lock first. A lock of the row alone would deadlock with merges that wait for
+-- the row.
+lock table catalogue in access exclusive mode;
 
 -- The version of the rules that the columns of `movies` were computed with. Null while they are computed
 -- anew: then for which version, and the largest id of a movie that has its new columns.
@@ -19,13 +20,15 @@ alter table catalogue
 -- for two. For it the database counts as unavailable, so it requeues its files. Releases before this one have
 -- no setting. The setting `any` is for the migration itself.
 create function check_folding() returns trigger language plpgsql as $$
+declare
+    session_folding text := coalesce(current_setting('mru.folding', true), 'none');
+    catalogue_folding text := (select folding from catalogue);
 begin
-    if current_setting('mru.folding', true) is distinct from 'any'
-        and current_setting('mru.folding', true)
-            is distinct from (select folding from catalogue)
-    then
-        raise exception 'another release ingests the files, or rest-api migrate has not ended'
-            using errcode = 'cannot_connect_now';
+    if session_folding <> 'any' and session_folding is distinct from catalogue_folding then
+        raise exception 'the text of the catalogue is folded by rules %, this session has %',
+                coalesce(catalogue_folding, '(unfinished)'), session_folding
+            using errcode = 'cannot_connect_now',
+                hint = 'Run rest-api migrate of the release that is to ingest files.';
     end if;
     return null;
 end $$;

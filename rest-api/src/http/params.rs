@@ -66,9 +66,9 @@ pub(super) fn none(query: &str) -> Result<(), Problem> {
 /// Returns the text of a filter.
 ///
 /// # Errors
-/// If it is longer than 256 characters, in composed form.
+/// If it is longer than 256 characters, as it is and in composed form.
 pub(super) fn text(name: &str, value: String) -> Result<String, Problem> {
-    if canonical(&value).chars().count() > MAX_TEXT {
+    if value.chars().count() > MAX_TEXT && canonical(&value).chars().count() > MAX_TEXT {
         return Err(Problem::parameter(name, &format!("at most {MAX_TEXT} characters")));
     }
     Ok(value)

@@ -1,5 +1,7 @@
 //! A movie as a row of the catalogue.
 
+use std::collections::HashSet;
+
 use schema::Movie;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -43,11 +45,16 @@ impl FoldedText {
         genres: impl Iterator<Item = &'a str>,
     ) -> Self {
         let names: Vec<String> = cast.map(fold).collect();
+        let mut genres_lc: Vec<String> = genres.map(fold_genre).collect();
+        if genres_lc.len() > 1 {
+            let mut known = HashSet::with_capacity(genres_lc.len());
+            genres_lc.retain(|genre| known.insert(genre.clone()));
+        }
         Self {
             identity: identity(title, year, href),
             title_lc: fold(title),
             cast_lc: names.join("\u{1f}"),
-            genres_lc: genres.map(fold_genre).collect(),
+            genres_lc,
         }
     }
 

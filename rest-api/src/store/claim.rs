@@ -10,7 +10,7 @@ use deadpool_postgres::GenericClient;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use super::{Store, StoreError, sql::execute};
+use super::{Store, StoreError, folding::FOLDING, sql::execute};
 
 /// Ingests that become claimable are at most so much older than those claimed before; [`FULL_SCAN`]
 /// finds the rest.
@@ -148,6 +148,8 @@ pub(super) const CLAIM: &str = "
         from ingests
         where large = $3 and state in ('queued', 'running') and run_after <= now()
             and run_after >= coalesce($4::timestamptz, '-infinity')
+            -- Otherwise the merge would be refused.
+            and exists (select from catalogue where folding = $6)
             and (state = 'queued'
                 or state = 'running' and lease_expires_at < now())
         order by run_after, id
@@ -181,7 +183,8 @@ impl Store {
         let start = self.cursors.start(lane);
         let (seconds, is_large) = (lease.as_secs_f64(), lane == Lane::Large);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let params: [&(dyn ToSql + Sync); 5] = [&lease_token, &seconds, &is_large, &start, &limit];
+        let params: [&(dyn ToSql + Sync); 6] =
+            [&lease_token, &seconds, &is_large, &start, &limit, &FOLDING];
         let statement = connection.prepare_cached(CLAIM).await?;
         let claimed = connection.query(&statement, &params).await;
         let rows = claimed.inspect_err(|_| self.lost_claims.tokens().push(lease_token))?;

@@ -8,7 +8,7 @@
 //! same movies moves its old set to its new place. A set that the next version of the same object
 //! contains is removed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use deadpool_postgres::Transaction;
 use futures_util::{TryStreamExt, pin_mut};
@@ -27,6 +27,10 @@ const MAX_ARRAY: u64 = 1000;
 /// contain the movies are looked up.
 const MAX_READ: u64 = 200;
 const MAX_READ_PER_MOVIE: u64 = 5;
+
+/// In how many sets movies are replaced at once. A large set takes up to 2 MB.
+const REPLACED_SMALL: usize = 1000;
+const REPLACED_LARGE: usize = 8;
 
 /// A merged version that is to be recorded.
 #[derive(Debug)]
@@ -291,40 +295,57 @@ pub(super) async fn replace(
 ) -> Result<(), StoreError> {
     let small = "
         /* merged_versions::replace */
-        select version_id, movie_ids, bitmap from version_movies where movie_ids && $1";
+        select version_id from version_movies where movie_ids && $1";
     let large = "
         /* merged_versions::replace */
-        select version_id, movie_ids, bitmap from version_movies where bitmap is not null";
+        select version_id from version_movies where bitmap is not null";
+    let ids: Vec<i64> = replaced.keys().copied().map(u64::cast_signed).collect();
+    let mut versions = BTreeSet::new();
+    for ids in ids.chunks(MAX_ARRAY as usize) {
+        let rows = transaction.query(small, &[&ids]).await?;
+        versions.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+    }
+    let small: Vec<i64> = versions.into_iter().collect();
+    let large: Vec<i64> =
+        transaction.query(large, &[]).await?.iter().map(|row| row.get(0)).collect();
+    for versions in small.chunks(REPLACED_SMALL).chain(large.chunks(REPLACED_LARGE)) {
+        replace_in(transaction, versions, replaced).await?;
+    }
+    Ok(())
+}
+
+/// Replaces movies in the sets of these versions.
+async fn replace_in(
+    transaction: &Transaction<'_>,
+    versions: &[i64],
+    replaced: &HashMap<u64, u64>,
+) -> Result<(), StoreError> {
+    let read = "
+        /* merged_versions::replace_in */
+        select version_id, movie_ids, bitmap from version_movies where version_id = any($1)";
     let write = "
-        /* merged_versions::replace */
+        /* merged_versions::replace_in */
         update version_movies m
         set movie_ids = v.movie_ids::bigint[], bitmap = v.bitmap
         from unnest($1::bigint[], $2::text[], $3::bytea[]) as v (version_id, movie_ids, bitmap)
         where m.version_id = v.version_id";
     let old: RoaringTreemap = replaced.keys().copied().collect();
-    let ids: Vec<i64> = old.iter().map(u64::cast_signed).collect();
-    let mut sets = BTreeMap::new();
-    let mut read = async |statement: &str, params: &[&(dyn ToSql + Sync)]| {
-        let rows = transaction.query_raw(statement, params.iter().copied()).await?;
-        pin_mut!(rows);
-        while let Some(row) = rows.try_next().await? {
-            let mut movies = movies(&row)?;
-            let found = &movies & &old;
-            if !found.is_empty() {
-                movies -= &found;
-                movies.extend(found.iter().filter_map(|id| replaced.get(&id)));
-                sets.insert(row.get::<_, i64>("version_id"), stored(&movies));
-            }
+    let (mut ids, mut arrays, mut bitmaps) = (Vec::new(), Vec::new(), Vec::new());
+    for row in transaction.query(read, &[&versions]).await? {
+        let mut movies = movies(&row)?;
+        let found = &movies & &old;
+        if !found.is_empty() {
+            movies -= &found;
+            movies.extend(found.iter().filter_map(|id| replaced.get(&id)));
+            let (array, bitmap) = stored(&movies);
+            ids.push(row.get::<_, i64>("version_id"));
+            arrays.push(array);
+            bitmaps.push(bitmap);
         }
-        Ok::<(), StoreError>(())
-    };
-    for ids in ids.chunks(MAX_ARRAY as usize) {
-        read(small, &[&ids]).await?;
     }
-    read(large, &[]).await?;
-    let (ids, sets): (Vec<i64>, Vec<_>) = sets.into_iter().unzip();
-    let (arrays, bitmaps): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
-    execute(transaction, write, &[&ids, &arrays, &bitmaps]).await?;
+    if !ids.is_empty() {
+        execute(transaction, write, &[&ids, &arrays, &bitmaps]).await?;
+    }
     Ok(())
 }
 

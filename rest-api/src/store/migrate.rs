@@ -133,7 +133,7 @@ pub(super) async fn check(client: &impl GenericClient) -> Result<(), StoreError>
     Err(StoreError::MigrationUnfinished)
 }
 
-/// Checks that the catalogue has the folded text of this release. Otherwise merges are refused.
+/// Checks that the text of the catalogue is folded by the rules of this release.
 pub(super) async fn check_folding(client: &impl GenericClient) -> Result<(), StoreError> {
     let folding = "
         /* migrate::check_folding */
@@ -143,6 +143,20 @@ pub(super) async fn check_folding(client: &impl GenericClient) -> Result<(), Sto
         return Ok(());
     }
     Err(StoreError::Folding { found: found.unwrap_or_else(|| "unfinished".to_owned()) })
+}
+
+/// Checks that the session of a worker has the setting that merges need.
+pub(super) async fn check_session(client: &impl GenericClient) -> Result<(), StoreError> {
+    let setting = "
+        /* migrate::check_session */
+        select current_setting('mru.folding', true)";
+    let found: Option<String> = client.query_one(setting, &[]).await?.get(0);
+    if found.as_deref() == Some(FOLDING) {
+        return Ok(());
+    }
+    let problem = "the options of its sessions do not reach the database, so it refuses merges; connect \
+        without a pooler that drops them, or set mru.folding for the role";
+    Err(StoreError::Setup(format!("{problem} to {FOLDING}")))
 }
 
 /// Returns the newest migration of the database; 0 if it was never migrated.

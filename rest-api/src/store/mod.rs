@@ -44,7 +44,13 @@ mod staging;
 mod statements;
 mod version_order;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool_postgres::{Object, Status};
 use tokio::time::sleep;
@@ -97,6 +103,8 @@ pub struct Store {
     lost_claims: Arc<LostClaims>,
     cursors: Arc<Cursors>,
     changes: Arc<maintenance::Changes>,
+    /// Whether the text of the catalogue was found folded by the rules of this release.
+    was_folded: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -120,6 +128,7 @@ impl Store {
             lost_claims: Arc::default(),
             cursors: Arc::default(),
             changes: Arc::default(),
+            was_folded: Arc::default(),
         })
     }
 
@@ -153,25 +162,31 @@ impl Store {
         self.pools.ledger.lend().await
     }
 
-    /// Checks that the database is available and has all migrations of this release.
+    /// Checks that the database is available, has all migrations of this release, and has once had its folded
+    /// text. A newer release may fold the text by other rules while this one still serves.
     ///
     /// # Errors
     /// If it is not, or has not.
     pub async fn ready(&self) -> Result<(), StoreError> {
         let connection = self.reader().await?;
-        let checked = migrate::check(&***connection).await;
+        let mut checked = migrate::check(&***connection).await;
+        if checked.is_ok() && !self.was_folded.load(Ordering::Relaxed) {
+            checked = migrate::check_folding(&***connection).await;
+            self.was_folded.store(checked.is_ok(), Ordering::Relaxed);
+        }
         reads::finish(connection);
         checked
     }
 
     /// Waits until the database has all migrations of this release: merges before that would not know what
-    /// versions before have contained.
+    /// versions before have contained, or would take one movie for two.
     pub(crate) async fn wait_until_migrated(&self) {
         loop {
             let migrated = async {
                 let connection = self.worker().await?;
                 migrate::check(&**connection).await?;
-                migrate::check_folding(&**connection).await
+                migrate::check_folding(&**connection).await?;
+                migrate::check_session(&**connection).await
             };
             match migrated.await {
                 Ok(()) => return,

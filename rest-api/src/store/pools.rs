@@ -19,7 +19,8 @@ use crate::config::Database;
 pub(super) const WRITE_OPTIONS: &str = "-c jit=off -c idle_in_transaction_session_timeout=30s \
      -c client_connection_check_interval=5s -c random_page_cost=1.1";
 
-/// A further option of the session that migrates: it may change what was merged by any rules of equal text.
+/// A further option of the session that migrates: it may write, whatever rules the text of the catalogue was
+/// folded by.
 pub(super) const ANY_FOLDING: &str = "-c mru.folding=any";
 
 /// Further options of sessions of workers: a commit does not wait until it is durable. What a crash loses

@@ -162,7 +162,7 @@ impl PreviousVersion {
         self.unchanged().map(|movie| movie.id.cast_unsigned())
     }
 
-    /// Checks that no movie that was not staged has changed since it was read. The caller holds the
+    /// Checks that no movie that was not staged has changed or is gone since it was read. The caller holds the
     /// catalogue's lock, and `revision` is the present one.
     ///
     /// # Errors
@@ -180,8 +180,8 @@ impl PreviousVersion {
             select exists (
                 select
                 from unnest($1::bigint[], $2::bigint[]) as previous (id, content_hash)
-                join movies m using (id)
-                where m.content_hash <> previous.content_hash
+                left join movies m using (id)
+                where m.content_hash is distinct from previous.content_hash
             )";
         for movies in self.movies.chunks(BATCH) {
             let unchanged = movies.iter().filter(|movie| movie.comparison == Comparison::Unchanged);

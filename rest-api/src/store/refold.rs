@@ -4,14 +4,18 @@
 //! Meanwhile queries are answered and no file is merged: a trigger refuses merges by other rules
 //! (migration 11).
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
+use chrono::{DateTime, Utc};
 use deadpool_postgres::{ClientWrapper, Transaction};
-use futures_util::{TryStreamExt, pin_mut};
 use roaring::RoaringTreemap;
 use serde::Deserialize;
+use tokio::time::sleep;
 use tokio_postgres::{Row, types::ToSql};
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
@@ -22,9 +26,17 @@ use super::{
     sql::{execute, query_one},
 };
 
-/// How many movies are read in one transaction, and how many bytes of those that change are kept.
-const MAX_MOVIES: i64 = 10_000;
+/// How many movies one transaction reads, and how many bytes of documents: it ends after the first group of
+/// movies that reaches one of the two.
+const MAX_MOVIES: usize = 10_000;
 const MAX_BYTES: usize = 16 << 20;
+
+/// How many movies are received at once.
+const GROUP: i32 = 500;
+
+/// How often a step is tried that another transaction keeps from ending, and the pause before.
+const ATTEMPTS: usize = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// After how many movies progress is logged.
 const LOG_AFTER: usize = 100_000;
@@ -42,12 +54,18 @@ pub(super) async fn refold(client: &mut ClientWrapper) -> Result<(), StoreError>
         return Ok(());
     }
     let (mut read, mut changed, mut merged) = (0, 0, 0);
-    while let Some(step) = step(client).await? {
+    while let Some(step) = step_with_retry(client).await? {
         let is_logged = read / LOG_AFTER < (read + step.read) / LOG_AFTER;
         (read, changed, merged) = (read + step.read, changed + step.changed, merged + step.merged);
         if is_logged {
             info!(read, changed, merged, "computing the folded text of the movies");
         }
+    }
+    if changed > 0 {
+        let vacuum = "
+            /* refold::refold */
+            vacuum (analyze) movies";
+        client.batch_execute(vacuum).await?;
     }
     if read > 0 {
         info!(read, changed, merged, folding = FOLDING, "computed the folded text of all movies");
@@ -61,6 +79,20 @@ struct Step {
     changed: usize,
     /// Those that became one with another movie.
     merged: usize,
+}
+
+/// Does a step, again if it fails: retention and backups take locks, too.
+async fn step_with_retry(client: &mut ClientWrapper) -> Result<Option<Step>, StoreError> {
+    for attempt in 1.. {
+        match step(client).await {
+            Err(StoreError::Unavailable(error)) if attempt < ATTEMPTS && !client.is_closed() => {
+                warn!(error, "a step of the migration failed, will retry");
+                sleep(PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+    Ok(None)
 }
 
 /// Computes the columns of the next movies. Returns none after the last one.
@@ -93,7 +125,7 @@ async fn step(client: &mut ClientWrapper) -> Result<Option<Step>, StoreError> {
 #[derive(Clone, Debug)]
 struct Movie {
     id: i64,
-    ingest_id: Option<i64>,
+    changed_at: Option<DateTime<Utc>>,
     record: Option<i64>,
     folded: FoldedText,
 }
@@ -122,7 +154,7 @@ impl Movie {
             serde_json::from_str(row.get("doc")).map_err(malformed)?;
         let [cast, genres] = [&cast, &genres].map(|names| names.iter().map(String::as_str));
         let folded = FoldedText::new(&title, year, href.as_deref(), cast, genres);
-        Ok(Self { id, ingest_id: row.get("ingest_id"), record: row.get("record"), folded })
+        Ok(Self { id, changed_at: row.get("changed_at"), record: row.get("record"), folded })
     }
 
     /// Returns whether the columns of `row` are those by the new rules.
@@ -133,11 +165,6 @@ impl Movie {
             && cast_lc == row.get::<_, &str>("cast_lc")
             && *genres_lc == row.get::<_, Vec<&str>>("genres_lc")
     }
-
-    fn size(&self) -> usize {
-        let FoldedText { title_lc, cast_lc, genres_lc, .. } = &self.folded;
-        title_lc.len() + cast_lc.len() + genres_lc.iter().map(String::len).sum::<usize>()
-    }
 }
 
 /// Reads the next movies. Returns their number, the last id, and those whose columns change.
@@ -146,23 +173,24 @@ async fn read_next(
 ) -> Result<(usize, Option<i64>, Vec<Movie>), StoreError> {
     let next = "
         /* refold::read_next */
-        select id, identity, title_lc, cast_lc, genres_lc, ingest_id, record, doc
+        select id, identity, title_lc, cast_lc, genres_lc, ingest_id, record, changed_at, doc
         from movies
         where id > (select folded_up_to from catalogue)
-        order by id
-        limit $1";
-    let rows = transaction.query_raw(next, [MAX_MOVIES]).await?;
-    pin_mut!(rows);
+        order by id";
+    let portal = transaction.bind(&transaction.prepare_cached(next).await?, &[]).await?;
     let (mut read, mut last, mut changed, mut size) = (0, None, Vec::new(), 0);
-    while let Some(row) = rows.try_next().await? {
-        let movie = Movie::new(&row)?;
-        (read, last) = (read + 1, Some(movie.id));
-        if !movie.is_stored(&row) {
-            size += movie.size();
-            changed.push(movie);
-        }
-        if size > MAX_BYTES {
+    while read < MAX_MOVIES && size < MAX_BYTES {
+        let rows = transaction.query_portal(&portal, GROUP).await?;
+        if rows.is_empty() {
             break;
+        }
+        for row in &rows {
+            let movie = Movie::new(row)?;
+            (read, last) = (read + 1, Some(movie.id));
+            size += row.get::<_, &str>("doc").len();
+            if !movie.is_stored(row) {
+                changed.push(movie);
+            }
         }
     }
     Ok((read, last, changed))
@@ -175,7 +203,7 @@ async fn read_twins(
 ) -> Result<(), StoreError> {
     let twins = "
         /* refold::read_twins */
-        select id, ingest_id, record, doc from movies where identity = any($1) and id <> all($2)";
+        select id, changed_at, record, doc from movies where identity = any($1) and id <> all($2)";
     let ids: Vec<i64> = movies.iter().map(|movie| movie.id).collect();
     let identities: Vec<Uuid> = movies.iter().map(|movie| movie.folded.identity).collect();
     for row in transaction.query(twins, &[&identities, &ids]).await? {
@@ -210,9 +238,9 @@ async fn merge_equal(
     let (mut remaining, mut winners, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     let mut replaced = HashMap::new();
     for group in groups.into_values() {
-        // Two movies of one version: the later record. It is known if both rows are from one ingest.
+        // Of two movies of one version the later record wins. It is known if both changed at the same time.
         let order =
-            |movie: &&Movie| (newest.get(&movie.id), movie.ingest_id, movie.record, movie.id);
+            |movie: &&Movie| (newest.get(&movie.id), movie.changed_at, movie.record, movie.id);
         let Some(winner) = group.iter().max_by_key(order) else { continue };
         let first = group.iter().map(|movie| movie.id).min().unwrap_or(winner.id);
         if winner.id != first {
@@ -271,6 +299,12 @@ async fn write(transaction: &Transaction<'_>, movies: &[Movie]) -> Result<(), St
         from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[])
             as r (id, identity, title_lc, cast_lc, genres_lc)
         where m.id = r.id";
+    let make_room = "
+        /* refold::write */
+        update movies m
+        set identity = gen_random_uuid()
+        from unnest($1::bigint[], $2::uuid[]) as r (id, identity)
+        where m.identity = r.identity and m.id <> r.id";
     if movies.is_empty() {
         return Ok(());
     }
@@ -283,6 +317,8 @@ async fn write(transaction: &Transaction<'_>, movies: &[Movie]) -> Result<(), St
     let separator = NAME_SEPARATOR.to_string();
     let params: [&(dyn ToSql + Sync); 6] =
         [&ids, &identities, &titles, &casts, &genres, &separator];
+    // Two movies may exchange their identities. The index is checked for each row.
+    execute(transaction, make_room, &[&ids, &identities]).await?;
     execute(transaction, write, &params).await?;
     Ok(())
 }

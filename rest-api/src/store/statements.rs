@@ -13,7 +13,7 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, Store, catalogue, claim, ledger, migrate, observe,
+    IngestQuery, IngestState, Store, catalogue, claim, folding::FOLDING, ledger, migrate, observe,
     pools::SHORT_OPTIONS, reads, version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
@@ -297,13 +297,13 @@ async fn a_claim_does_not_walk_over_ended_ingests() {
         for option in SHORT_OPTIONS.split("-c").filter(|option| !option.trim().is_empty()) {
             client.batch_execute(&format!("set {option}")).await.unwrap();
         }
-        let types = "uuid, float8, bool, timestamptz, bigint";
+        let types = "uuid, float8, bool, timestamptz, bigint, text";
         let prepare = format!("prepare claim ({types}) as {}", claim::CLAIM);
         client.batch_execute(&prepare).await.unwrap();
         let claim = async |start: Option<DateTime<Utc>>| {
             let token = uuid::Uuid::new_v4();
             let start = start.map_or("null".to_owned(), |start| format!("'{start}'"));
-            let execute = format!("execute claim ('{token}', 60, false, {start}, 10)");
+            let execute = format!("execute claim ('{token}', 60, false, {start}, 10, '{FOLDING}')");
             let plan = plan(client, &execute, &[]).await;
             plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap()
         };

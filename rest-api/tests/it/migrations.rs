@@ -1,11 +1,12 @@
 //! Migrations: applied once, in order, and never changed afterwards.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use rest_api::{
     config::{Config, Database},
     telemetry::chain,
 };
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::support::{
@@ -113,4 +114,29 @@ async fn versions_from_the_future_are_moved_to_the_time_of_their_receipt() {
     for row in sql.query(moved, &[]).await.unwrap() {
         assert!(row.get::<_, bool>(0));
     }
+}
+
+#[tokio::test]
+async fn the_migration_does_not_deadlock_with_merges_that_wait_for_each_other() {
+    let database = empty_database("migrations_deadlock").await;
+    migrate_as_before(&database, 9).await;
+    let (mut first, mut second) = (sql(&database).await, sql(&database).await);
+    let lock = "select revision from catalogue for no key update";
+    let merging = first.transaction().await.unwrap();
+    merging.query_one(lock, &[]).await.unwrap();
+    let waiting = tokio::spawn(async move {
+        let waiting = second.transaction().await.unwrap();
+        waiting.query_one(lock, &[]).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        waiting.commit().await.unwrap();
+    });
+    sleep(Duration::from_millis(500)).await;
+    let migrating = tokio::spawn({
+        let database = database.clone();
+        async move { migrate(&database).await }
+    });
+    sleep(Duration::from_secs(1)).await;
+    merging.commit().await.unwrap();
+    waiting.await.unwrap();
+    migrating.await.unwrap().unwrap();
 }

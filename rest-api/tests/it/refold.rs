@@ -122,8 +122,11 @@ async fn an_interrupted_run_continues_where_it_ended() {
     let progress = "select folding is null and folded_up_to >= 20000 from catalogue";
     assert!(sql.query_one(progress, &[]).await.unwrap().get::<_, bool>(0));
 
+    // What was done before is not done again: it would fail on the first movie now.
     let heal = "update movies set doc = $1 where id = (select max(id) from movies)";
     sql.execute(heal, &[&kept]).await.unwrap();
+    let poison = "update movies set doc = '{}' where id = (select min(id) from movies)";
+    sql.batch_execute(poison).await.unwrap();
     postgres::migrate(&database).await.unwrap();
     let left = "select count(*) from movies where title_lc not like 'café %'";
     assert_eq!(sql.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
@@ -142,7 +145,7 @@ async fn a_process_with_other_rules_takes_no_file() {
     let queued = service.send(notify).await.json();
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(service.movies("").await.len(), 1, "a file was merged by other rules");
-    assert_ne!(service.get_ingest(&queued["id"]).await["state"], "failed");
+    assert_eq!(service.get_ingest(&queued["id"]).await["attempts"], 0, "claimed in vain");
     assert!(service.get("/readyz").await.status.is_success(), "queries are answered");
 
     postgres::migrate(&service.database).await.unwrap();
@@ -161,7 +164,26 @@ async fn a_service_waits_until_the_text_is_folded_by_its_rules() {
     let notify = service.post("/notify", notification::bare("k").to_string());
     let queued = service.send(notify).await.json();
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    assert_eq!(service.get_ingest(&queued["id"]).await["state"], "queued");
+    let waiting = service.get_ingest(&queued["id"]).await;
+    assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("queued"), &json!(0)));
+    assert_eq!(service.get("/readyz").await.status.as_u16(), 503);
     postgres::migrate(&service.database).await.unwrap();
     service.reaches(&queued["id"], "succeeded").await;
+}
+
+#[tokio::test]
+async fn the_database_refuses_merges_by_sessions_with_other_rules_or_none() {
+    let service = Service::start().await;
+    let sql = service.sql().await;
+    let merge = "insert into merged_versions (ordered_at, key, bucket, sequencer)
+        values (now(), 'k', 'b', '')";
+    for catalogue in ["folding", "'newer'", "null"] {
+        sql.batch_execute(&format!("update catalogue set folding = {catalogue}")).await.unwrap();
+        for session in ["reset mru.folding", "set mru.folding = 'earlier'"] {
+            sql.batch_execute(session).await.unwrap();
+            let refused = sql.batch_execute(merge).await.unwrap_err();
+            let code = refused.code().map(|code| code.code().to_owned());
+            assert_eq!(code.as_deref(), Some("57P03"), "{catalogue}, {session}: {refused}");
+        }
+    }
 }
