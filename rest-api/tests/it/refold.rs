@@ -136,6 +136,7 @@ async fn an_interrupted_run_continues_where_it_ended() {
 async fn a_process_with_other_rules_takes_no_file() {
     let service = Service::start().await;
     service.ingest("k", json!([movie("A", "x")]).to_string()).await;
+    assert!(service.get("/readyz").await.status.is_success());
     let sql = service.sql().await;
     sql.batch_execute("update catalogue set folding = 'newer'").await.unwrap();
     service.put("k", json!([movie("B", "x")]).to_string()).await;
