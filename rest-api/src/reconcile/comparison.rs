@@ -87,6 +87,10 @@ impl<'a> Comparison<'a> {
         let mut differences = Vec::new();
         let mut usable = Vec::with_capacity(page.len());
         for listed in page {
+            if self.options.ignored_keys.reason(&listed.key, listed.version.size).is_some() {
+                self.summary.ignored += 1;
+                continue;
+            }
             match notification(&self.summary.bucket, &listed.key) {
                 Some(notification) => usable.push((notification, listed.version)),
                 None => {

@@ -24,6 +24,7 @@
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
 //! | `hostile_files::` | files made to occupy processors and memory |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
+//! | `ignored_keys::` | keys that are no files |
 //! | `ingest_failures::` | ingests whose infrastructure fails: retries, leases, `/retry` |
 //! | `memory::` | peak memory while a large file is ingested, and while clients read no responses |
 //! | `merge::` | repeated files, first loads, provenance, assertions |
@@ -61,6 +62,7 @@ mod files;
 mod forged_notifications;
 mod hostile_files;
 mod http;
+mod ignored_keys;
 mod ingest_failures;
 mod memory;
 mod merge;

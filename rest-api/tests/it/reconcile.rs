@@ -121,7 +121,7 @@ async fn differences_are_reported_and_then_queued() {
     }
     let expected = json!({
         "bucket": BUCKET, "prefix": "", "listed": 10, "up_to_date": 1, "in_flight": 1, "rejected": 1,
-        "missing": 2, "stale": 3, "failed": 1, "vanished": 1, "reverted": 1, "unusable": 0, "queued": 0,
+        "missing": 2, "stale": 3, "failed": 1, "vanished": 1, "reverted": 1, "unusable": 0, "ignored": 0, "queued": 0,
     });
     assert_eq!(summary, expected);
     assert_eq!(ledger(&service).await, before, "the report changed the ledger");
@@ -169,7 +169,7 @@ async fn the_report_without_json_is_readable_text() {
     assert_eq!(
         lines[3],
         "movies/: 2 files; 0 up to date, 0 in flight, 0 rejected; 2 missing, 0 stale, 0 failed, \
-         0 vanished, 0 reverted, 0 unusable"
+         0 vanished, 0 reverted, 0 unusable, 0 ignored"
     );
     assert_eq!(lines[4..], ["Run again with --apply to queue what is missing or stale"]);
     let of_prefix = run(&service, &["--prefix", "b\u{202e}"]).await;

@@ -39,7 +39,7 @@ fn keys() -> Vec<String> {
         "~",
         "A",
         "a",
-        "_",
+        "x_",
         "a.b",
         "a-b",
         "a/b",
