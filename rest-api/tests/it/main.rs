@@ -22,6 +22,7 @@
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
+//! | `gone::` | objects that are gone before they are read |
 //! | `hostile_files::` | files made to occupy processors and memory |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
 //! | `ignored_keys::` | keys that are no files |
@@ -60,6 +61,7 @@ mod deployment;
 mod failover;
 mod files;
 mod forged_notifications;
+mod gone;
 mod hostile_files;
 mod http;
 mod ignored_keys;

@@ -147,6 +147,7 @@ fn config(database: Database) -> Config {
         retry: Retry {
             max_attempts: 3,
             max_attempts_refused: 2,
+            gone_delay: Duration::from_millis(50),
             base_delay: Duration::from_millis(20),
             max_delay: Duration::from_millis(100),
         },
