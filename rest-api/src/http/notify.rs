@@ -188,23 +188,31 @@ async fn examine_each<'a>(app: &App, notifications: Vec<&'a Notification>) -> Ve
     stream::iter(examined).buffered(MAX_HEADS).collect().await
 }
 
-/// Decides whether the key of a notification names a file, and asks S3 about its version.
+/// Decides whether the key of a notification names a file, and asks S3 about its version unless the
+/// notification identifies the version and its time.
 async fn examine<'a>(app: &App, notification: &'a Notification, deadline: Instant) -> Examined<'a> {
-    let Notification { bucket, key, size, .. } = notification;
+    let Notification { bucket, key, size, sequencer, etag, event_time, .. } = notification;
     let size = size.map(|size| size.get());
+    let is_identified = event_time.is_some() && (sequencer.is_some() || etag.is_some());
     // A folder marker is empty.
     let lacks_size = key.ends_with('/') && size.is_none();
     let ignored_keys = &app.access.ignored_keys;
     let mut reason = ignored_keys.reason(key, size);
     let mut observed = ObservedVersion::default();
-    if reason.is_none() || lacks_size {
-        observed = describe_version(app, notification, lacks_size, deadline).await;
+    if lacks_size || reason.is_none() && !is_identified {
+        observed = describe_version(app, notification, deadline).await;
         reason = ignored_keys.reason(key, size.or(observed.size));
     }
-    let Some(why) = reason else { return Examined::Record(Report { notification, observed }) };
-    info!(bucket = &**bucket, key = &**key, why, "notification ignored");
-    app.metrics.ignored();
-    Examined::Ignore(why)
+    if let Some(why) = reason {
+        info!(bucket = &**bucket, key = &**key, why, "notification ignored");
+        app.metrics.ignored();
+        return Examined::Ignore(why);
+    }
+    if is_identified {
+        // S3 may have described another version.
+        observed = ObservedVersion::default();
+    }
+    Examined::Record(Report { notification, observed })
 }
 
 /// Parses a notification. At most `max_listed` violations are listed.
@@ -272,20 +280,14 @@ fn with_preference_applied(mut response: Response, waited: Option<u64>) -> Respo
     response
 }
 
-/// Asks S3 about the version, unless the notification identifies the version and its time, and
-/// `lacks_size` is false. Returns
-/// an empty [`ObservedVersion`] if S3 does not respond before `deadline`, or reports another etag. The
-/// worker asks again.
+/// Asks S3 about the version. Returns an empty [`ObservedVersion`] if S3 does not respond before
+/// `deadline`, or reports another etag. The worker asks again.
 async fn describe_version(
     app: &App,
     notification: &Notification,
-    lacks_size: bool,
     deadline: Instant,
 ) -> ObservedVersion {
-    let Notification { bucket, key, version_id, etag, sequencer, event_time, .. } = notification;
-    if event_time.is_some() && (sequencer.is_some() || etag.is_some()) && !lacks_size {
-        return ObservedVersion::default();
-    }
+    let Notification { bucket, key, version_id, etag, .. } = notification;
     let head = app.objects.head(bucket, key, version_id.as_deref());
     match timeout_at(deadline, head).await {
         Ok(Ok(observed)) if etag.is_some() && etag.as_deref() != observed.etag.as_deref() => {

@@ -100,6 +100,9 @@ async fn a_key_that_ends_in_a_slash_is_a_file_if_it_has_content() {
     assert_eq!(status, StatusCode::OK, "{body}");
     let (status, body) = notify(&service, &sized(5)).await;
     assert_eq!((status, &body["key"]), (StatusCode::ACCEPTED, &json!("folder/")));
+    // S3 does not have it either.
+    let (status, body) = notify(&service, &at_second("missing/", 1)).await;
+    assert_eq!((status, body["ignored"].is_string()), (StatusCode::OK, true));
     // Whatever its size, a marker of another kind is none.
     let mut marker = bare("_SUCCESS");
     marker["size"] = json!(5);
