@@ -184,7 +184,7 @@ def check_pods(where, pods):
 def check_environment(where, config, pods):
     for name, value in config.items():
         check(
-            not re.search("PASS|USER$|_KEY|_TOKEN$|SECRET(?!_ARN$)", name),
+            not re.search("PASS|USER$|_KEY(?!S$)|_TOKEN$|SECRET(?!_ARN$)", name),
             where,
             f"{name} is a secret and must not be in a ConfigMap",
         )

@@ -1,13 +1,16 @@
-//! Conversion of S3 event messages to notifications.
+//! Conversion of one object event to a notification: a record of an S3 event, or an event of EventBridge.
 //!
-//! Source: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>
+//! Only bucket and key are required. MinIO, Ceph and emulators leave out what S3 always sends.
+//!
+//! Sources:
+//! - <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>
+//! - <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>
 
-use aws_lambda_events::s3::S3EventRecord;
 use percent_encoding::percent_decode_str;
-use schema::Notification;
+use schema::{Notification, Timestamp};
 use serde_json::Value;
 
-/// What to do about one record of an S3 event.
+/// What to do about one record of an event.
 #[derive(Debug)]
 pub enum RecordAction {
     /// Send this notification: an object was created.
@@ -19,71 +22,139 @@ pub enum RecordAction {
     },
 }
 
-/// A payload, or one of its records, is not a valid S3 event.
+/// A payload, or one of its records, is not a valid event.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid S3 event: {problem}")]
 pub struct EventError {
     /// The bucket's name, if the record has one.
     pub bucket: Option<String>,
-    /// The object key as the record has it, URL-encoded, if it has one.
+    /// The object key as the record has it, if it has one. It is URL-encoded unless it comes from
+    /// EventBridge.
     pub key: Option<String>,
     problem: String,
 }
 
-/// Parses the payload of an invocation. Returns one result for each of its records: an error if the
-/// record is malformed, has no bucket or key, or a value that [`Notification`] does not allow.
+impl EventError {
+    /// Returns the error of an event of which no object is known.
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        Self { bucket: None, key: None, problem: problem.into() }
+    }
+}
+
+/// The fields of an object event. They have other names in S3's events than in EventBridge's.
+struct Fields<'a> {
+    event: &'a Value,
+    bucket: &'static str,
+    key: &'static str,
+    version_id: &'static str,
+    etag: &'static str,
+    sequencer: &'static str,
+    size: &'static str,
+    time: &'static str,
+}
+
+/// Parses a record of an S3 event.
 ///
 /// # Errors
-/// If the payload is neither an S3 event nor S3's test message.
-pub fn parse_event(
-    mut payload: Value,
-) -> Result<Vec<Result<RecordAction, EventError>>, EventError> {
-    // S3 sends this message once, when the notification is configured. It has no records.
-    if payload["Event"] == "s3:TestEvent" {
-        return Ok(vec![Ok(RecordAction::Ignore { event_name: "s3:TestEvent".to_owned() })]);
-    }
-    match payload.get_mut("Records").map(Value::take) {
-        // Each record on its own, so that a malformed one does not take the others with it.
-        Some(Value::Array(records)) => Ok(records.into_iter().map(parse_record).collect()),
-        _ => {
-            let problem = "the payload has no list \"Records\"".to_owned();
-            Err(EventError { bucket: None, key: None, problem })
-        }
-    }
-}
-
-fn parse_record(record: Value) -> Result<RecordAction, EventError> {
-    let text = |pointer| record.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let (bucket, key) = (text("/s3/bucket/name"), text("/s3/object/key"));
-    let action = serde_json::from_value(record).map_err(|error| error.to_string());
-    action.and_then(action_of).map_err(|problem| EventError { bucket, key, problem })
-}
-
-/// Returns what to do about `record`, or what is wrong with it.
-fn action_of(record: S3EventRecord) -> Result<RecordAction, String> {
-    let event_name = record.event_name.unwrap_or_default();
-    // Event names have the prefix "s3:" in bucket configurations, but not in events.
-    if !event_name.trim_start_matches("s3:").starts_with("ObjectCreated:") {
-        return Ok(RecordAction::Ignore { event_name });
-    }
-    let object = record.s3.object;
-    let bucket = record.s3.bucket.name.ok_or("no bucket name")?;
-    let key = decode_key(&object.key.ok_or("no object key")?)?;
-    let notification = Notification {
-        bucket: check("bucket name", bucket)?,
-        key: check("object key", key)?,
-        version_id: object.version_id.map(|id| check("version id", id)).transpose()?,
-        etag: object.e_tag.map(|etag| check("etag", etag)).transpose()?,
-        sequencer: object.sequencer.map(|sequencer| check("sequencer", sequencer)).transpose()?,
-        event_time: Some(record.event_time.into()),
-        size: object.size.and_then(|bytes| bytes.try_into().ok()),
+/// If it has no bucket or key, or a value that [`Notification`] does not allow.
+pub(crate) fn parse_record(record: &Value) -> Result<RecordAction, EventError> {
+    let fields = Fields {
+        event: record,
+        bucket: "/s3/bucket/name",
+        key: "/s3/object/key",
+        version_id: "/s3/object/versionId",
+        etag: "/s3/object/eTag",
+        sequencer: "/s3/object/sequencer",
+        size: "/s3/object/size",
+        time: "/eventTime",
     };
-    Ok(RecordAction::Notify(Box::new(notification)))
+    // A record without a name may report a new object. If it does not, the notification does no harm.
+    if let Some(event_name) = fields.text("/eventName")
+        // Event names have the prefix "s3:" in bucket configurations and in MinIO's events.
+        && !event_name.trim_start_matches("s3:").starts_with("ObjectCreated:")
+    {
+        return Ok(RecordAction::Ignore { event_name: event_name.to_owned() });
+    }
+    fields.notify(decode_key)
+}
+
+/// Parses an event of S3 in EventBridge's form, whose key is not URL-encoded.
+///
+/// # Errors
+/// As [`parse_record`].
+pub(crate) fn parse_bridged(event: &Value) -> Result<RecordAction, EventError> {
+    let fields = Fields {
+        event,
+        bucket: "/detail/bucket/name",
+        key: "/detail/object/key",
+        version_id: "/detail/object/version-id",
+        etag: "/detail/object/etag",
+        sequencer: "/detail/object/sequencer",
+        size: "/detail/object/size",
+        time: "/time",
+    };
+    match fields.text("/detail-type") {
+        Some("Object Created") => fields.notify(|key| Ok(key.to_owned())),
+        other => Ok(RecordAction::Ignore { event_name: other.unwrap_or_default().to_owned() }),
+    }
+}
+
+impl Fields<'_> {
+    /// Returns the text at a JSON Pointer, unless it is empty.
+    fn text(&self, pointer: &str) -> Option<&str> {
+        self.event.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// Returns the notification of the event.
+    fn notify(
+        &self,
+        decode: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<RecordAction, EventError> {
+        let notification = self.notification(decode);
+        let notification = notification.map_err(|problem| EventError {
+            bucket: self.text(self.bucket).map(str::to_owned),
+            key: self.text(self.key).map(str::to_owned),
+            problem,
+        });
+        Ok(RecordAction::Notify(Box::new(notification?)))
+    }
+
+    fn notification(
+        &self,
+        decode: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Notification, String> {
+        let bucket = self.text(self.bucket).ok_or("no bucket name")?;
+        let key = decode(self.text(self.key).ok_or("no object key")?)?;
+        Ok(Notification {
+            bucket: check("bucket name", bucket.to_owned())?,
+            key: check("object key", key)?,
+            version_id: self.optional("version id", self.version_id)?,
+            etag: self.optional("etag", self.etag)?,
+            sequencer: self.optional("sequencer", self.sequencer)?,
+            event_time: self.text(self.time).map(parse_time).transpose()?,
+            size: self
+                .event
+                .pointer(self.size)
+                .and_then(Value::as_i64)
+                .and_then(|bytes| bytes.try_into().ok()),
+        })
+    }
+
+    fn optional<T>(&self, name: &str, pointer: &str) -> Result<Option<T>, String>
+    where
+        T: TryFrom<String, Error = &'static str>,
+    {
+        self.text(pointer).map(|text| check(name, text.to_owned())).transpose()
+    }
 }
 
 /// Converts `value` to the schema's type. `name` is for the error text.
 fn check<T: TryFrom<String, Error = &'static str>>(name: &str, value: String) -> Result<T, String> {
     value.try_into().map_err(|problem| format!("{name}: {problem}"))
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    serde_json::from_value(text.into()).map_err(|error| format!("event time {text:?}: {error}"))
 }
 
 /// Decodes an object key. S3 events encode keys like HTML form values: a space becomes a plus, other

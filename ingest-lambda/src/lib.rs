@@ -1,28 +1,39 @@
 //! Lambda function that turns S3 events into notifications to the movies-r-us API.
 //!
-//! AWS invokes the function asynchronously with an S3 event. [`handle`] makes one notification of each
-//! record that reports a new object, and posts all of an event in one request. A status other than 2xx
-//! of the response or of one notification in it, or no response in time, fails the whole invocation. AWS then retries the invocation, and finally puts the event into the failure
-//! queue. A repeated notification is harmless: the API returns the same ingest.
+//! The function is invoked with an S3 event, straight or wrapped by SNS, SQS or EventBridge. [`handle`]
+//! makes one notification of each record that reports a new object, and posts all of an invocation in one
+//! request. A repeated notification is harmless: the API returns the same ingest.
 //!
-//! The error type tells whether a redrive can succeed: it is [`PERMANENT_FAULT`] if every record that
-//! failed can never be delivered.
+//! A record fails if it is not valid, or if the response, or the result of its notification, is not 2xx.
+//!
+//! - **Through SQS** the response names the messages with a failed record. SQS delivers them again, and its
+//!   redrive policy parks them in the end, also those that can never be delivered: only the queue can move
+//!   a message to another one, together with its deletion.
+//! - **Otherwise** one failed record fails the whole invocation. AWS retries it, and finally puts its event
+//!   into the failure queue. The error type tells whether a redrive can succeed: it is [`PERMANENT_FAULT`]
+//!   if every record that failed can never be delivered.
 
 mod client;
 mod config;
+mod envelope;
 mod event;
 
 pub use client::{ApiClient, ClientError, Notify, NotifyError};
 pub use config::{Config, ConfigError, Token};
-pub use event::{EventError, RecordAction, parse_event};
+pub use envelope::{Message, parse_event};
+pub use event::{EventError, RecordAction};
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use aws::{SecretsManager, trace::TraceParent};
+use aws_lambda_events::sqs::SqsBatchResponse;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use schema::{MAX_NOTIFICATIONS, Notification};
 use serde_json::Value;
-use tracing::{Instrument, error, info, info_span};
+use tracing::{Instrument, error, info, info_span, warn};
 
 /// Serves invocations from the Lambda Runtime API until Lambda ends the process.
 ///
@@ -67,60 +78,112 @@ impl From<InvocationError> for Diagnostic {
     }
 }
 
-/// Handles one invocation. It handles every record, even after one has failed.
+/// Handles one invocation. It handles every record, even after one has failed. Returns the failed messages
+/// if they came through SQS, which deletes the others. Lambda reads the response if the event source mapping has
+/// the function response type `ReportBatchItemFailures`.
 ///
 /// # Errors
-/// If the payload is not an S3 event, or any record is invalid or its notification not accepted.
-/// Every failure is logged with bucket and key. A transient one decides the error: another attempt
-/// is worth it then.
+/// If a record that did not come through SQS is invalid or its notification not accepted. Every failure is
+/// logged with bucket and key. A transient one decides the error: another attempt is worth it then.
 pub async fn handle(
     client: &impl Notify,
     event: LambdaEvent<Value>,
-) -> Result<(), InvocationError> {
+) -> Result<Option<SqsBatchResponse>, InvocationError> {
     let request_id = event.context.request_id;
     // On AWS every invocation has an X-Ray trace id, whether or not X-Ray samples the trace. All
     // notifications of the invocation share it.
     let xray_trace = event.context.xray_trace_id.as_deref().and_then(TraceParent::from_xray);
     let trace = xray_trace.unwrap_or_else(TraceParent::random);
-    let mut notifications = Vec::new();
-    // By the index of the record, so that the first one is the first of the event.
-    let mut indexes = Vec::new();
-    let mut permanent = BTreeMap::new();
-    let actions = parse_event(event.payload).unwrap_or_else(|error| vec![Err(error)]);
-    for (index, action) in actions.into_iter().enumerate() {
+    let (mut notifications, mut origins) = (Vec::new(), Vec::new());
+    let mut failures = Failures::default();
+    let messages = parse_event(event.payload);
+    let ids: Vec<Option<String>> = messages.iter().map(|message| message.id.clone()).collect();
+    let records =
+        messages.into_iter().enumerate().flat_map(|(message, Message { records, .. })| {
+            records.into_iter().map(move |record| (message, record))
+        });
+    for (record, (message, action)) in records.enumerate() {
         match action {
             Ok(RecordAction::Ignore { event_name }) => {
                 info!(event_name, "S3 event ignored, it does not report a new object");
             }
             Ok(RecordAction::Notify(notification)) => {
                 notifications.push(*notification);
-                indexes.push(index);
+                origins.push((record, message));
             }
             Err(error) => {
                 let (bucket, key) = (error.bucket.as_deref(), error.key.as_deref());
                 error!(bucket, key, %error, "S3 event record can never be delivered");
-                permanent.insert(index, describe(bucket, key, &error));
+                failures.add_permanent(
+                    record,
+                    ids[message].as_deref(),
+                    describe(bucket, key, &error),
+                );
             }
         }
     }
     let span = info_span!("notification", trace_id = %trace.trace_id);
     let results = notify(client, &notifications, &request_id, &trace).instrument(span).await;
-    let mut transient = None;
-    for ((notification, index), result) in notifications.iter().zip(indexes).zip(results) {
+    for ((notification, (record, message)), result) in
+        notifications.iter().zip(origins).zip(results)
+    {
+        let id = ids[message].as_deref();
         match result {
             Ok(()) => {}
             Err(error) if error.is_permanent() => {
                 let (bucket, key) = (&*notification.bucket, &*notification.key);
-                permanent.insert(index, describe(Some(bucket), Some(key), &error));
+                failures.add_permanent(record, id, describe(Some(bucket), Some(key), &error));
             }
-            Err(error) => transient = Some(error),
+            Err(error) => failures.add_transient(id, error),
         }
     }
-    let count = permanent.len();
-    match (transient, permanent.into_values().next()) {
-        (Some(error), _) => Err(InvocationError::Transient(error)),
-        (None, None) => Ok(()),
-        (None, Some(first)) => Err(InvocationError::Permanent { count, first }),
+    failures.result(&ids)
+}
+
+/// The failed records of an invocation.
+#[derive(Default)]
+struct Failures {
+    /// The ids of the SQS messages with a failed record.
+    messages: BTreeSet<String>,
+    /// The last transient failure of a record that did not come through SQS.
+    transient: Option<NotifyError>,
+    /// What is wrong with the other records, by their index, so that the first one is the first of the
+    /// event.
+    permanent: BTreeMap<usize, String>,
+}
+
+impl Failures {
+    fn add_permanent(&mut self, record: usize, message: Option<&str>, description: String) {
+        match message {
+            Some(id) => drop(self.messages.insert(id.to_owned())),
+            None => drop(self.permanent.insert(record, description)),
+        }
+    }
+
+    fn add_transient(&mut self, message: Option<&str>, error: NotifyError) {
+        match message {
+            Some(id) => drop(self.messages.insert(id.to_owned())),
+            None => self.transient = Some(error),
+        }
+    }
+
+    /// Returns the result of the invocation, whose messages have these ids.
+    fn result(self, ids: &[Option<String>]) -> Result<Option<SqsBatchResponse>, InvocationError> {
+        let count = self.permanent.len();
+        match (self.transient, self.permanent.into_values().next()) {
+            (Some(error), _) => return Err(InvocationError::Transient(error)),
+            (None, Some(first)) => return Err(InvocationError::Permanent { count, first }),
+            (None, None) => {}
+        }
+        if ids.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let mut response = SqsBatchResponse::default();
+        for id in ids.iter().flatten().filter(|id| self.messages.contains(*id)) {
+            warn!(message_id = id, "the SQS message has failed, and is reported to its queue");
+            response.add_failure(id);
+        }
+        Ok(Some(response))
     }
 }
 

@@ -27,6 +27,16 @@ fn redrive(name: &str, keys: &[&str], options: &[&str]) -> Run {
     let message = |key: &&str| {
         let records = json!([{ "s3": { "bucket": { "name": "b" }, "object": { "key": key } } }]);
         let body = json!({ "requestPayload": { "Records": records } }).to_string();
+        let object = json!({ "bucket": { "name": "b" }, "object": { "key": key } });
+        let body = match *key {
+            "bridged" => json!({ "requestPayload": { "detail": object } }).to_string(),
+            "sns" => {
+                let message = json!({ "Records": [{ "s3": object }] }).to_string();
+                json!({ "requestPayload": { "Records": [{ "Sns": { "Message": message } }] } })
+                    .to_string()
+            }
+            _ => body,
+        };
         // A message that no failed event has put into the queue.
         let body = if *key == "foreign" { r#"{"key":"foreign"}"#.to_owned() } else { body };
         json!({ "body": body, "hidden": 0 })
@@ -89,6 +99,14 @@ fn transient_failure_stops_the_redrive_and_releases_what_is_parked() {
     assert_eq!(run.queue, expected.map(|(key, seconds)| (key.to_owned(), seconds)));
     assert_eq!(run.status, Some(1));
     assert!(run.stderr.contains("the function failed again: cannot deliver late/2.json"));
+}
+
+#[test]
+fn the_objects_of_every_form_of_event_are_printed() {
+    let run = redrive("forms", &["plain", "bridged", "sns"], &[]);
+    assert_eq!((run.queue, run.status), (vec![], Some(0)), "{}", run.stderr);
+    let printed: Vec<&str> = run.stdout.lines().take(3).collect();
+    assert_eq!(printed, ["b/plain", "b/bridged", "b/sns"]);
 }
 
 #[test]

@@ -17,7 +17,10 @@ use anyhow::{Context, Result, bail};
 use aws::SecretsManager;
 use rest_api::{
     Aws,
-    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, ServerLimits, TokenDigest},
+    config::{
+        ApiToken, Budget, Config, Database, IgnoredKeys, LogFormat, Retry, ServerLimits,
+        TokenDigest,
+    },
     objects::ObjectStore,
     reconcile,
     store::Store,
@@ -148,6 +151,7 @@ impl Stack {
             buckets: vec![options.bucket.clone()],
             workers: 2,
             budget: Budget::default(),
+            ignored_keys: IgnoredKeys::default(),
             ledger_days: None,
             retry: Retry::default(),
             lease: Duration::from_secs(15),

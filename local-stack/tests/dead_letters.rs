@@ -21,7 +21,7 @@ use local_stack::{
 };
 use rest_api::{
     Aws,
-    config::{ApiToken, Budget, Config, LogFormat, Retry, ServerLimits, TokenDigest},
+    config::{ApiToken, Budget, Config, IgnoredKeys, LogFormat, Retry, ServerLimits, TokenDigest},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -105,6 +105,7 @@ impl Environment {
             api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
             workers: 2,
             budget: Budget::default(),
+            ignored_keys: IgnoredKeys::default(),
             ledger_days: None,
             retry: Retry::default(),
             lease: Duration::from_secs(15),

@@ -2,13 +2,43 @@
 
 use std::io::Write;
 
-use flate2::write::MultiGzDecoder;
+use flate2::write::GzDecoder;
 use schema::Fault;
 
-use crate::limits::{FREE_SIZE, MAX_RATIO};
+use crate::{
+    format,
+    limits::{FREE_SIZE, MAX_RATIO},
+};
 
 /// The first bytes of every gzip file (RFC 1952, 2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Codings of a `Content-Encoding` that are real and cannot be read: those of IANA's registry, and names
+/// of other compressions. Any other name is none of a coding: a charset, `identity`, or what an SDK left.
+///
+/// Source: <https://www.iana.org/assignments/http-parameters/http-parameters.xhtml#content-coding>
+const UNREADABLE: [&str; 20] = [
+    "aes128gcm",
+    "br",
+    "brotli",
+    "bz2",
+    "bzip2",
+    "compress",
+    "dcb",
+    "dcz",
+    "deflate",
+    "exi",
+    "lz4",
+    "lzma",
+    "pack200-gzip",
+    "snappy",
+    "x-bzip2",
+    "x-compress",
+    "x-xz",
+    "xz",
+    "zip",
+    "zstd",
+];
 
 /// The stage between the bytes of an object and the bytes of its file.
 pub(crate) struct Inflate {
@@ -32,7 +62,10 @@ enum Mode {
         declared_gzip: bool,
     },
     Plain,
-    Gzip(MultiGzDecoder<Vec<u8>>),
+    /// In a member of a gzip file.
+    Gzip(GzDecoder<Vec<u8>>),
+    /// In zero bytes after the last member, which programs that write whole blocks add.
+    Padding,
 }
 
 impl Inflate {
@@ -43,15 +76,12 @@ impl Inflate {
     /// If the encoding is not supported.
     pub(crate) fn new(content_encoding: Option<&str>, max_size: u64) -> Result<Self, Fault> {
         let mut declared_gzip = false;
-        for coding in content_encoding.unwrap_or_default().split(',').map(str::trim) {
-            match coding.to_ascii_lowercase().as_str() {
+        for coding in content_encoding.unwrap_or_default().split(',') {
+            match coding.trim().to_ascii_lowercase().as_str() {
                 "gzip" | "x-gzip" => declared_gzip = true,
-                // The AWS SDKs add aws-chunked for their own transfer.
-                "" | "identity" | "aws-chunked" => {}
-                other => {
-                    let expected = "a plain file, or Content-Encoding gzip";
-                    return Err(Fault::at_root(expected, format!("Content-Encoding {other}")));
-                }
+                name if UNREADABLE.contains(&name) => return Err(format::unreadable_coding(name)),
+                // No coding: the bytes tell what they are.
+                _ => {}
             }
         }
         let mode = Mode::Unknown { head: Vec::new(), declared_gzip };
@@ -94,7 +124,7 @@ impl Inflate {
     pub(crate) fn finish(&mut self, emit: impl FnOnce(&[u8])) -> Result<(), Fault> {
         match &mut self.mode {
             Mode::Unknown { head, .. } => self.output.emit(head, emit),
-            Mode::Plain => {}
+            Mode::Plain | Mode::Padding => {}
             Mode::Gzip(decoder) => {
                 decoder.try_finish().map_err(|error| not_gzip(&error))?;
                 self.output.emit(decoder.get_ref(), emit);
@@ -109,18 +139,31 @@ impl Inflate {
     }
 
     fn pass(&mut self, chunk: &[u8], emit: impl FnOnce(&[u8])) -> Result<usize, Fault> {
-        let Mode::Gzip(decoder) = &mut self.mode else {
-            self.output.emit(chunk, emit);
-            return Ok(chunk.len());
+        let decoder = match &mut self.mode {
+            Mode::Gzip(decoder) => decoder,
+            Mode::Padding if chunk.iter().any(|byte| *byte != 0) => return Err(behind_gzip()),
+            Mode::Padding => return Ok(chunk.len()),
+            Mode::Plain | Mode::Unknown { .. } => {
+                self.output.emit(chunk, emit);
+                return Ok(chunk.len());
+            }
         };
-        let written = decoder.write(chunk);
+        let written = decoder.write(chunk).map_err(|error| not_gzip(&error));
+        if matches!(written, Ok(0)) {
+            // The member has ended. Checks its sum.
+            decoder.try_finish().map_err(|error| not_gzip(&error))?;
+        }
         self.output.emit(decoder.get_ref(), emit);
         decoder.get_mut().clear();
-        match written {
-            Ok(0) => Err(Fault::at_root("a whole gzip file", "data after its end")),
-            Ok(consumed) => Ok(consumed),
-            Err(error) => Err(not_gzip(&error)),
+        match (written?, chunk.first()) {
+            (0, Some(0)) => self.mode = Mode::Padding,
+            (0, Some(byte)) if *byte == MAGIC[0] => {
+                self.mode = Mode::Gzip(GzDecoder::new(Vec::new()));
+            }
+            (0, _) => return Err(behind_gzip()),
+            (consumed, _) => return Ok(consumed),
         }
+        Ok(0)
     }
 
     fn check_growth(&self) -> Result<(), Fault> {
@@ -147,19 +190,17 @@ impl Output {
         if self.size <= self.max_size {
             return Ok(());
         }
-        let expected = format!("a file of at most {} MiB", self.max_size >> 20);
-        Err(Fault::at_root(expected, "a larger one"))
+        let expected = format!("a file of at most {} MiB after decompression", self.max_size >> 20);
+        Err(Fault::at_root(expected, "a larger one: split it"))
     }
 }
 
 impl Mode {
     fn detect(head: &[u8], declared_gzip: bool) -> Result<Self, Fault> {
         match (head == MAGIC, declared_gzip) {
-            (true, _) => Ok(Self::Gzip(MultiGzDecoder::new(Vec::new()))),
+            (true, _) => Ok(Self::Gzip(GzDecoder::new(Vec::new()))),
             (false, false) => Ok(Self::Plain),
-            (false, true) => {
-                Err(Fault::at_root("gzip data, as Content-Encoding says", "other data"))
-            }
+            (false, true) => Err(format::not_gzip_as_declared()),
         }
     }
 }
@@ -169,5 +210,9 @@ fn not_gzip(error: &std::io::Error) -> Fault {
         std::io::ErrorKind::UnexpectedEof => "data that was cut short".to_owned(),
         _ => format!("damaged data ({error})"),
     };
-    Fault::at_root("a whole gzip file", found)
+    Fault::at_root("a whole gzip file: compress and upload it again", found)
+}
+
+fn behind_gzip() -> Fault {
+    Fault::at_root("a gzip file, and nothing behind it but zero bytes", "other data behind its end")
 }

@@ -10,7 +10,7 @@
 //!
 //! - [`limits`] bounds the size of a file and of its parts.
 //! - `inflate` decompresses gzip and bounds how much a file may grow.
-//! - `split` finds the records in the bytes.
+//! - `split` finds the records in the bytes; `format` names a file of another format.
 //! - [`Decoder`] runs the stages on chunks of bytes. It validates each record against the schema.
 //! - [`Reader`] runs a [`Decoder`] on a stream of chunks, on the threads of a [`DecodePool`].
 //! - [`Violations`] collects what is wrong with the file.
@@ -18,6 +18,7 @@
 //! The crate knows no database and no HTTP.
 
 mod decode;
+mod format;
 mod inflate;
 pub mod limits;
 mod pool;

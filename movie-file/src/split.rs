@@ -7,9 +7,10 @@
 use memchr::memchr3;
 use schema::Fault;
 
-use crate::limits::Limits;
-
-const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
+use crate::{
+    format::{self, BYTE_ORDER_MARK},
+    limits::Limits,
+};
 
 /// What the splitter finds.
 #[derive(Debug, Eq, PartialEq)]
@@ -34,6 +35,9 @@ enum State {
     InRecord,
     /// After the array.
     AfterArray,
+    /// In bytes that do not belong to a movie file: those from `offset` on, or those after the array. Their
+    /// first ones are kept, to tell what they are.
+    Foreign { offset: u64, after_array: bool },
     /// The rest of the file cannot be decoded.
     Lost,
 }
@@ -51,6 +55,8 @@ pub(crate) struct Splitter {
     /// The length of the present white space, in bytes.
     gap: usize,
     record: Record,
+    /// The first bytes of what does not belong to a movie file.
+    foreign: Vec<u8>,
 }
 
 /// The record that is being scanned.
@@ -77,6 +83,7 @@ impl Splitter {
             index: 0,
             gap: 0,
             record: Record::default(),
+            foreign: Vec::new(),
         }
     }
 
@@ -94,10 +101,17 @@ impl Splitter {
     pub(crate) fn push(&mut self, chunk: &[u8], emit: &mut impl FnMut(Item<'_>)) {
         let mut at = 0;
         while at < chunk.len() && self.state != State::Lost {
-            if self.state == State::InRecord {
-                at = self.scan_record(chunk, at, emit);
-            } else {
-                at += usize::from(self.step(chunk[at], self.base + at as u64, emit));
+            match self.state {
+                State::InRecord => at = self.scan_record(chunk, at, emit),
+                State::Foreign { .. } => {
+                    let end = chunk.len().min(at + format::HEAD - self.foreign.len());
+                    self.foreign.extend_from_slice(&chunk[at..end]);
+                    at = end;
+                    if self.foreign.len() == format::HEAD {
+                        self.end_foreign(emit);
+                    }
+                }
+                _ => at += usize::from(self.step(chunk[at], self.base + at as u64, emit)),
             }
         }
         self.base += chunk.len() as u64;
@@ -105,20 +119,21 @@ impl Splitter {
 
     /// Ends the file. Emits its last record, or the fault of an incomplete file.
     pub(crate) fn finish(mut self, emit: &mut impl FnMut(Item<'_>)) {
+        const ARRAY: &str = "the array's closing bracket ] (was the file cut short?)";
         let (expected, found) = match self.state {
             State::Start { .. } => ("a JSON array, a movie, or NDJSON", "an empty file"),
-            State::ExpectElement { .. } | State::ExpectComma => {
-                ("the array's closing bracket", "the end of the file")
-            }
+            State::ExpectElement { .. } | State::ExpectComma => (ARRAY, "the end of the file"),
             State::InRecord if self.record.depth == 0 && !self.record.in_string => {
                 self.end_record(&[], emit);
-                if self.in_array {
-                    ("the array's closing bracket", "the end of the file")
-                } else {
+                if !self.in_array {
                     return;
                 }
+                (ARRAY, "the end of the file")
             }
-            State::InRecord => ("the rest of the record", "the end of the file"),
+            State::InRecord => {
+                ("the rest of the record (was the file cut short?)", "the end of the file")
+            }
+            State::Foreign { .. } => return self.end_foreign(emit),
             State::BetweenRecords | State::AfterArray | State::Lost => return,
         };
         let index = (self.state == State::InRecord).then_some(self.index);
@@ -132,14 +147,17 @@ impl Splitter {
         if is_space(byte) && !in_bom {
             self.gap += 1;
             if self.gap > self.limits.gap {
-                let expected = format!("at most {} MiB of white space", self.limits.gap >> 20);
+                let limit = self.limits.gap >> 20;
+                let expected = format!("at most {limit} MiB of white space between two movies");
                 self.give_up(offset, Fault::at_root(expected, "more"), emit);
             }
             return true;
         }
         self.gap = 0;
-        if byte == 0 {
-            self.give_up(offset, Fault::at_root("UTF-8 text", "a zero byte (is it UTF-16?)"), emit);
+        let is_start = matches!(self.state, State::Start { .. });
+        if byte == 0 && !is_start {
+            let expected = "UTF-8 text: convert the file, for example with iconv -t UTF-8";
+            self.give_up(offset, Fault::at_root(expected, "a zero byte (is it UTF-16?)"), emit);
             return true;
         }
         match (self.state, byte) {
@@ -156,11 +174,12 @@ impl Splitter {
                 self.fault(offset, "a movie before the comma", byte, emit)
             }
             (State::BetweenRecords, b',') => {
-                self.fault(offset, "a line break between two movies", byte, emit);
+                let expected = "a line break between two movies, or [ and ] around all of them";
+                self.fault(offset, expected, byte, emit);
             }
             (State::AfterArray, _) => {
-                let expected = "nothing after the array's closing bracket";
-                self.give_up(offset, Fault::at_root(expected, describe(byte)), emit);
+                self.state = State::Foreign { offset, after_array: true };
+                return false;
             }
             (state, _) => {
                 if state == State::ExpectComma {
@@ -189,8 +208,9 @@ impl Splitter {
             return true;
         }
         if (1..BYTE_ORDER_MARK.len()).contains(&bom_bytes) {
+            let expected = "a JSON array, a movie, or NDJSON, as UTF-8 text";
             let found = "a byte order mark that breaks off";
-            self.give_up(offset, Fault::at_root("UTF-8 text", found), emit);
+            self.give_up(offset, Fault::at_root(expected, found), emit);
             return true;
         }
         match byte {
@@ -203,15 +223,9 @@ impl Splitter {
                 self.state = State::BetweenRecords;
                 false
             }
-            0xFE | 0xFF if offset == 0 => {
-                let found = "the byte order mark of another encoding (is it UTF-16?)";
-                self.give_up(offset, Fault::at_root("UTF-8 text", found), emit);
-                true
-            }
             _ => {
-                let expected = "a JSON array, a movie, or NDJSON: [ or {";
-                self.give_up(offset, Fault::at_root(expected, describe(byte)), emit);
-                true
+                self.state = State::Foreign { offset, after_array: false };
+                false
             }
         }
     }
@@ -258,11 +272,19 @@ impl Splitter {
             self.record.oversized = true;
             self.record.head = Vec::new();
             let expected = format!("a record of at most {} MiB", self.limits.record >> 20);
-            let fault = Fault::at_root(expected, "a larger one");
+            let fault = Fault::at_root(expected, "a larger one (is a quote or bracket missing?)");
             emit(Item::Fault { index: Some(self.index), offset: self.record.offset, fault });
             return;
         }
         self.record.head.extend_from_slice(bytes);
+    }
+
+    /// Emits the fault of bytes that do not belong to a movie file.
+    fn end_foreign(&mut self, emit: &mut impl FnMut(Item<'_>)) {
+        let State::Foreign { offset, after_array } = self.state else { return };
+        let describe = if after_array { format::behind_array } else { format::unknown_file };
+        let fault = describe(&self.foreign);
+        self.give_up(offset, fault, emit);
     }
 
     /// Emits a fault at which splitting can go on.

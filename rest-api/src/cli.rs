@@ -82,6 +82,8 @@ Environment:
                     before the last rotation is accepted, too
   MRU_BUCKETS       buckets that a notification may name, separated by commas
                     [all]
+  MRU_IGNORE_KEYS   glob patterns of keys that are no files, separated by commas; none
+                    if it is empty [**/_*,**/.*,**/*$folder$,**/*/]
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_PROBE_LISTEN  address and port of a second listener, which serves /healthz,
                     /readyz and /metrics only [none]
@@ -109,6 +111,7 @@ A file differs in one of these ways:
   reverted  the newest version was deleted, and an older one that was ingested
             before is current again; the movies do not change
   unusable  its key is not allowed in a notification
+Objects whose keys MRU_IGNORE_KEYS matches are counted as ignored.
 
 Exit status: 0 nothing is left to do, 1 error, 2 wrong usage, 3 at least one
 missing, stale or failed file was not queued.

@@ -17,6 +17,7 @@
 //!  terminal  text from outside, made safe to print
 //!  shutdown  the signal to stop
 //!  config    environment variables
+//!  ignored_keys keys that are no files
 //!  retry     backoff
 //! ```
 //!
@@ -28,6 +29,7 @@
 
 pub mod config;
 pub mod healthcheck;
+mod ignored_keys;
 pub mod ingest;
 pub mod metrics;
 pub mod objects;
@@ -148,7 +150,8 @@ pub async fn run_wrapped(
         None => None,
     };
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
-    let access = http::Access { api_tokens, buckets: config.buckets };
+    let access =
+        http::Access { api_tokens, buckets: config.buckets, ignored_keys: config.ignored_keys };
     let objects = ObjectStore::new(aws.s3);
     let metrics = Arc::new(Metrics::default());
     let decode_pool = DecodePool::default();

@@ -102,7 +102,8 @@ async fn reconcile(arguments: ReconcileArguments) -> Result<ExitCode, String> {
     let (config, aws) = configure().await?;
     let ReconcileArguments { bucket, prefix, apply, retry_failed, json } = arguments;
     let bucket = bucket.or_else(|| config.only_bucket());
-    let options = Options { bucket, prefix, apply, retry_failed };
+    let ignored_keys = config.ignored_keys.clone();
+    let options = Options { bucket, prefix, apply, retry_failed, ignored_keys };
     let store = Store::new(&config.database, &aws.secrets, 0).await;
     let store = store.map_err(|error| chain(&error))?;
     let mut printer = Printer::new(BufWriter::new(io::stdout()), io::stderr(), json);

@@ -85,6 +85,7 @@ pub struct Metrics {
     retries: Counters<1>,
     leases_lost: Total,
     takeovers: Total,
+    notifications_ignored: Total,
     movies: Counters<1>,
     read_bytes: Total,
     requests: Counters<3>,
@@ -101,6 +102,7 @@ impl Default for Metrics {
             retries: Family::default(),
             leases_lost: Total::default(),
             takeovers: Total::default(),
+            notifications_ignored: Total::default(),
             movies: Family::default(),
             read_bytes: Total::default(),
             requests: Family::default(),
@@ -153,6 +155,11 @@ impl Metrics {
             self.takeovers.clone(),
         );
         registry.register(
+            "notifications_ignored_total",
+            "Notifications of keys that are no files",
+            self.notifications_ignored.clone(),
+        );
+        registry.register(
             "movies_merged_total",
             "Movies from files and requests that this process merged, by outcome",
             self.movies.clone(),
@@ -200,6 +207,11 @@ impl Metrics {
     /// Counts an ingest that was claimed after the lease of another worker had expired.
     pub fn took_over(&self) {
         self.takeovers.0.inc();
+    }
+
+    /// Counts a notification of a key that is no file.
+    pub fn ignored(&self) {
+        self.notifications_ignored.0.inc();
     }
 
     /// Counts merged movies, by outcome.

@@ -33,7 +33,7 @@ pub enum Code {
     CheckTooExpensive,
     Internal,
     Unavailable,
-    // Of failed ingests.
+    // Of failed and gone ingests.
     ObjectGone,
     ObjectRefused,
     ObjectStoreUnavailable,
@@ -44,8 +44,12 @@ pub enum Code {
 
 impl Code {
     /// The codes of failures after which an ingest is attempted again.
-    pub const RETRIED: [Self; 3] =
-        [Self::ObjectRefused, Self::ObjectStoreUnavailable, Self::DatabaseUnavailable];
+    pub const RETRIED: [Self; 4] = [
+        Self::ObjectGone,
+        Self::ObjectRefused,
+        Self::ObjectStoreUnavailable,
+        Self::DatabaseUnavailable,
+    ];
 
     /// Returns status, code and title. A code of failed ingests alone has no status.
     #[rustfmt::skip] // one row a line
@@ -58,7 +62,7 @@ impl Code {
             Self::NotFound => (Some(S::NOT_FOUND), "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (Some(S::METHOD_NOT_ALLOWED), "method_not_allowed", "Not with this method"),
             Self::RequestTimeout => (Some(S::REQUEST_TIMEOUT), "request_timeout", "The request took too long to arrive"),
-            Self::NotFailed => (Some(S::CONFLICT), "not_failed", "This ingest has not failed"),
+            Self::NotFailed => (Some(S::CONFLICT), "not_failed", "This ingest is neither failed nor gone"),
             Self::BodyTooLarge => (Some(S::PAYLOAD_TOO_LARGE), "body_too_large", "The body is too large"),
             Self::UnsupportedMediaType => (Some(S::UNSUPPORTED_MEDIA_TYPE), "unsupported_media_type", "The body has the wrong type"),
             Self::Violations => (Some(S::UNPROCESSABLE_ENTITY), "violations", "The body does not fit the schema"),

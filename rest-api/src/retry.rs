@@ -11,6 +11,8 @@ pub struct Retry {
     pub max_attempts: i32,
     /// The same if the object store refuses (no permission, no such bucket), which seldom changes.
     pub max_attempts_refused: i32,
+    /// The delay before an object that was not there is looked for once more.
+    pub gone_delay: Duration,
     /// The longest delay after the first attempt. It doubles with each further attempt.
     pub base_delay: Duration,
     /// The longest delay.
@@ -41,6 +43,7 @@ impl Default for Retry {
         Self {
             max_attempts: 12,
             max_attempts_refused: 4,
+            gone_delay: Duration::from_secs(15),
             base_delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(300),
         }

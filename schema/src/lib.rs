@@ -15,6 +15,7 @@
 mod fault;
 mod leaf;
 mod parse;
+mod syntax;
 
 pub use fault::{Fault, Faults};
 pub use leaf::{Bounded, Text, Timestamp};

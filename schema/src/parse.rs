@@ -9,7 +9,11 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Fault, Faults, Movie, Notification, SCHEMA, fault::describe_error};
+use crate::{
+    Fault, Faults, Movie, Notification, SCHEMA,
+    fault::describe_error,
+    syntax::{no_object, not_json, not_utf_8},
+};
 
 /// A type that the schema defines.
 pub trait Definition: DeserializeOwned {
@@ -93,11 +97,15 @@ impl<T: Definition> Unfit<'_, T> {
 
     /// Returns the faults of the text, or the one fault that keeps others from being searched for.
     fn try_explain(self) -> Result<Faults, Fault> {
-        check_text(self.raw)?;
+        std::str::from_utf8(self.raw).map_err(|error| not_utf_8(self.raw, error))?;
+        if let Some(fault) = no_object(self.raw) {
+            return Err(fault);
+        }
         if self.raw.len() > MAX_EXPLAINED {
             return Err(self.type_fault());
         }
-        let value: Value = serde_json::from_slice(self.raw).map_err(|error| not_json(&error))?;
+        let value: Value =
+            serde_json::from_slice(self.raw).map_err(|error| not_json(self.raw, &error))?;
         let mut faults = Faults::default();
         for key in duplicate_keys(self.raw) {
             faults.add(|| Fault::new(&[&key], "the property once", "the property more than once"));
@@ -112,7 +120,8 @@ impl<T: Definition> Unfit<'_, T> {
     /// Returns what the type found.
     fn type_fault(&self) -> Fault {
         match &self.error {
-            None => Fault::at_root("a JSON object", "another value"),
+            None => no_object(self.raw)
+                .unwrap_or_else(|| Fault::at_root("a JSON object", "another value")),
             Some(error) if error.is_data() => {
                 let expected = if self.raw.len() > MAX_EXPLAINED {
                     let limit = MAX_EXPLAINED >> 10;
@@ -122,25 +131,9 @@ impl<T: Definition> Unfit<'_, T> {
                 };
                 Fault::at_root(expected, describe_error(error))
             }
-            Some(error) => not_json(error),
+            Some(error) => not_json(self.raw, error),
         }
     }
-}
-
-/// Checks that the bytes are text.
-fn check_text(raw: &[u8]) -> Result<(), Fault> {
-    if raw.trim_ascii().is_empty() {
-        return Err(Fault::at_root("a JSON object", "nothing"));
-    }
-    std::str::from_utf8(raw).map(|_| ()).map_err(|error| {
-        let offset = error.valid_up_to();
-        let found = format!("byte 0x{:02X}, {offset} bytes into the record", raw[offset]);
-        Fault::at_root("UTF-8 text", found)
-    })
-}
-
-fn not_json(error: &serde_json::Error) -> Fault {
-    Fault::at_root("JSON", describe_error(error))
 }
 
 /// Returns the keys that occur more than once in the object `raw`. They are read separately because

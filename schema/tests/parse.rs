@@ -130,8 +130,56 @@ fn faults_describe_expected_and_found() {
     );
     assert_eq!(
         first_fault("{"),
-        ": expected JSON, found EOF while parsing an object at line 1 column 1"
+        ": expected JSON, found a record that breaks off in an object at line 1 column 1"
     );
+}
+
+#[test]
+fn faults_of_what_is_not_json_say_what_to_do() {
+    let first = |json: &[u8]| {
+        let fault = parse::<Movie>(json).unwrap_err()[0].clone();
+        (fault.expected, fault.found)
+    };
+    let movie = |title: &str| first(format!(r#"{{"title":{title},"year":1931}}"#).as_bytes());
+    let pair = "a surrogate pair for a character beyond U+FFFF, or the character itself as UTF-8";
+    for (title, found) in [
+        (r#""\ud800""#, r"half of a surrogate pair: \ud800, 10 bytes into the record"),
+        (r#""a\uDBFFb""#, r"half of a surrogate pair: \uDBFF, 11 bytes into the record"),
+        (r#""\udc00""#, r"half of a surrogate pair: \udc00, 10 bytes into the record"),
+        (r#""\ud83d\ud83d\ude00""#, r"half of a surrogate pair: \ud83d, 10 bytes into the record"),
+        (
+            r#""\ud83c\udfac\ud83c\n""#,
+            r"half of a surrogate pair: \ud83c, 22 bytes into the record",
+        ),
+        (r#""\\ud83c\ud83c""#, r"half of a surrogate pair: \ud83c, 17 bytes into the record"),
+    ] {
+        assert_eq!(movie(title), (pair.to_owned(), found.to_owned()), "{title}");
+    }
+    let long = format!(r#""{}\ud800""#, "x".repeat(MAX_EXPLAINED));
+    assert!(movie(&long).1.starts_with("half of a surrogate pair"), "{:?}", movie(&long));
+
+    for (json, expected, found) in [
+        ("\u{feff}{}", "no byte order mark", "a byte order mark (U+FEFF) before the record"),
+        ("[]", "a JSON object", "an array"),
+        ("12", "a JSON object", "a number"),
+        ("\"x\"", "a JSON object", "a string"),
+        ("null", "a JSON object", "null"),
+        ("NaN", "a JSON object", "other text"),
+        (r#"{"title":'M'}"#, "JSON", "no JSON value (a value needs double quotes"),
+        (r#"{'title':"M"}"#, "JSON", "a property name without double quotes"),
+        (r#"{"title":"M",}"#, "JSON", "a trailing comma"),
+        (r#"{"title":"M" "year":1}"#, "JSON", "something other than a comma or }"),
+        ("{\"title\":\"a\tb\"}", "JSON", "a control character in a string (write"),
+        (r#"{"title":"\x"}"#, "JSON", "an escape that JSON does not have"),
+        ("{} x", "JSON", "more text behind the record"),
+        (r#"{"title":"M"#, "JSON", "a record that breaks off in a string"),
+    ] {
+        let (says, saw) = first(json.as_bytes());
+        assert!(says.starts_with(expected) && saw.starts_with(found), "{json}: {says}: {saw}");
+    }
+    let (expected, found) = first(b"{\"title\":\"Am\xe9lie\",\"year\":2001}");
+    assert!(expected.starts_with("UTF-8 text: convert"), "{expected}");
+    assert_eq!(found, "byte 0xE9, 12 bytes into the record");
 }
 
 #[test]
@@ -170,8 +218,8 @@ fn a_large_record_has_the_one_fault_that_the_type_found() {
         ),
         (record(&format!(r#""{name}":1"#)), one, "unknown field `nnn"),
         (record(&format!(r#""x":{}"#, many("1"))), one, "unknown field `x`"),
-        (format!("{{\"title\":\"{name}"), "JSON", "EOF while parsing a string at line 1"),
-        (many("1"), "a JSON object", "another value"),
+        (format!("{{\"title\":\"{name}"), "JSON", "a record that breaks off in a string at line 1"),
+        (many("1"), "a JSON object", "an array"),
     ] {
         assert!(json.len() > MAX_EXPLAINED);
         let faults = parse::<Movie>(json.as_bytes()).unwrap_err();

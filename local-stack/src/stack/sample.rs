@@ -46,7 +46,7 @@ pub(super) async fn load(api: SocketAddr, s3: &Client, bucket: &str) -> Result<(
             eprintln!("  succeeded: {movies} movies can be queried, {ms} ms after the put");
             return Ok(());
         }
-        if state == "rejected" || state == "failed" {
+        if matches!(state.as_str(), "rejected" | "gone" | "failed") {
             bail!("the sample was {state} (start with --no-sample to skip it): {ingest}");
         }
         if state != printed {

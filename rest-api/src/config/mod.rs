@@ -9,7 +9,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-pub use crate::retry::Retry;
+pub use crate::{
+    ignored_keys::{DEFAULT_IGNORED_KEYS, IgnoredKeys},
+    retry::Retry,
+};
 pub use aws::Secret;
 
 use reader::Reader;
@@ -29,6 +32,8 @@ pub struct Config {
     pub api_token: ApiToken,
     /// The buckets that a notification may name (`MRU_BUCKETS`); all if empty.
     pub buckets: Vec<String>,
+    /// The keys that are no files (`MRU_IGNORE_KEYS`).
+    pub ignored_keys: IgnoredKeys,
     /// How many large files this process works on at once (`MRU_WORKERS`), beside batches of small ones; 0
     /// for no files at all.
     pub workers: usize,

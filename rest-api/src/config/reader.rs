@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    ApiToken, Budget, Config, Database, LogFormat, Login, Retry, Secret, ServerLimits, Tls,
-    TokenDigest,
+    ApiToken, Budget, Config, Database, IgnoredKeys, LogFormat, Login, Retry, Secret, ServerLimits,
+    Tls, TokenDigest,
 };
 
 /// Reads variables, and collects all errors. A variable with an error gets a substitute value.
@@ -44,6 +44,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 ValueOrSecretId::SecretId(id) => ApiToken::Managed(id),
             },
             buckets: self.buckets("MRU_BUCKETS"),
+            ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             budget: self.budget(),
             ledger_days: Some(self.parsed("MRU_LEDGER_DAYS", 365, "a number of days"))
@@ -158,6 +159,15 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             self.errors.push(format!("{name} must be {form}: {wrong}"));
         }
         buckets
+    }
+
+    /// Reads glob patterns. An empty variable is set: it has none.
+    fn ignored_keys(&mut self, name: &str) -> IgnoredKeys {
+        let Some(text) = (self.lookup)(name) else { return IgnoredKeys::default() };
+        IgnoredKeys::parse(&text).unwrap_or_else(|error| {
+            self.errors.push(format!("{name} must be glob patterns separated by commas: {error}"));
+            IgnoredKeys::default()
+        })
     }
 
     fn log_format(&mut self) -> LogFormat {

@@ -36,7 +36,7 @@ fn parse(query: &str) -> Result<IngestQuery, Problem> {
             "bucket" => parsed.bucket = Some(without_nul(name, value)?),
             "key" => parsed.key = Some(without_nul(name, value)?),
             "state" => {
-                let states = "queued, running, succeeded, rejected, superseded or failed";
+                let states = "queued, running, succeeded, rejected, superseded, gone or failed";
                 let state = IngestState::from_name(&value);
                 parsed.state = Some(state.ok_or_else(|| Problem::parameter(name, states))?);
             }
@@ -65,7 +65,7 @@ pub(super) async fn read(request: Request) -> Answer {
     json(StatusCode::OK, &ingest.ok_or_else(not_found)?)
 }
 
-/// `POST /ingests/{id}/retry`: queues a failed ingest again.
+/// `POST /ingests/{id}/retry`: queues a failed or gone ingest again.
 pub(super) async fn retry(request: Request) -> Answer {
     params::none(&request.query)?;
     let retried = match request.id() {
@@ -75,7 +75,7 @@ pub(super) async fn retry(request: Request) -> Answer {
     let (retried, ingest) = retried.ok_or_else(not_found)?;
     if !retried {
         let state = ingest.state.name();
-        let detail = format!("the ingest is {state}; only a failed one can be retried");
+        let detail = format!("the ingest is {state}; only a failed or gone one can be retried");
         return Err(Problem::new(Code::NotFailed, detail));
     }
     json(StatusCode::ACCEPTED, &ingest)

@@ -21,6 +21,7 @@ mod response;
 mod routes;
 mod server;
 mod validate;
+mod wait;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +29,7 @@ use movie_file::DecodePool;
 use tokio::sync::watch;
 
 use crate::{
-    config::TokenDigest,
+    config::{IgnoredKeys, TokenDigest},
     metrics::Metrics,
     objects::ObjectStore,
     store::{Store, StoreError},
@@ -59,6 +60,8 @@ pub(crate) struct Access {
     pub(crate) api_tokens: Vec<TokenDigest>,
     /// The buckets that a notification may name; all if empty.
     pub(crate) buckets: Vec<String>,
+    /// The keys whose notifications are ignored.
+    pub(crate) ignored_keys: IgnoredKeys,
 }
 
 impl App {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use schema::{Fault, MAX_NOTIFICATIONS, Notification, Timestamp};
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
@@ -22,6 +22,7 @@ use super::{
     App, in_time, params,
     request::Request,
     response::{Answer, json},
+    wait::{wait_for, wait_for_each, wait_preference},
 };
 use crate::{
     problem::{Code, Problem},
@@ -41,12 +42,6 @@ const MAX_LISTED: usize = 10;
 
 /// How many objects of an array S3 is asked about at once.
 const MAX_HEADS: usize = 16;
-
-/// The longest time that a response is held for `Prefer: wait`, in seconds.
-const MAX_WAIT: u64 = 30;
-
-/// How often a waiting request reads the ledger, in addition to its hints.
-const POLL: Duration = Duration::from_secs(1);
 
 /// How much later than the service's clock the time of an event may be.
 const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -72,9 +67,11 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     let app = &request.app;
     let notification = parse(&body, usize::MAX)?;
     check(&notification, &app.access.buckets)?;
-    let observed = describe_version(app, &notification, Instant::now() + HEAD_TIMEOUT).await;
+    let report = match examine(app, &notification, Instant::now() + HEAD_TIMEOUT).await {
+        Examined::Record(report) => report,
+        Examined::Ignore(why) => return json(StatusCode::OK, &Outcome::Ignored(why)),
+    };
     let (id, trace_id) = (request.request_id(), request.trace_id);
-    let report = Report { notification: &notification, observed };
     let ingest = in_time(app.store.record(&report, &id, trace_id)).await?;
     info!(ingest = ingest.id, bucket = ingest.bucket, key = ingest.key, "ingest recorded");
     let Some(seconds) = wait else { return accepted(&ingest, None) };
@@ -91,14 +88,24 @@ struct ElementResult {
     outcome: Outcome,
 }
 
-/// What became of a notification of an array.
+/// What became of a notification.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Outcome {
     /// It is recorded. As in a list of ingests, the violations are left out.
     Ingest(Box<Ingest>),
+    /// Its key names no file, for this reason. Nothing is recorded.
+    Ignored(String),
     /// It is refused.
     Problem(Problem),
+}
+
+/// What is to be done about a notification that is right.
+enum Examined<'a> {
+    /// Record it.
+    Record(Report<'a>),
+    /// Ignore it, for this reason.
+    Ignore(String),
 }
 
 /// Records the notifications of the array `body` that are right. Returns one result for each element,
@@ -119,9 +126,21 @@ async fn notify_each(request: Request, body: &[u8], wait: Option<u64>) -> Answer
         // The search for violations takes time that other requests should not wait for.
         yield_now().await;
     }
-    let reports = describe_each(app, checked.iter().flatten().collect()).await;
+    let (mut reports, mut ignored) = (Vec::new(), Vec::new());
+    for examined in examine_each(app, checked.iter().flatten().collect()).await {
+        ignored.push(match examined {
+            Examined::Record(report) => {
+                reports.push(report);
+                None
+            }
+            Examined::Ignore(why) => Some(why),
+        });
+    }
     let (id, trace_id) = (request.request_id(), request.trace_id);
-    let mut ingests = in_time(app.store.record_all(&reports, &id, trace_id)).await?;
+    let mut ingests = match &reports[..] {
+        [] => Vec::new(),
+        reports => in_time(app.store.record_all(reports, &id, trace_id)).await?,
+    };
     for ingest in &ingests {
         info!(ingest = ingest.id, bucket = ingest.bucket, key = ingest.key, "ingest recorded");
     }
@@ -129,13 +148,16 @@ async fn notify_each(request: Request, body: &[u8], wait: Option<u64>) -> Answer
         let deadline = Instant::now() + Duration::from_secs(seconds);
         ingests = wait_for_each(app, ingests, deadline).await?;
     }
-    let mut ingests = ingests.into_iter();
+    let (mut ingests, mut ignored) = (ingests.into_iter(), ignored.into_iter());
     let results = checked.into_iter().filter_map(|checked| {
         let (status, outcome) = match checked {
-            Ok(_) => {
-                let ingest = ingests.next()?;
-                (status(&ingest, wait), Outcome::Ingest(Box::new(ingest)))
-            }
+            Ok(_) => match ignored.next()? {
+                Some(why) => (StatusCode::OK, Outcome::Ignored(why)),
+                None => {
+                    let ingest = ingests.next()?;
+                    (status(&ingest, wait), Outcome::Ingest(Box::new(ingest)))
+                }
+            },
             Err(problem) => (problem.status(), Outcome::Problem(problem)),
         };
         Some(ElementResult { status: status.as_u16(), outcome })
@@ -157,15 +179,40 @@ fn elements(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     Err(Problem::violations(&[Fault::at_root(expected, found)], 1))
 }
 
-/// Returns the notifications, in order, with what S3 says about those that lack details.
-async fn describe_each<'a>(app: &App, notifications: Vec<&'a Notification>) -> Vec<Report<'a>> {
+/// Examines notifications, with what S3 says about those that lack details. Returns one result for each,
+/// in order.
+async fn examine_each<'a>(app: &App, notifications: Vec<&'a Notification>) -> Vec<Examined<'a>> {
     let deadline = Instant::now() + HEAD_TIMEOUT;
-    let describe = async |notification| {
-        let observed = describe_version(app, notification, deadline).await;
-        Report { notification, observed }
-    };
-    let described: Vec<_> = notifications.into_iter().map(describe).collect();
-    stream::iter(described).buffered(MAX_HEADS).collect().await
+    let examine = async |notification| examine(app, notification, deadline).await;
+    let examined: Vec<_> = notifications.into_iter().map(examine).collect();
+    stream::iter(examined).buffered(MAX_HEADS).collect().await
+}
+
+/// Decides whether the key of a notification names a file, and asks S3 about its version unless the
+/// notification identifies the version and its time.
+async fn examine<'a>(app: &App, notification: &'a Notification, deadline: Instant) -> Examined<'a> {
+    let Notification { bucket, key, size, sequencer, etag, event_time, .. } = notification;
+    let size = size.map(|size| size.get());
+    let is_identified = event_time.is_some() && (sequencer.is_some() || etag.is_some());
+    // A folder marker is empty.
+    let lacks_size = key.ends_with('/') && size.is_none();
+    let ignored_keys = &app.access.ignored_keys;
+    let mut reason = ignored_keys.reason(key, size);
+    let mut observed = ObservedVersion::default();
+    if lacks_size || reason.is_none() && !is_identified {
+        observed = describe_version(app, notification, deadline).await;
+        reason = ignored_keys.reason(key, size.or(observed.size));
+    }
+    if let Some(why) = reason {
+        info!(bucket = &**bucket, key = &**key, why, "notification ignored");
+        app.metrics.ignored();
+        return Examined::Ignore(why);
+    }
+    if is_identified {
+        // S3 may have described another version.
+        observed = ObservedVersion::default();
+    }
+    Examined::Record(Report { notification, observed })
 }
 
 /// Parses a notification. At most `max_listed` violations are listed.
@@ -233,18 +280,14 @@ fn with_preference_applied(mut response: Response, waited: Option<u64>) -> Respo
     response
 }
 
-/// Asks S3 about the version, unless the notification identifies the version and its time. Returns
-/// an empty [`ObservedVersion`] if S3 does not respond before `deadline`, or reports another etag. The
-/// worker asks again.
+/// Asks S3 about the version. Returns an empty [`ObservedVersion`] if S3 does not respond before
+/// `deadline`, or reports another etag. The worker asks again.
 async fn describe_version(
     app: &App,
     notification: &Notification,
     deadline: Instant,
 ) -> ObservedVersion {
-    let Notification { bucket, key, version_id, etag, sequencer, event_time, .. } = notification;
-    if event_time.is_some() && (sequencer.is_some() || etag.is_some()) {
-        return ObservedVersion::default();
-    }
+    let Notification { bucket, key, version_id, etag, .. } = notification;
     let head = app.objects.head(bucket, key, version_id.as_deref());
     match timeout_at(deadline, head).await {
         Ok(Ok(observed)) if etag.is_some() && etag.as_deref() != observed.etag.as_deref() => {
@@ -257,54 +300,4 @@ async fn describe_version(
         }
         Err(_) => ObservedVersion::default(),
     }
-}
-
-/// Returns the seconds of `Prefer: wait=N` (RFC 7240, 4.3), at most [`MAX_WAIT`].
-fn wait_preference(headers: &HeaderMap) -> Option<u64> {
-    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    for preference in values.flat_map(|value| value.split([',', ';'])) {
-        let Some((name, value)) = preference.split_once('=') else { continue };
-        if name.trim().eq_ignore_ascii_case("wait") {
-            // A malformed preference is ignored (RFC 7240, 2).
-            return value.trim().trim_matches('"').parse().ok().map(|n: u64| n.min(MAX_WAIT));
-        }
-    }
-    None
-}
-
-/// Waits until all `ingests` have ended, at most until `deadline`. Returns them as they are then,
-/// without violations.
-async fn wait_for_each(
-    app: &App,
-    ingests: Vec<Ingest>,
-    deadline: Instant,
-) -> Result<Vec<Ingest>, Problem> {
-    let mut waited = Vec::with_capacity(ingests.len());
-    // One after another: those that end meanwhile are found ended.
-    for ingest in ingests {
-        waited.push(Ingest { violations: None, ..wait_for(app, ingest, deadline).await? });
-    }
-    Ok(waited)
-}
-
-/// Waits until the ingest has ended, at most until `deadline`. Returns the ingest as it is then.
-async fn wait_for(app: &App, mut ingest: Ingest, deadline: Instant) -> Result<Ingest, Problem> {
-    let mut stopping = app.stopping.clone();
-    while !ingest.state.ended() {
-        let id = ingest.id;
-        let mut end = app.store.hints().end_of(id);
-        ingest = in_time(app.store.ingest(id)).await?.unwrap_or(ingest);
-        if ingest.state.ended() || Instant::now() >= deadline || *stopping.borrow() {
-            break;
-        }
-        let hint = async {
-            tokio::select! {
-                () = end.received() => {}
-                _ = stopping.changed() => {}
-            }
-        };
-        // Whichever comes first: a hint, the next poll, or the deadline.
-        let _ = timeout_at(deadline.min(Instant::now() + POLL), hint).await;
-    }
-    Ok(ingest)
 }

@@ -14,6 +14,7 @@
 //!       |                 counts where no newer version contains the movie), or newer content
 //!       |                 has replaced it in the bucket (then nothing was stored)
 //!       +--> rejected     the content is at fault; nothing of it was stored
+//!       +--> gone         the object was not there, nor after a pause
 //!       +--> failed       the infrastructure failed too often
 //! ```
 //!

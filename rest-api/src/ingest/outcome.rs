@@ -12,11 +12,14 @@ use super::{
     worker::{POLL, Worker},
 };
 use crate::{
-    objects::ObjectError,
-    problem::Problem,
+    objects::{ErrorCause, ObjectError},
+    problem::{Code, Problem},
     store::{Claim, IngestState, Merged, StoreError},
     telemetry::{chain, milliseconds},
 };
+
+/// How often an object is looked for that is not there.
+const MAX_ATTEMPTS_GONE: i32 = 2;
 
 impl Failure {
     /// Returns the fault of the file, if the file is what is wrong.
@@ -44,7 +47,12 @@ impl Worker {
             }
             Err(failure) => match failure.fault_of_file() {
                 Some(fault) => self.reject(claim, &Violations::of_file(fault), duration).await,
-                None => self.requeue_or_fail(claim, &failure, duration).await,
+                None => match &failure {
+                    Failure::Object(ObjectError::Gone(cause)) => {
+                        self.requeue_or_give_up(claim, cause, duration).await;
+                    }
+                    _ => self.requeue_or_fail(claim, &failure, duration).await,
+                },
             },
         }
     }
@@ -88,9 +96,28 @@ impl Worker {
         }
     }
 
+    /// Looks for an object that is not there once more, after a pause: its producer may be replacing it.
+    async fn requeue_or_give_up(&self, claim: &Claim, cause: &ErrorCause, duration: Duration) {
+        let (attempt, duration_ms) = (claim.attempts, milliseconds(duration));
+        if attempt < MAX_ATTEMPTS_GONE {
+            let retry_in_ms = milliseconds(self.retry.gone_delay);
+            info!(%cause, attempt, retry_in_ms, duration_ms, "object gone, will look again");
+            if self.record_with_retry(|| self.store.requeue(claim, self.retry.gone_delay)).await {
+                self.metrics.retried(Code::ObjectGone);
+            }
+            return;
+        }
+        info!(%cause, attempt, duration_ms, "ingest gone");
+        let problem = Problem::new(Code::ObjectGone, cause.code.clone()).to_json();
+        let problem = String::from_utf8_lossy(&problem);
+        if self.record_with_retry(|| self.store.gone(claim, &problem)).await {
+            self.metrics.ended(IngestState::Gone, duration);
+        }
+    }
+
     async fn requeue_or_fail(&self, claim: &Claim, failure: &Failure, duration: Duration) {
         let max_attempts = match (failure, failure.store()) {
-            (Failure::Object(ObjectError::Gone(_)), _) | (_, Some(StoreError::Full(_))) => 1,
+            (_, Some(StoreError::Full(_))) => 1,
             (Failure::Object(ObjectError::Refused(_)), _) | (_, Some(StoreError::Statement(_))) => {
                 self.retry.max_attempts_refused
             }

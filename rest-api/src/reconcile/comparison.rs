@@ -87,6 +87,10 @@ impl<'a> Comparison<'a> {
         let mut differences = Vec::new();
         let mut usable = Vec::with_capacity(page.len());
         for listed in page {
+            if self.options.ignored_keys.reason(&listed.key, listed.version.size).is_some() {
+                self.summary.ignored += 1;
+                continue;
+            }
             match notification(&self.summary.bucket, &listed.key) {
                 Some(notification) => usable.push((notification, listed.version)),
                 None => {
@@ -131,7 +135,9 @@ impl<'a> Comparison<'a> {
                 IngestState::Queued | IngestState::Running => VersionStatus::InFlight,
                 IngestState::Rejected => VersionStatus::Rejected,
                 IngestState::Failed => VersionStatus::Differs(Kind::Failed),
-                IngestState::Succeeded | IngestState::Superseded => VersionStatus::UpToDate,
+                IngestState::Succeeded | IngestState::Superseded | IngestState::Gone => {
+                    VersionStatus::UpToDate
+                }
             };
         }
         if newest.received_at >= self.started {

@@ -20,6 +20,7 @@ use serde::Serialize;
 pub use print::Printer;
 
 use crate::{
+    config::IgnoredKeys,
     objects::{ObjectError, ObjectStore},
     store::{Store, StoreError},
 };
@@ -36,6 +37,8 @@ pub struct Options {
     pub apply: bool,
     /// Whether to queue failed files, too.
     pub retry_failed: bool,
+    /// The keys that are no files.
+    pub ignored_keys: IgnoredKeys,
 }
 
 /// How a file differs between the bucket and the ledger.
@@ -98,6 +101,8 @@ pub struct Summary {
     pub vanished: u64,
     pub reverted: u64,
     pub unusable: u64,
+    /// In the bucket, with a key that is no file.
+    pub ignored: u64,
     /// Missing, stale and failed files that were queued.
     pub queued: u64,
 }

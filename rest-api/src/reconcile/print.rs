@@ -110,12 +110,13 @@ fn format_size(size: i64) -> String {
 
 fn format_summary(summary: &Summary) -> String {
     let Summary { bucket, prefix, listed, up_to_date, in_flight, rejected, .. } = summary;
-    let Summary { missing, stale, failed, vanished, reverted, unusable, queued, .. } = summary;
+    let Summary { missing, stale, failed, vanished, reverted, unusable, ignored, queued, .. } =
+        summary;
     let prefix = printable(prefix);
     let mut text = format!(
         "\n{bucket}/{prefix}: {listed} files; {up_to_date} up to date, {in_flight} in flight, \
          {rejected} rejected; {missing} missing, {stale} stale, {failed} failed, {vanished} vanished, \
-         {reverted} reverted, {unusable} unusable\n"
+         {reverted} reverted, {unusable} unusable, {ignored} ignored\n"
     );
     if *queued > 0 {
         text +=

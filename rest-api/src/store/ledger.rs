@@ -29,17 +29,20 @@ pub enum IngestState {
     /// A newer version of the object had already been merged, or newer content had replaced it in the
     /// bucket.
     Superseded,
+    /// The object was not there.
+    Gone,
     /// The infrastructure failed too often.
     Failed,
 }
 
 impl IngestState {
-    const ALL: [(&'static str, Self); 6] = [
+    const ALL: [(&'static str, Self); 7] = [
         ("queued", Self::Queued),
         ("running", Self::Running),
         ("succeeded", Self::Succeeded),
         ("rejected", Self::Rejected),
         ("superseded", Self::Superseded),
+        ("gone", Self::Gone),
         ("failed", Self::Failed),
     ];
 
@@ -143,7 +146,8 @@ pub struct IngestQuery {
 
 impl Store {
     /// Records the version that `report` means, and returns its ingest. The same version again gives the
-    /// same ingest. If that has failed, it is queued again: a repeated notification asks for it.
+    /// same ingest. If that has failed, or its object was gone, it is queued again: a repeated notification
+    /// asks for it.
     ///
     /// `request_id` and `trace_id` connect log lines; a known version keeps those of its first
     /// notification.
@@ -202,8 +206,8 @@ impl Store {
         Ok(rows.iter().map(Ingest::from_row).collect())
     }
 
-    /// Queues a failed ingest again. Returns whether it had failed, and the ingest as it is now;
-    /// none if there is no such ingest.
+    /// Queues an ingest again that has failed, or whose object was gone. Returns whether it was in such a
+    /// state, and the ingest as it is now; none if there is no such ingest.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -298,14 +302,14 @@ pub(super) fn list_query(query: &IngestQuery) -> ListQuery {
     sql
 }
 
-/// Puts a failed ingest back into the queue, as if it had never been attempted. Returns whether it
-/// had failed.
+/// Puts an ingest that has failed, or whose object was gone, back into the queue, as if it had never been
+/// attempted. Returns whether it was in such a state.
 async fn revive(client: &impl GenericClient, id: i64) -> Result<bool, StoreError> {
     let revive = "
         /* ledger::revive */
         update ingests
         set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
-        where id = $1 and state = 'failed'";
+        where id = $1 and state in ('failed', 'gone')";
     Ok(execute(client, revive, &[&id]).await? == 1)
 }
 

@@ -28,7 +28,7 @@ pub(super) const OBSERVE: &str = concat!(
                 from ingests same
                 where same.key = claimed.key and same.bucket = claimed.bucket
                     and same.ordered_at >= $5 and same.ordered_at < $5 + interval '1 second'
-                    and same.state <> 'failed' and same.id <> claimed.id
+                    and same.state not in ('failed', 'gone') and same.id <> claimed.id
             ) as after_same_second,
             least(coalesce($5::timestamptz, claimed.received_at), now() + interval '5 minutes')
                 as written

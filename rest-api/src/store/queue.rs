@@ -13,7 +13,7 @@ use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Claim, Merged, Store, StoreError, listen, outbox::Outbox, sql::execute};
+use super::{Claim, IngestState, Merged, Store, StoreError, listen, outbox::Outbox, sql::execute};
 
 impl Store {
     /// Renews leases: they last `lease` from now. Those that were lost, or whose ingests have ended, stay so.
@@ -86,18 +86,35 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
     pub async fn fail(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
-        let fail = "
-            /* queue::fail */
+        self.end_with_error(claim, IngestState::Failed, error).await
+    }
+
+    /// Ends an ingest whose object is not there. `error` is a problem object.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
+    pub async fn gone(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
+        self.end_with_error(claim, IngestState::Gone, error).await
+    }
+
+    async fn end_with_error(
+        &self,
+        claim: &Claim,
+        state: IngestState,
+        error: &str,
+    ) -> Result<(), StoreError> {
+        let end = "
+            /* queue::end_with_error */
             with ended as (
                 update ingests
-                set state = 'failed', error = $5::text::json,
+                set state = $5, error = $6::text::json,
                     finished_at = clock_timestamp(), lease_token = null, lease_expires_at = null,
                     result_due_at = case when $4 then clock_timestamp() end
                 where id = $1 and lease_token = $2
                 returning id
             )
             select pg_notify($3, id::text) from ended";
-        self.end(claim, fail, &[&error]).await
+        self.end(claim, end, &[&state.name(), &error]).await
     }
 
     /// Runs a statement that ends an ingest. Its parameters are the id, the lease token, the channel

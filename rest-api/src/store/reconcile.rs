@@ -69,7 +69,7 @@ impl Store {
         bucket: &str,
         objects: &[(&str, &ObservedVersion)],
     ) -> Result<Vec<Option<LedgerVersion>>, StoreError> {
-        // A superseded version does not count. The position of a version may be unknown until its object is
+        // A superseded version does not count, nor does one that was gone. The position of a version may be unknown until its object is
         // read. Such a version counts as the newest before that, and as the oldest after it has failed.
         let newest = "
             /* reconcile::newest_versions */
@@ -85,7 +85,7 @@ impl Store {
                         select *
                         from ingests
                         where bucket = $1 and ingests.key = object.key and ordered_at is not null
-                            and state <> 'superseded'
+                            and state not in ('superseded', 'gone')
                         order by ordered_at desc
                         fetch first row with ties
                     )
@@ -94,7 +94,7 @@ impl Store {
                         select *
                         from ingests
                         where bucket = $1 and ingests.key = object.key and ordered_at is null
-                            and state <> 'superseded'
+                            and state not in ('superseded', 'gone')
                         order by id desc
                         limit 100
                     )
@@ -113,6 +113,7 @@ impl Store {
                     from ingests
                     where bucket = $1 and ingests.key = object.key
                         and ordered_at >= object.last_modified
+                        and state <> 'gone'
                         and (state <> 'superseded'
                             or superseded_reason = 'newer_version_merged')
                     order by ordered_at desc

@@ -87,7 +87,8 @@ impl Store {
     }
 
     /// Removes ingests that ended more than `days` ago and whose results were published. Of each object
-    /// the newest version stays, and the newest one that succeeded.
+    /// the newest version stays, and the newest one that succeeded; none that was gone: temporary names would
+    /// stay for good.
     async fn remove_ingests(&self, days: u32) -> Result<u64, StoreError> {
         // Ids rise with the time of arrival, so the walk ends at the first ingest that is young enough.
         let remove = "
@@ -106,14 +107,14 @@ impl Store {
                     from walked old
                     where old.finished_at < now() - make_interval(days => $2)
                         and old.result_due_at is null
-                        and exists (
+                        and (old.state = 'gone' or exists (
                             select
                             from ingests newer
                             where newer.key = old.key and newer.bucket = old.bucket
                                 and newer.ordered_at > coalesce(old.ordered_at, '-infinity')
-                                and newer.state <> 'superseded'
+                                and newer.state not in ('superseded', 'gone')
                                 and (newer.state = 'succeeded' or old.state <> 'succeeded')
-                        )
+                        ))
                 )
                     -- Once more: it may have been queued again meanwhile.
                     and finished_at < now() - make_interval(days => $2) and result_due_at is null

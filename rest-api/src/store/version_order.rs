@@ -82,7 +82,7 @@ pub(super) fn padded(sequencer: &str) -> String {
 /// between which a version of an object must be, so that sequencers order its versions whatever their
 /// times are. Null if there is no such bound. They read one index entry each.
 ///
-/// A failed ingest does not count: its notification may be forged.
+/// A failed or gone ingest does not count: its notification may be forged.
 macro_rules! bounds {
     ($key:literal, $bucket:literal, $sequencer:literal) => {
         concat!(
@@ -94,7 +94,7 @@ macro_rules! bounds {
             " and older.sequencer is not null
                     and rpad(older.sequencer, 64, '0') < rpad(",
             $sequencer,
-            ", 64, '0') and older.ordered_at is not null and older.state <> 'failed'
+            ", 64, '0') and older.ordered_at is not null and older.state not in ('failed', 'gone')
                 order by rpad(older.sequencer, 64, '0') desc
                 limit 1
             ) as not_before,
@@ -106,7 +106,7 @@ macro_rules! bounds {
             " and newer.sequencer is not null
                     and rpad(newer.sequencer, 64, '0') > rpad(",
             $sequencer,
-            ", 64, '0') and newer.ordered_at is not null and newer.state <> 'failed'
+            ", 64, '0') and newer.ordered_at is not null and newer.state not in ('failed', 'gone')
                 order by rpad(newer.sequencer, 64, '0')
                 limit 1
             ) as not_after",
@@ -151,6 +151,7 @@ pub(super) const RECORD: &str = concat!(
                     from ingests
                     where $5 is null and $6 is null and key = $2 and bucket = $1
                         and ordered_at >= $7::timestamptz
+                        and state <> 'gone'
                         and (state <> 'superseded'
                             or superseded_reason = 'newer_version_merged')
                     order by ordered_at desc
@@ -166,7 +167,7 @@ pub(super) const RECORD: &str = concat!(
         (
             select id from ingests
             where $5 is null and coalesce($6, $7) is null and key = $2 and bucket = $1
-                and ordered_at is null and sequencer is null and state in ('queued', 'failed')
+                and ordered_at is null and sequencer is null and state in ('queued', 'failed', 'gone')
                 and etag is not distinct from $4 and version_id is not distinct from $3
             limit 1
         )
@@ -180,7 +181,7 @@ pub(super) const RECORD: &str = concat!(
                 from ingests
                 where $6::timestamptz is null and key = $2 and bucket = $1
                     and ordered_at >= $7 and ordered_at < $7 + interval '1 second'
-                    and state <> 'failed'
+                    and state not in ('failed', 'gone')
             ) as after_same_second
     ),
     inserted as (
@@ -202,7 +203,7 @@ pub(super) const RECORD: &str = concat!(
         update ingests
         set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
         from same
-        where ingests.id = same.id and state = 'failed'
+        where ingests.id = same.id and state in ('failed', 'gone')
         returning ingests.id
     )
     select id, true as queued from inserted
@@ -211,7 +212,7 @@ pub(super) const RECORD: &str = concat!(
 );
 
 /// Finds the ingest of the version that `report` means. If the ledger has none, adds the version with
-/// its position. A failed ingest is queued again. Returns the id of the ingest, and whether this has
+/// its position. A failed or gone ingest is queued again. Returns the id of the ingest, and whether this has
 /// queued it.
 ///
 /// The caller holds the lock of the object.

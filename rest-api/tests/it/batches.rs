@@ -97,10 +97,7 @@ async fn a_bad_file_falls_out_of_its_batch_alone() {
     ])
     .await;
     let states: Vec<&Value> = ingests.iter().map(|ingest| &ingest["state"]).collect();
-    assert_eq!(
-        json!(states),
-        json!(["succeeded", "rejected", "superseded", "failed", "succeeded"])
-    );
+    assert_eq!(json!(states), json!(["succeeded", "rejected", "superseded", "gone", "succeeded"]));
     assert_eq!(ingests[1]["violation_count"], 2);
     assert_eq!(ingests[2]["superseded_reason"], "content_replaced");
     assert_eq!(ingests[3]["error"]["code"], "object_gone");

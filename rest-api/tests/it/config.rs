@@ -68,6 +68,13 @@ fn all_missing_and_malformed_variables_are_named() {
             assert_eq!(error(&[(name, wrong)]), expected);
         }
     }
+    assert!(
+        error(&[("MRU_IGNORE_KEYS", "a,b[")]).starts_with("MRU_IGNORE_KEYS must be glob patterns")
+    );
+    let ignores = |patterns: &str| read(&[("MRU_IGNORE_KEYS", patterns)]).unwrap().ignored_keys;
+    assert_eq!(ignores("").reason("_SUCCESS", None), None);
+    assert!(ignores("*.tmp").reason("a.tmp", Some(1)).is_some());
+    assert!(read(&[]).unwrap().ignored_keys.reason("_SUCCESS", None).is_some());
     let budget = read(&[("MRU_MAX_RECORDS", "7"), ("MRU_MAX_STAGED_MB", "3")]).unwrap().budget;
     assert_eq!(budget, Budget { records: 7, staged_bytes: 3 << 20 });
     assert_eq!(

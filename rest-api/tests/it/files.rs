@@ -25,11 +25,21 @@ async fn a_valid_file_is_ingested_in_every_form() {
 }
 
 #[tokio::test]
-async fn an_object_with_content_encoding_gzip_is_decompressed() {
+async fn the_content_encoding_of_an_object_decides_only_if_it_names_a_coding() {
     let service = Service::start().await;
-    let put = service.s3.put_object().bucket(BUCKET).key("k").content_encoding("gzip");
-    put.body(gzip(movie("A").to_string().as_bytes()).into()).send().await.unwrap();
-    assert_eq!(service.notify(&notification::bare("k")).await["state"], "succeeded");
+    let gzipped = gzip(movie("A").to_string().as_bytes());
+    for (encoding, body) in [
+        ("gzip", gzipped.clone()),
+        ("aws-chunked,gzip", gzipped.clone()),
+        ("utf-8", gzipped),
+        ("UTF8", b"[]".to_vec()),
+        ("aws-chunked", b"[]".to_vec()),
+    ] {
+        let put = service.s3.put_object().bucket(BUCKET).key(encoding).content_encoding(encoding);
+        put.body(body.into()).send().await.unwrap();
+        let ingest = service.notify(&notification::bare(encoding)).await;
+        assert_eq!(ingest["state"], "succeeded", "{encoding}: {ingest}");
+    }
     for (encoding, body) in [("gzip", b"[]".to_vec()), ("br", b"[]".to_vec())] {
         let key = format!("not-{encoding}");
         let put = service.s3.put_object().bucket(BUCKET).key(&key).content_encoding(encoding);

@@ -17,22 +17,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_missing_object_fails_at_once_and_another_notification_starts_another_ingest() {
-    let service = Service::start().await;
-    let notification = notification::bare("later.json");
-    let failed = service.notify(&notification).await;
-    assert_eq!(failed["state"], "failed", "{failed}");
-    assert_eq!(failed["attempts"], 1);
-    assert_eq!(failed["error"]["code"], "object_gone");
-    assert_eq!(failed["violations"], json!([]));
-
-    service.put("later.json", MOVIE).await;
-    let succeeded = service.notify(&notification).await;
-    assert_eq!(succeeded["state"], "succeeded", "{succeeded}");
-}
-
-#[tokio::test]
-async fn only_a_failed_ingest_can_be_retried() {
+async fn only_a_failed_or_gone_ingest_can_be_retried() {
     let service = Service::start().await;
     let id = service.notify(&notification::bare("k")).await["id"].clone();
     service.put("k", MOVIE).await;
@@ -42,7 +27,7 @@ async fn only_a_failed_ingest_can_be_retried() {
     let retried = service.send(service.post(&retry, "")).await;
     assert_eq!(retried.status, StatusCode::ACCEPTED);
     // A worker can have started or even ended the ingest by now.
-    assert_ne!(retried.json()["state"], "failed");
+    assert_ne!(retried.json()["state"], "gone");
     service.reaches(&id, "succeeded").await;
     let again = service.send(service.post(&retry, "")).await;
     assert_eq!((again.status, &again.json()["code"]), (StatusCode::CONFLICT, &json!("not_failed")));
@@ -149,6 +134,7 @@ async fn a_worker_whose_lease_has_expired_changes_nothing() {
     lost(store.requeue(&expired, Duration::ZERO).await);
     lost(store.reject(&expired, "[]", 1).await);
     lost(store.fail(&expired, "{}").await);
+    lost(store.gone(&expired, "{}").await);
     lost(store.supersede(&expired).await);
     lost(store.observe(&expired, &ObservedVersion::default()).await.map(|_| ()));
     let mut staging = store.staging(&expired, Stage::Changes).await.unwrap();

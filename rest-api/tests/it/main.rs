@@ -23,8 +23,10 @@
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
+//! | `gone::` | objects that are gone before they are read |
 //! | `hostile_files::` | files made to occupy processors and memory |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
+//! | `ignored_keys::` | keys that are no files |
 //! | `ingest_failures::` | ingests whose infrastructure fails: retries, leases, `/retry` |
 //! | `memory::` | peak memory while a large file is ingested, and while clients read no responses |
 //! | `merge::` | repeated files, first loads, provenance, assertions |
@@ -62,8 +64,10 @@ mod equal_text;
 mod failover;
 mod files;
 mod forged_notifications;
+mod gone;
 mod hostile_files;
 mod http;
+mod ignored_keys;
 mod ingest_failures;
 mod memory;
 mod merge;

@@ -112,7 +112,7 @@ fn labels(labels: &str, line: &str) {
 async fn every_metric_counts_what_the_service_has_done() {
     let service = Service::start().await;
     let before = Scrape::of(&service).await;
-    for state in ["succeeded", "rejected", "superseded", "failed"] {
+    for state in ["succeeded", "rejected", "superseded", "gone", "failed"] {
         assert_eq!(before.get(&format!("mru_ingests_ended_total{{state=\"{state}\"}}")), 0.0);
     }
     assert_eq!(before.get("mru_movies_merged_total{outcome=\"inserted\"}"), 0.0);

@@ -147,7 +147,7 @@ async fn an_array_waits_until_all_have_ended() {
     assert_eq!(response.header("preference-applied"), "wait=30");
     let results = results(&response);
     assert_eq!(statuses(&results), [200, 422, 200, 200]);
-    for (index, state) in [(0, "succeeded"), (2, "rejected"), (3, "failed")] {
+    for (index, state) in [(0, "succeeded"), (2, "rejected"), (3, "gone")] {
         let ingest = &results[index]["ingest"];
         assert_eq!(ingest["state"], state, "{ingest}");
         // A list of ingests has no violations, and neither has this one.

@@ -62,9 +62,9 @@ async fn with_every_difference() -> Service {
     service.ingest("stale", MOVIE).await;
     service.put("stale", r#"{"title":"Stale","year":2000}"#).await;
     // Notified before the object exists.
-    let failed = service.notify(&notification::bare("stale-late")).await;
-    assert_eq!(failed["state"], "failed");
-    service.put("stale-late", r#"{"title":"Late","year":2000}"#).await;
+    let failed = service.notify(&notification::bare("missing-late")).await;
+    assert_eq!(failed["state"], "gone");
+    service.put("missing-late", r#"{"title":"Late","year":2000}"#).await;
     // The ledger has only a version that was replaced before it was read.
     service.put("missing-replaced", r#"{"title":"Replaced","year":2000}"#).await;
     let replaced = json!({ "bucket": BUCKET, "key": "missing-replaced", "etag": "of-another",
@@ -121,7 +121,7 @@ async fn differences_are_reported_and_then_queued() {
     }
     let expected = json!({
         "bucket": BUCKET, "prefix": "", "listed": 10, "up_to_date": 1, "in_flight": 1, "rejected": 1,
-        "missing": 2, "stale": 3, "failed": 1, "vanished": 1, "reverted": 1, "unusable": 0, "queued": 0,
+        "missing": 3, "stale": 2, "failed": 1, "vanished": 1, "reverted": 1, "unusable": 0, "ignored": 0, "queued": 0,
     });
     assert_eq!(summary, expected);
     assert_eq!(ledger(&service).await, before, "the report changed the ledger");
@@ -135,7 +135,7 @@ async fn differences_are_reported_and_then_queued() {
         assert_eq!(difference["queued"].is_i64(), queued, "{difference}");
     }
     wait_for_ingests(&service).await;
-    for key in ["missing", "missing-replaced", "stale", "stale-late"] {
+    for key in ["missing", "missing-replaced", "stale", "missing-late"] {
         let newest = service.get(&format!("/ingests?key={key}&limit=1")).await.json();
         assert_eq!(newest[0]["state"], "succeeded", "{newest}");
     }
@@ -169,7 +169,7 @@ async fn the_report_without_json_is_readable_text() {
     assert_eq!(
         lines[3],
         "movies/: 2 files; 0 up to date, 0 in flight, 0 rejected; 2 missing, 0 stale, 0 failed, \
-         0 vanished, 0 reverted, 0 unusable"
+         0 vanished, 0 reverted, 0 unusable, 0 ignored"
     );
     assert_eq!(lines[4..], ["Run again with --apply to queue what is missing or stale"]);
     let of_prefix = run(&service, &["--prefix", "b\u{202e}"]).await;

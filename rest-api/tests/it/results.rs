@@ -60,7 +60,7 @@ async fn a_subscription_can_be_limited_to_the_rejections_of_one_prefix() {
     keys.sort();
     let expected = [
         ("bad.json", "rejected"),
-        ("missing.json", "failed"),
+        ("missing.json", "gone"),
         ("studio-a/bad.json", "rejected"),
         ("studio-a/good.json", "succeeded"),
         ("studio-a/good.json", "superseded"),

@@ -23,6 +23,11 @@ async fn old_ingests_are_removed_but_the_newest_of_each_object() {
         ("young", 4, "succeeded"),
         ("open", 90, "queued"),
         ("open", 1, "succeeded"),
+        // Nothing newer comes under a temporary name.
+        ("temporary", 40, "gone"),
+        ("fresh", 2, "gone"),
+        ("lost", 60, "failed"),
+        ("lost", 50, "gone"),
     ];
     for (n, (key, age, state)) in versions.iter().enumerate() {
         let insert = "insert into ingests (bucket, key, state, sequencer, ordered_at, received_at,
@@ -34,11 +39,11 @@ async fn old_ingests_are_removed_but_the_newest_of_each_object() {
     }
     let store = service.store(2).await;
     let removed = store.remove_unneeded(Some(30)).await.unwrap();
-    assert_eq!(removed, Removed { ingests: 3, versions: 0 });
+    assert_eq!(removed, Removed { ingests: 5, versions: 0 });
     let left = "select string_agg(key || ' ' || state, ', ' order by id) from ingests";
     let left: String = sql.query_one(left, &[]).await.unwrap().get(0);
     let expected = "k succeeded, k rejected, k superseded, only succeeded, failing rejected, \
-        young succeeded, young succeeded, open queued, open succeeded";
+        young succeeded, young succeeded, open queued, open succeeded, fresh gone, lost failed";
     assert_eq!(left, expected);
     assert_eq!(store.remove_unneeded(None).await.unwrap(), Removed::default());
 }

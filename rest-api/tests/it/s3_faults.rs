@@ -186,7 +186,7 @@ fn permanent_faults() -> Vec<PermanentFault> {
         ),
         ("slow-down", ToServer, get("slow-down"), slow_down(), 3, unavailable, "SlowDown"),
         ("denied", ToServer, get("denied"), access_denied(), 2, refused, "AccessDenied"),
-        ("gone", ToServer, get("gone"), no_such_key(), 1, "object_gone", "NoSuchKey"),
+        ("gone", ToServer, get("gone"), no_such_key(), 2, "object_gone", "NoSuchKey"),
     ]
 }
 
@@ -209,7 +209,7 @@ async fn a_permanent_fault_fails_the_ingest_with_its_reason_and_stores_nothing()
                     failed["error"]["code"],
                     failed["error"]["detail"]
                 ]),
-                json!(["failed", attempts, code, detail]),
+                json!([if key == "gone" { "gone" } else { "failed" }, attempts, code, detail]),
                 "{key}: {failed}"
             );
             rule.disarm();
@@ -235,6 +235,7 @@ async fn a_throttling_bucket_is_retried_with_backoff_up_to_the_last_attempt() {
         max_attempts_refused: 1,
         base_delay: Duration::from_millis(200),
         max_delay: Duration::from_millis(800),
+        ..Retry::default()
     };
     let service = Service::builder()
         .config(|config| config.retry = retry)

@@ -88,8 +88,8 @@ async fn an_ingest_keeps_its_trace_through_takeover_and_retry() {
     // The second program takes over. A request with another trace retries one ingest.
     let second = Program::start(&service, &topic.arn, "1").await;
     service.reaches(&taken_over["id"], "succeeded").await;
-    service.reaches(&retried["id"], "failed").await;
-    service.reaches(&generated["id"], "failed").await;
+    service.reaches(&retried["id"], "gone").await;
+    service.reaches(&generated["id"], "gone").await;
     service.put("missing", MOVIE).await;
     let other = "00-ffffffffffffffffffffffffffffffff-ffffffffffffffff-00";
     let retry = format!("/ingests/{}/retry", retried["id"]);
@@ -101,11 +101,11 @@ async fn an_ingest_keeps_its_trace_through_takeover_and_retry() {
     for (message, ingest, expected) in [
         ("ingest claimed", &taken_over, vec![TRACE]),
         ("ingest succeeded", &taken_over, vec![TRACE]),
-        ("ingest claimed", &retried, vec![TRACE, TRACE]),
-        ("ingest failed", &retried, vec![TRACE]),
+        ("ingest claimed", &retried, vec![TRACE; 3]),
+        ("ingest gone", &retried, vec![TRACE]),
         ("ingest succeeded", &retried, vec![TRACE]),
-        ("ingest claimed", &generated, vec![generated_trace]),
-        ("ingest failed", &generated, vec![generated_trace]),
+        ("ingest claimed", &generated, vec![generated_trace; 2]),
+        ("ingest gone", &generated, vec![generated_trace]),
     ] {
         assert_eq!(traces(&log, message, &ingest["id"]), expected, "{message}: {ingest}");
     }

@@ -190,7 +190,7 @@ movies.json: record 1, byte 62, /genre: expected a property that the schema know
 movies.json: record 2, byte 142, /year: expected integer, found "1931"
       6 |     "year": "1931"
         |             ^
-movies.json: record 3, byte 188: expected JSON, found expected `,` or `}` at line 1 column 17
+movies.json: record 3, byte 188: expected JSON, found something other than a comma or } behind a property at line 1 column 17
       8 |   {"title": "Ran" "year": 1985},
         |                   ^
 movies.json: record 4, byte 221, /title: expected the required property "title", found nothing

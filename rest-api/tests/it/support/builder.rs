@@ -7,7 +7,10 @@ use aws_sdk_s3::{Client, config::Builder as S3Builder};
 use local_stack::sdk;
 use rest_api::{
     Aws,
-    config::{ApiToken, Budget, Config, Database, LogFormat, Retry, ServerLimits, TokenDigest},
+    config::{
+        ApiToken, Budget, Config, Database, IgnoredKeys, LogFormat, Retry, ServerLimits,
+        TokenDigest,
+    },
 };
 
 use super::{
@@ -139,10 +142,12 @@ fn config(database: Database) -> Config {
         buckets: Vec::new(),
         workers: 2,
         budget: Budget::default(),
+        ignored_keys: IgnoredKeys::default(),
         ledger_days: None,
         retry: Retry {
             max_attempts: 3,
             max_attempts_refused: 2,
+            gone_delay: Duration::from_millis(50),
             base_delay: Duration::from_millis(20),
             max_delay: Duration::from_millis(100),
         },

@@ -49,6 +49,7 @@ pub(crate) fn valid_files() -> Vec<Valid> {
             [gzip(format!("{a}\n").as_bytes()), gzip(b.to_string().as_bytes())].concat(),
             2,
         ),
+        ("padded.gz", [gzip(lines.as_bytes()), vec![0; 10_240]].concat(), 2),
     ]
 }
 
@@ -151,6 +152,12 @@ pub(crate) fn invalid_files() -> Vec<Invalid> {
         ("null", b"null".to_vec(), whole_file()),
         ("text", b"title,year\nHeat,1995\n".to_vec(), whole_file()),
         ("an array in an array", format!("[[{good}]]").into(), vec![at(0, "")]),
+        ("a Zstandard file", b"\x28\xb5\x2f\xfd\x04\x58".to_vec(), whole_file()),
+        (
+            "joined lines with byte order marks",
+            format!("{good}\n\u{feff}{good}\n").into(),
+            vec![at(1, "")],
+        ),
         ("two arrays", format!("[{good}]\n[{good}]").into(), whole_file()),
     ]
 }
