@@ -1,6 +1,11 @@
 //! Queries of the catalogue, compared with a model without SQL.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    rc::Rc,
+};
 
 use caseless::Caseless;
 use fastrand::Rng;
@@ -179,20 +184,33 @@ fn substring(random: &mut Rng, text: &str) -> String {
     letters[start..end].iter().collect()
 }
 
-/// Folds text with other tables than the service.
-fn folded(text: &str) -> String {
-    let folded: String = text.nfd().default_case_fold().collect();
-    folded.replace("i\u{307}", "i").nfc().collect()
+/// Folds text with other tables than the service. Remembers the results: each query folds all movies.
+fn folded(text: &str) -> Rc<str> {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<String, Rc<str>>> = RefCell::default();
+    }
+    let fold = || -> String {
+        let folded: String = text.nfd().default_case_fold().collect();
+        folded.replace("i\u{307}", "i").nfc().collect()
+    };
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(folded) = known.get(text) {
+            return Rc::clone(folded);
+        }
+        let folded: Rc<str> = fold().into();
+        known.insert(text.to_owned(), Rc::clone(&folded));
+        folded
+    })
 }
 
 fn matches(movie: &Value, (filter, value): &(&str, String)) -> bool {
     let value = folded(value);
-    let any = |list: &str, test: &dyn Fn(String) -> bool| {
+    let any = |list: &str, test: &dyn Fn(Rc<str>) -> bool| {
         movie[list].as_array().unwrap().iter().any(|name| test(folded(name.as_str().unwrap())))
     };
     match *filter {
-        "title" => folded(movie["title"].as_str().unwrap()).contains(&value),
-        "actor" => any("cast", &|name| name.contains(&value)),
+        "title" => folded(movie["title"].as_str().unwrap()).contains(&*value),
+        "actor" => any("cast", &|name| name.contains(&*value)),
         "genre" => any("genres", &|name| name == value),
         _ => movie["year"] == value.parse::<i64>().unwrap(),
     }
