@@ -1,0 +1,145 @@
+//! The rules of versions: which one a key has, and what a put or a delete makes of them.
+
+use redb::ReadableTable;
+use s3s::{S3Result, header, s3_error};
+
+use crate::{
+    conditions::WriteConditions,
+    events::{self, Change},
+    index::{RowKey, Transaction, VERSIONS, decode, encode, internal},
+    records::{Object, Time, Version, Versioning, parse_id},
+};
+
+/// What a delete has done.
+pub(crate) struct Deletion {
+    /// The version that is gone, or the delete marker that is new.
+    pub(crate) version_id: Option<String>,
+    /// Whether that is a delete marker.
+    pub(crate) is_marker: bool,
+}
+
+/// Returns the newest version of a key, which may be a delete marker.
+pub(crate) fn newest(
+    table: &impl ReadableTable<RowKey, &'static [u8]>,
+    bucket: &str,
+    key: &str,
+) -> S3Result<Option<Version>> {
+    versions(table, bucket, key)?.next().transpose()
+}
+
+/// Returns the version with an id, or the newest one. `None` if there is none.
+pub(crate) fn find(
+    table: &impl ReadableTable<RowKey, &'static [u8]>,
+    bucket: &str,
+    key: &str,
+    id: Option<&str>,
+) -> S3Result<Option<Version>> {
+    match id {
+        None => newest(table, bucket, key),
+        Some("null") => {
+            let is_null = |version: &S3Result<Version>| version.as_ref().map_or(true, |version| version.is_null);
+            versions(table, bucket, key)?.find(is_null).transpose()
+        }
+        Some(id) => {
+            let wrong = || s3_error!(InvalidArgument, "Invalid version id specified");
+            let place = !parse_id(id).ok_or_else(wrong)?;
+            let row = table.get((bucket, key.as_bytes(), place)).map_err(internal)?;
+            let version = row.map(|row| decode::<Version>(row.value())).transpose()?;
+            Ok(version.filter(|version| !version.is_null))
+        }
+    }
+}
+
+/// Returns the versions of a key, the newest first.
+fn versions<'a>(
+    table: &'a impl ReadableTable<RowKey, &'static [u8]>,
+    bucket: &str,
+    key: &str,
+) -> S3Result<impl Iterator<Item = S3Result<Version>> + 'a> {
+    let key = key.as_bytes();
+    let rows = table.range((bucket, key, 0)..=(bucket, key, u64::MAX)).map_err(internal)?;
+    Ok(rows.map(|row| decode(row.map_err(internal)?.1.value())))
+}
+
+/// Returns an object to read, and its version.
+///
+/// # Errors
+/// If there is none, or it is a delete marker.
+pub(crate) fn object(
+    table: &impl ReadableTable<RowKey, &'static [u8]>,
+    bucket: &str,
+    key: &str,
+    id: Option<&str>,
+) -> S3Result<(Version, Object)> {
+    match (find(table, bucket, key, id)?, id) {
+        (None, None) => Err(s3_error!(NoSuchKey, "The specified key does not exist.")),
+        (None, Some(_)) => Err(s3_error!(NoSuchVersion, "The specified version does not exist.")),
+        (Some(Version { object: Some(object), sequence, is_null, modified }), _) => {
+            Ok((Version { sequence, is_null, modified, object: None }, object))
+        }
+        (Some(marker), id) => {
+            let mut error = match id {
+                None => s3_error!(NoSuchKey, "The specified key does not exist."),
+                Some(_) => s3_error!(MethodNotAllowed, "The specified version is a delete marker."),
+            };
+            let mut headers = http::HeaderMap::new();
+            headers.insert(header::X_AMZ_DELETE_MARKER, http::HeaderValue::from_static("true"));
+            headers.insert(header::X_AMZ_VERSION_ID, marker.id().parse().map_err(internal)?);
+            error.set_headers(headers);
+            Err(error)
+        }
+    }
+}
+
+/// Makes `object` the newest version of a key, and records the event. `None` makes a delete marker.
+pub(crate) fn put(
+    transaction: &Transaction,
+    bucket: &str,
+    key: &str,
+    object: Option<Object>,
+    change: Change,
+) -> S3Result<Version> {
+    let versioning = transaction.bucket(bucket)?.versioning;
+    let is_null = versioning != Versioning::Enabled;
+    let mut table = transaction.table(VERSIONS)?;
+    if is_null && let Some(replaced) = find(&table, bucket, key, Some("null"))? {
+        table.remove((bucket, key.as_bytes(), !replaced.sequence)).map_err(internal)?;
+        replaced.object.into_iter().for_each(|object| transaction.remove_content(object.content));
+    }
+    let sequence = transaction.next_sequence();
+    let version = Version { sequence, is_null, modified: Time::now(), object };
+    let record = encode(&version)?;
+    table.insert((bucket, key.as_bytes(), !sequence), record.as_slice()).map_err(internal)?;
+    events::record(transaction, change, (bucket, key), &version, sequence, versioning)?;
+    Ok(version)
+}
+
+/// Deletes a version, or hides the key behind a delete marker. A key or version that does not exist is no
+/// error.
+pub(crate) fn delete(
+    transaction: &Transaction,
+    (bucket, key): (&str, &str),
+    id: Option<&str>,
+    conditions: &WriteConditions,
+) -> S3Result<Deletion> {
+    let version = find(&transaction.table(VERSIONS)?, bucket, key, id)?;
+    if version.as_ref().is_some_and(|version| version.object.is_some()) {
+        conditions.check(version.as_ref())?;
+    }
+    let versioning = transaction.bucket(bucket)?.versioning;
+    if id.is_none() && versioning != Versioning::Never {
+        let marker = put(transaction, bucket, key, None, Change::MarkerCreated)?;
+        return Ok(Deletion { version_id: Some(marker.id()), is_marker: true });
+    }
+    let mut table = transaction.table(VERSIONS)?;
+    let Some(version) = version else {
+        return Ok(Deletion { version_id: id.map(str::to_owned), is_marker: false });
+    };
+    table.remove((bucket, key.as_bytes(), !version.sequence)).map_err(internal)?;
+    let (is_marker, version_id) = (version.object.is_none(), id.map(|_| version.id()));
+    let content = version.object.as_ref().map(|object| object.content.clone());
+    content.into_iter().for_each(|content| transaction.remove_content(content));
+    let (gone, sequence) = (Version { object: None, ..version }, transaction.next_sequence());
+    events::record(transaction, Change::Deleted, (bucket, key), &gone, sequence, versioning)?;
+    Ok(Deletion { version_id, is_marker })
+}
