@@ -142,6 +142,12 @@ impl Sum {
         ChecksumType::from_static(kind)
     }
 
+    /// Returns this checksum with its type, without the number of parts.
+    pub(crate) fn to_bare_dto(&self) -> Checksum {
+        let value = self.value.split('-').next().unwrap_or_default().to_owned();
+        Checksum { checksum_type: Some(self.kind()), ..Self { value, ..*self }.to_dto() }
+    }
+
     /// Returns this checksum with its type.
     pub(crate) fn to_dto(&self) -> Checksum {
         let mut sums = Checksum { checksum_type: Some(self.kind()), ..Default::default() };

@@ -67,6 +67,16 @@ impl WriteConditions {
             || self.if_modified_at.as_ref().is_some_and(|time| *time != modified.to_dto());
         if is_unmet { Err(failed()) } else { Ok(()) }
     }
+
+    /// Checks them against the version to delete. Of a delete marker only "any" is true.
+    pub(crate) fn check_deletion(&self, version: &Version) -> S3Result<()> {
+        if version.object.is_some() {
+            return self.check(Some(version));
+        }
+        let is_any = self.if_match.as_ref().is_none_or(ETagCondition::is_any);
+        let is_met = is_any && self.if_size.is_none() && self.if_modified_at.is_none();
+        if is_met { Ok(()) } else { Err(failed()) }
+    }
 }
 
 /// Returns the error of a condition on the source of a copy: an unchanged source is a failure there.

@@ -15,16 +15,18 @@
 //! - `objects` puts, reads, copies and deletes objects.
 //! - `multipart` uploads objects in parts.
 //! - `service` implements the trait with these.
-//! - `forms` expands `${filename}` in browser posts, which s3s does not.
+//! - `access` are the canned ACLs.
+//! - `http` answers requests: it adds to s3s what clients expect.
 //!
 //! The directory holds `_index`, a redb file, and `_contents`, a file for each content. A bucket cannot
 //! have such a name, so a directory of buckets is never mistaken for a store.
 
+mod access;
 mod checksums;
 mod conditions;
 mod contents;
 mod events;
-mod forms;
+mod http;
 mod index;
 mod listing;
 mod multipart;
@@ -41,7 +43,7 @@ use tokio::sync::Semaphore;
 use tracing::info;
 
 pub use events::{Event, Events};
-pub use forms::expand_filename;
+pub use http::call;
 
 use contents::Contents;
 use index::{BUCKETS, Index, OUTBOX, PARTS, VERSIONS, decode, encode, internal, now_ns};
@@ -57,8 +59,6 @@ pub struct Options {
     pub region: String,
     /// The id and the name of the owner of all buckets and objects.
     pub owner: String,
-    /// Whether versioning is enabled on new buckets.
-    pub versioning: bool,
 }
 
 /// A store of buckets and objects. Clones share it.
@@ -126,15 +126,23 @@ impl Store {
         }
     }
 
-    /// Creates a bucket. Returns whether it is new.
+    /// Creates a bucket with versioning unless it exists.
     ///
     /// # Errors
     /// If the index cannot be written.
-    pub async fn add_bucket(&self, name: &str) -> S3Result<bool> {
+    pub async fn create_versioned_bucket(&self, name: &str) -> S3Result<()> {
+        self.add_bucket(name, Versioning::Enabled, None).await.map(|_| ())
+    }
+
+    /// Creates a bucket. Returns whether it is new.
+    pub(crate) async fn add_bucket(
+        &self,
+        name: &str,
+        versioning: Versioning,
+        acl: Option<String>,
+    ) -> S3Result<bool> {
         let name = name.to_owned();
-        let versioning =
-            if self.options.versioning { Versioning::Enabled } else { Versioning::Never };
-        let bucket = encode(&Bucket { created: Time::now(), versioning })?;
+        let bucket = encode(&Bucket { created: Time::now(), versioning, acl })?;
         let create = move |transaction: &index::Transaction| {
             let mut buckets = transaction.table(BUCKETS)?;
             let is_new = buckets.get(name.as_str()).map_err(internal)?.is_none();

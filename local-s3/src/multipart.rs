@@ -153,7 +153,10 @@ impl Store {
         named: &[CompletedPart],
         expected: Expected,
     ) -> S3Result<(Version, Object)> {
-        let upload = self.upload(&path)?;
+        let upload = match (self.upload(&path), self.completed(&path)?) {
+            (Err(_), Some(done)) => return Ok(done),
+            (upload, _) => upload?,
+        };
         let parts = chosen_parts(named, &self.parts(&upload)?)?;
         let size: u64 = parts.iter().map(|part| part.size).sum();
         if expected.size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
@@ -176,7 +179,8 @@ impl Store {
             check_unchanged(transaction, &upload, &parts)?;
             path.remove(transaction, &upload)?;
             let (id, headers) = (content.id.clone(), upload.headers);
-            let object = Object { content: id, size, etag, sum, parts, headers };
+            let made_from = Some(upload.sequence);
+            let object = Object { content: id, size, etag, sum, parts, upload: made_from, headers };
             let (made, change) = (Some(object.clone()), Change::Completed);
             let version = versions::put(transaction, &path.bucket, &path.key, made, change)?;
             content.keep();
@@ -184,6 +188,19 @@ impl Store {
             Ok((version, object))
         };
         self.index.write(complete).await
+    }
+
+    /// Returns the object that an upload has become.
+    fn completed(&self, path: &UploadPath) -> S3Result<Option<(Version, Object)>> {
+        let table = self.index.table(VERSIONS)?;
+        let versions = versions::all(&table, &path.bucket, &path.key)?;
+        for version in versions {
+            let version = version?;
+            if let Some(object) = version.object.clone().filter(|object| object.upload.is_some() && object.upload == parse_id(&path.id)) {
+                return Ok(Some((version, object)));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes an upload and its parts.
@@ -206,9 +223,14 @@ fn chosen_parts(named: &[CompletedPart], parts: &[Part]) -> S3Result<Vec<Part>> 
         return Err(s3_error!(MalformedXML, "You must specify at least one part"));
     }
     let numbers = named.iter().map(|part| part.part_number.unwrap_or_default());
-    if !numbers.is_sorted_by(|one, next| one < next) {
+    if !numbers.is_sorted() {
         return Err(s3_error!(InvalidPartOrder, "The list of parts was not in ascending order"));
     }
+    // A client that has sent a part twice may name both: the last counts.
+    let is_last = |index: &usize| {
+        named.get(index + 1).is_none_or(|next| next.part_number != named[*index].part_number)
+    };
+    let named = (0..named.len()).filter(is_last).map(|index| &named[index]);
     let find = |named: &CompletedPart| {
         let is_named = |part: &&Part| named.part_number == Some(part.number.into());
         let part = parts.iter().find(is_named)?;
@@ -219,7 +241,7 @@ fn chosen_parts(named: &[CompletedPart], parts: &[Part]) -> S3Result<Vec<Part>> 
         (is_right && given.all(has)).then(|| part.clone())
     };
     let wrong = || s3_error!(InvalidPart, "One or more of the specified parts could not be found");
-    let chosen: Vec<Part> = named.iter().map(|part| find(part).ok_or_else(wrong)).collect::<S3Result<_>>()?;
+    let chosen: Vec<Part> = named.map(|part| find(part).ok_or_else(wrong)).collect::<S3Result<_>>()?;
     if chosen[..chosen.len() - 1].iter().any(|part| part.size < MIN_PART) {
         return Err(s3_error!(EntityTooSmall, "Your proposed upload is smaller than the minimum allowed size"));
     }

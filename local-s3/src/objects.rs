@@ -3,7 +3,7 @@
 use std::ops::Range as Bytes;
 
 use s3s::{
-    S3Error, S3ErrorCode, S3Result, TrailingHeaders,
+    S3Error, S3Result, TrailingHeaders,
     dto::{Checksum, CopySource, HeadObjectOutput, Range, StreamingBlob, Tag},
     s3_error,
 };
@@ -39,6 +39,7 @@ macro_rules! headers_of {
             storage_class: $input.storage_class.take().map(|class| class.as_str().to_owned()),
             website_redirect_location: $input.website_redirect_location.take(),
             tags: crate::objects::parse_tags($input.tagging.as_deref())?,
+            acl: crate::access::check_acl($input.acl.as_ref().map(|acl| acl.as_str()))?,
         }
     };
 }
@@ -119,7 +120,7 @@ impl Store {
         let content = self.receive(body, &mut vec![algorithm]).await?;
         let (etag, sum) = (hex(&content.md5), algorithm.of(&content.sums));
         let object =
-            Object { content: String::new(), size: content.size, etag, sum, parts: Vec::new(), headers };
+            Object { content: String::new(), size: content.size, etag, sum, parts: Vec::new(), upload: None, headers };
         self.publish((bucket, key), object, content, conditions, change).await
     }
 
@@ -165,19 +166,20 @@ impl Store {
         Ok(Selected { version, object, bytes, is_partial, part })
     }
 
-    /// Copies an object.
+    /// Copies an object. `is_replaced` tells that the client sent all headers anew.
     pub(crate) async fn copy(
         &self,
         (bucket, key): (String, String),
         source: &Selection,
-        headers: Headers,
+        (headers, is_replaced): (Headers, bool),
         algorithm: Option<Algorithm>,
     ) -> S3Result<(Version, Object, Version)> {
         self.index.bucket(&bucket)?;
         let Selected { object, version, bytes, .. } = self.select(source).map_err(of_source)?;
         check(&key, &headers)?;
         let is_itself = (&bucket, &key) == (&source.bucket, &source.key);
-        if is_itself && source.version_id.is_none() && headers == object.headers {
+        let is_changed = is_replaced || source.version_id.is_some() || headers != object.headers;
+        if is_itself && !is_changed {
             return Err(s3_error!(
                 InvalidRequest,
                 "This copy request is illegal because it is trying to copy an object to itself without \
@@ -190,24 +192,30 @@ impl Store {
         let content = self.contents.copy(vec![(object.content, bytes)], &[algorithm]).await?;
         let (etag, sum) = (hex(&content.md5), algorithm.of(&content.sums));
         let object =
-            Object { content: String::new(), size: content.size, etag, sum, parts: Vec::new(), headers };
+            Object { content: String::new(), size: content.size, etag, sum, parts: Vec::new(), upload: None, headers };
         let conditions = WriteConditions::default();
         let (new, object) = self.publish((bucket, key), object, content, conditions, Change::Copy).await?;
         Ok((new, object, version))
     }
 
-    /// Replaces the tags of a version. Returns its id.
-    pub(crate) async fn put_tags(
+    /// Returns an object and its version.
+    pub(crate) fn object(&self, bucket: &str, key: &str, id: Option<&str>) -> S3Result<(Version, Object)> {
+        self.index.bucket(bucket)?;
+        versions::object(&self.index.table(VERSIONS)?, bucket, key, id)
+    }
+
+    /// Changes the headers of a version. Returns the version.
+    pub(crate) async fn change_headers(
         &self,
         (bucket, key): (String, String),
         id: Option<String>,
-        tags: Vec<Tag>,
+        change: impl FnOnce(&mut Headers) + Send + 'static,
     ) -> S3Result<Version> {
         let put = move |transaction: &crate::index::Transaction| {
             transaction.bucket(&bucket)?;
             let mut table = transaction.table(VERSIONS)?;
             let (version, mut object) = versions::object(&table, &bucket, &key, id.as_deref())?;
-            object.headers.tags = tags;
+            change(&mut object.headers);
             let record = crate::index::encode(&Version { object: Some(object), ..version.clone() })?;
             let place = (bucket.as_str(), key.as_bytes(), !version.sequence);
             table.insert(place, record.as_slice()).map_err(crate::index::internal)?;
@@ -244,8 +252,11 @@ impl Selected {
             website_redirect_location: headers.website_redirect_location,
             ..Default::default()
         };
-        // The checksum is that of the whole.
-        if let Some(sum) = sum.filter(|_| with_sums && !self.is_partial) {
+        // A range has no checksum of its own.
+        let part = self.part.and_then(|number| parts.get(usize::from(number).checked_sub(1)?));
+        let of_part = |part: &Part| part.sums.first().cloned();
+        let sum = if self.is_partial { part.and_then(of_part) } else { sum };
+        if let Some(sum) = sum.filter(|_| with_sums) {
             output.checksum_type = Some(sum.kind());
             set_sums!(output, sum.to_dto());
         }
@@ -305,10 +316,5 @@ fn part_range(object: &Object, number: u16) -> Option<Bytes<u64>> {
 }
 
 fn no_such_part() -> S3Error {
-    let mut error = S3Error::with_message(
-        S3ErrorCode::Custom("InvalidPartNumber".into()),
-        "The requested partnumber is not satisfiable",
-    );
-    error.set_status_code(http::StatusCode::RANGE_NOT_SATISFIABLE);
-    error
+    s3_error!(InvalidPart, "The requested part number is not satisfiable")
 }

@@ -23,6 +23,8 @@ use crate::{
 pub(crate) struct Bucket {
     pub(crate) created: Time,
     pub(crate) versioning: Versioning,
+    /// The canned ACL.
+    pub(crate) acl: Option<String>,
 }
 
 /// Whether a bucket keeps replaced objects.
@@ -80,6 +82,8 @@ pub(crate) struct Object {
     pub(crate) sum: Option<Sum>,
     /// Empty unless the object was uploaded in parts.
     pub(crate) parts: Vec<Part>,
+    /// The upload that it was, so that a client can repeat the end of the upload.
+    pub(crate) upload: Option<u64>,
     pub(crate) headers: Headers,
 }
 
@@ -102,6 +106,8 @@ pub(crate) struct Headers {
     pub(crate) storage_class: Option<String>,
     pub(crate) website_redirect_location: Option<String>,
     pub(crate) tags: Vec<Tag>,
+    /// The canned ACL.
+    pub(crate) acl: Option<String>,
 }
 
 impl Headers {

@@ -6,14 +6,15 @@ use s3s::{S3, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use crate::{
     Store,
-    checksums::{Algorithm, set_sums, sums_of},
+    access::check_acl,
+    checksums::{Algorithm, Sum, set_sums, sums_of},
     conditions::{ReadConditions, of_source, WriteConditions},
-    events::Change,
+    events::{Change, encode_key},
     index::{BUCKETS, UPLOADS, VERSIONS, decode, encode, internal},
     listing::{Encoding, Page, Query},
     multipart::{Expected, UploadPath},
     objects::{Body, Selected, Selection, headers_of, source_of},
-    records::{Bucket as BucketRecord, Object as ObjectRecord, Time, Upload, Version, Versioning, check_tags, owner},
+    records::{Bucket as BucketRecord, Headers, Object as ObjectRecord, Time, Upload, Version, Versioning, check_tags, owner},
     versions,
 };
 
@@ -55,7 +56,8 @@ macro_rules! body_of {
     ($request:expr) => {
         Body {
             stream: $request.input.body.take(),
-            md5: $request.input.content_md5.take(),
+            // s3s takes an empty header for none.
+            md5: $request.input.content_md5.take().or($request.headers.get("content-md5").map(|_| String::new())),
             sums: sums_of!($request.input),
             trailers: $request.trailing_headers.take(),
         }
@@ -106,10 +108,10 @@ macro_rules! put {
 #[async_trait::async_trait]
 impl S3 for Store {
     async fn create_bucket(&self, request: S3Request<CreateBucketInput>) -> Answer<CreateBucketOutput> {
-        let name = request.input.bucket;
-        if !self.add_bucket(&name).await? && self.options.region != "us-east-1" {
-            return Err(s3_error!(BucketAlreadyOwnedByYou, "You already own this bucket"));
-        }
+        let CreateBucketInput { bucket: name, acl, .. } = request.input;
+        let acl = check_acl(acl.as_ref().map(BucketCannedACL::as_str))?;
+        // As in the oldest region of AWS: to create a bucket that exists changes nothing.
+        self.add_bucket(&name, Versioning::Never, acl).await?;
         answer(CreateBucketOutput { location: Some(format!("/{name}")) })
     }
 
@@ -126,6 +128,8 @@ impl S3 for Store {
         let max = max_buckets.and_then(|max| usize::try_from(max).ok()).unwrap_or(10_000);
         let mut buckets = Vec::new();
         let mut next = None;
+        // Nobody else owns a bucket.
+        let max = if request.credentials.is_some() { max } else { 0 };
         for row in table.range(after..).map_err(internal)? {
             let (name, record) = row.map_err(internal)?;
             let name = name.value().to_owned();
@@ -196,35 +200,61 @@ impl S3 for Store {
             Some(BucketVersioningStatus::SUSPENDED) => Versioning::Suspended,
             _ => return Err(s3_error!(MalformedXML, "The status is Enabled or Suspended")),
         };
-        let put = move |transaction: &crate::index::Transaction| {
-            let record = encode(&BucketRecord { versioning, ..transaction.bucket(&bucket)? })?;
-            let mut buckets = transaction.table(BUCKETS)?;
-            buckets.insert(bucket.as_str(), record.as_slice()).map_err(internal)?;
-            Ok(())
-        };
-        self.index.write(put).await?;
+        self.change_bucket(bucket, move |bucket| bucket.versioning = versioning).await?;
         answer(PutBucketVersioningOutput::default())
     }
 
     async fn get_bucket_acl(&self, request: S3Request<GetBucketAclInput>) -> Answer<GetBucketAclOutput> {
-        self.index.bucket(&request.input.bucket)?;
-        let (owner, grants) = self.acl();
+        let acl = self.index.bucket(&request.input.bucket)?.acl;
+        let (owner, grants) = (Some(owner(&self.options.owner)), Some(self.grants(acl.as_deref())));
         answer(GetBucketAclOutput { owner, grants })
+    }
+
+    async fn put_bucket_acl(&self, request: S3Request<PutBucketAclInput>) -> Answer<PutBucketAclOutput> {
+        let PutBucketAclInput { bucket, acl, .. } = request.input;
+        let acl = check_acl(acl.as_ref().map(BucketCannedACL::as_str))?;
+        self.change_bucket(bucket, move |bucket| bucket.acl = acl.or(bucket.acl.take())).await?;
+        answer(PutBucketAclOutput::default())
     }
 
     async fn get_object_acl(&self, request: S3Request<GetObjectAclInput>) -> Answer<GetObjectAclOutput> {
         let GetObjectAclInput { bucket, key, version_id, .. } = request.input;
-        versions::object(&self.index.table(VERSIONS)?, &bucket, &key, version_id.as_deref())?;
-        let (owner, grants) = self.acl();
+        let (_, object) = self.object(&bucket, &key, version_id.as_deref())?;
+        let acl = object.headers.acl.as_deref();
+        let (owner, grants) = (Some(owner(&self.options.owner)), Some(self.grants(acl)));
         answer(GetObjectAclOutput { owner, grants, request_charged: None })
     }
 
+    async fn put_object_acl(&self, request: S3Request<PutObjectAclInput>) -> Answer<PutObjectAclOutput> {
+        let PutObjectAclInput { bucket, key, version_id, acl, .. } = request.input;
+        let acl = check_acl(acl.as_ref().map(ObjectCannedACL::as_str))?;
+        let change = move |headers: &mut Headers| headers.acl = acl.or(headers.acl.take());
+        self.change_headers((bucket, key), version_id, change).await?;
+        answer(PutObjectAclOutput::default())
+    }
+
     async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
+        let names_length = ["content-length", "x-amz-decoded-content-length"];
+        if !names_length.iter().any(|name| request.headers.contains_key(*name)) {
+            return Err(s3_error!(MissingContentLength));
+        }
         put!(self, request, PutObjectOutput, Change::Put)
     }
 
     async fn post_object(&self, mut request: S3Request<PostObjectInput>) -> Answer<PostObjectOutput> {
-        put!(self, request, PostObjectOutput, Change::Post)
+        let input = &request.input;
+        let redirect = input.success_action_redirect.clone();
+        let (bucket, key) = (encode_key(&input.bucket), encode_key(&input.key));
+        let mut response: S3Response<PostObjectOutput> =
+            put!(self, request, PostObjectOutput, Change::Post)?;
+        // s3s leaves out the quotes of the entity tag.
+        if let (Some(redirect), Some(etag)) = (redirect, &response.output.e_tag) {
+            let joint = if redirect.contains('?') { '&' } else { '?' };
+            let etag = etag.value();
+            let target = format!("{redirect}{joint}bucket={bucket}&key={key}&etag=%22{etag}%22");
+            response.headers.insert(http::header::LOCATION, target.parse().map_err(internal)?);
+        }
+        Ok(response)
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> Answer<HeadObjectOutput> {
@@ -271,10 +301,7 @@ impl S3 for Store {
         request: S3Request<GetObjectAttributesInput>,
     ) -> Answer<GetObjectAttributesOutput> {
         let input = request.input;
-        self.index.bucket(&input.bucket)?;
-        let table = self.index.table(VERSIONS)?;
-        let (version, object) =
-            versions::object(&table, &input.bucket, &input.key, input.version_id.as_deref())?;
+        let (version, object) = self.object(&input.bucket, &input.key, input.version_id.as_deref())?;
         let wants = |name: &str| input.object_attributes.iter().any(|wanted| wanted.as_str() == name);
         let parts = (wants("ObjectParts") && !object.parts.is_empty()).then(|| {
             let after = input.part_number_marker.unwrap_or(0);
@@ -302,7 +329,7 @@ impl S3 for Store {
             }
         });
         answer(GetObjectAttributesOutput {
-            checksum: object.sum.as_ref().filter(|_| wants("Checksum")).map(|sum| sum.to_dto()),
+            checksum: object.sum.as_ref().filter(|_| wants("Checksum")).map(Sum::to_bare_dto),
             e_tag: wants("ETag").then(|| object.etag()),
             last_modified: Some(version.modified.to_dto()),
             object_parts: parts,
@@ -324,11 +351,12 @@ impl S3 for Store {
         let mut headers = if replaces_metadata { new.clone() } else { old.headers.clone() };
         headers.tags = if replaces_tags { new.tags } else { old.headers.tags };
         headers.storage_class = new.storage_class;
+        headers.acl = new.acl;
         headers.website_redirect_location = new.website_redirect_location;
         let algorithm = algorithm(input.checksum_algorithm.as_ref())?;
         let place = (input.bucket, input.key);
         let (version, object, from) =
-            self.copy(place, &source, headers, algorithm).await?;
+            self.copy(place, &source, (headers, replaces_metadata), algorithm).await?;
         let mut result = CopyObjectResult {
             e_tag: Some(object.etag()),
             last_modified: Some(version.modified.to_dto()),
@@ -418,7 +446,8 @@ impl S3 for Store {
             marker: encoding.name(input.marker.unwrap_or_default()),
             max_keys: Some(input.max_keys.unwrap_or(1000)),
             name: Some(input.bucket),
-            prefix: encoding.name(query.prefix),
+            // Clients do not decode this one.
+            prefix: Some(query.prefix),
             delimiter: query.delimiter.and_then(|delimiter| encoding.name(delimiter)),
             encoding_type: input.encoding_type,
             common_prefixes: encoding.prefixes(page.prefixes),
@@ -560,8 +589,16 @@ impl S3 for Store {
     ) -> Answer<UploadPartCopyOutput> {
         let input = request.input;
         let mut source = copy_source!(input);
-        let range = input.copy_source_range.as_deref().map(Range::parse).transpose();
-        source.range = range.map_err(|_| s3_error!(InvalidArgument, "The x-amz-copy-source-range is invalid"))?;
+        let wrong = || s3_error!(InvalidArgument, "The x-amz-copy-source-range value must be bytes=first-last");
+        if let Some(range) = &input.copy_source_range {
+            let range = Range::parse(range).map_err(|_| wrong())?;
+            let Range::Int { last: Some(last), .. } = range else { return Err(wrong()) };
+            let size = self.select(&source).map_err(of_source)?.object.size;
+            if last >= size {
+                return Err(s3_error!(InvalidRange, "The range ends after the source"));
+            }
+            source.range = Some(range);
+        }
         let path = UploadPath { bucket: input.bucket, key: input.key, id: input.upload_id };
         let (part, from) = self.copy_part(path, input.part_number, &source).await?;
         let result = CopyPartResult {
@@ -704,9 +741,7 @@ impl S3 for Store {
         request: S3Request<GetObjectTaggingInput>,
     ) -> Answer<GetObjectTaggingOutput> {
         let GetObjectTaggingInput { bucket, key, version_id, .. } = request.input;
-        self.index.bucket(&bucket)?;
-        let table = self.index.table(VERSIONS)?;
-        let (version, object) = versions::object(&table, &bucket, &key, version_id.as_deref())?;
+        let (version, object) = self.object(&bucket, &key, version_id.as_deref())?;
         answer(GetObjectTaggingOutput { tag_set: object.headers.tags, version_id: version.shown_id() })
     }
 
@@ -716,7 +751,8 @@ impl S3 for Store {
     ) -> Answer<PutObjectTaggingOutput> {
         let PutObjectTaggingInput { bucket, key, version_id, tagging, .. } = request.input;
         check_tags(&tagging.tag_set)?;
-        let version = self.put_tags((bucket, key), version_id, tagging.tag_set).await?;
+        let change = move |headers: &mut Headers| headers.tags = tagging.tag_set;
+        let version = self.change_headers((bucket, key), version_id, change).await?;
         answer(PutObjectTaggingOutput { version_id: version.shown_id() })
     }
 
@@ -725,7 +761,8 @@ impl S3 for Store {
         request: S3Request<DeleteObjectTaggingInput>,
     ) -> Answer<DeleteObjectTaggingOutput> {
         let DeleteObjectTaggingInput { bucket, key, version_id, .. } = request.input;
-        let version = self.put_tags((bucket, key), version_id, Vec::new()).await?;
+        let change = |headers: &mut Headers| headers.tags.clear();
+        let version = self.change_headers((bucket, key), version_id, change).await?;
         let version_id = version.shown_id();
         let mut response = S3Response::new(DeleteObjectTaggingOutput { version_id });
         response.status = Some(http::StatusCode::NO_CONTENT);
@@ -734,17 +771,20 @@ impl S3 for Store {
 }
 
 impl Store {
-    fn acl(&self) -> (Option<Owner>, Option<Vec<Grant>>) {
-        let owner = owner(&self.options.owner);
-        let grantee = Grantee {
-            display_name: owner.display_name.clone(),
-            email_address: None,
-            id: owner.id.clone(),
-            type_: Type::from_static(Type::CANONICAL_USER),
-            uri: None,
+    async fn change_bucket(
+        &self,
+        name: String,
+        change: impl FnOnce(&mut BucketRecord) + Send + 'static,
+    ) -> S3Result<()> {
+        let put = move |transaction: &crate::index::Transaction| {
+            let mut bucket = transaction.bucket(&name)?;
+            change(&mut bucket);
+            let record = encode(&bucket)?;
+            let mut buckets = transaction.table(BUCKETS)?;
+            buckets.insert(name.as_str(), record.as_slice()).map_err(internal)?;
+            Ok(())
         };
-        let permission = Some(Permission::from_static(Permission::FULL_CONTROL));
-        (Some(owner), Some(vec![Grant { grantee: Some(grantee), permission }]))
+        self.index.write(put).await
     }
 
     /// Lists the objects that are not hidden by a delete marker.

@@ -24,7 +24,7 @@ pub(crate) fn newest(
     bucket: &str,
     key: &str,
 ) -> S3Result<Option<Version>> {
-    versions(table, bucket, key)?.next().transpose()
+    all(table, bucket, key)?.next().transpose()
 }
 
 /// Returns the version with an id, or the newest one. `None` if there is none.
@@ -38,7 +38,7 @@ pub(crate) fn find(
         None => newest(table, bucket, key),
         Some("null") => {
             let is_null = |version: &S3Result<Version>| version.as_ref().map_or(true, |version| version.is_null);
-            versions(table, bucket, key)?.find(is_null).transpose()
+            all(table, bucket, key)?.find(is_null).transpose()
         }
         Some(id) => {
             let wrong = || s3_error!(InvalidArgument, "Invalid version id specified");
@@ -51,7 +51,7 @@ pub(crate) fn find(
 }
 
 /// Returns the versions of a key, the newest first.
-fn versions<'a>(
+pub(crate) fn all<'a>(
     table: &'a impl ReadableTable<RowKey, &'static [u8]>,
     bucket: &str,
     key: &str,
@@ -123,8 +123,9 @@ pub(crate) fn delete(
     conditions: &WriteConditions,
 ) -> S3Result<Deletion> {
     let version = find(&transaction.table(VERSIONS)?, bucket, key, id)?;
-    if version.as_ref().is_some_and(|version| version.object.is_some()) {
-        conditions.check(version.as_ref())?;
+    // Without a version there is nothing to match.
+    if let Some(version) = &version {
+        conditions.check_deletion(version)?;
     }
     let versioning = transaction.bucket(bucket)?.versioning;
     if id.is_none() && versioning != Versioning::Never {

@@ -27,15 +27,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Returns an endpoint on `directory`, which it creates and closes to other accounts. Versioning is
-    /// enabled on new buckets, as it is on the bucket of the Terraform configuration.
+    /// Returns an endpoint on `directory`, which it creates and closes to other accounts.
     ///
     /// # Errors
     /// If the directory cannot be created or used.
     pub fn new(directory: &Path) -> Result<Self> {
         private::create_directory(directory)?;
         let options =
-            Options { region: REGION.to_owned(), owner: OWNER.to_owned(), versioning: true };
+            Options { region: REGION.to_owned(), owner: OWNER.to_owned() };
         let store = Store::open(directory, options);
         let store = store.with_context(|| format!("cannot use {}", directory.display()))?;
         Ok(Self { store })
@@ -64,7 +63,8 @@ impl Endpoint {
     ) -> Result<()> {
         let address = listener.local_addr()?;
         let check = HostCheck::new(address).with_bucket_hosts();
-        let mut builder = S3ServiceBuilder::new(self.store);
+        let mut builder = S3ServiceBuilder::new(self.store.clone());
+        builder.set_access(self.store);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         builder.set_host(SingleDomain::new(&format!("localhost:{}", address.port()))?);
         let service = builder.build();
@@ -77,10 +77,7 @@ impl Endpoint {
             async move {
                 match refusal {
                     Some(refusal) => Ok(refusal.to_s3()),
-                    None => {
-                        let request = local_s3::expand_filename(request.map(s3s::Body::from)).await;
-                        service.call(request).await
-                    }
+                    None => local_s3::call(&service, request.map(s3s::Body::from)).await,
                 }
             }
         });

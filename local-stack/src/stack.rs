@@ -132,7 +132,7 @@ impl Stack {
         };
         let endpoint = Endpoint::new(&options.data_dir.join("s3"))?;
         let (objects, events) = (endpoint.store(), endpoint.events());
-        objects.add_bucket(&options.bucket).await.context("cannot create the bucket")?;
+        objects.create_versioned_bucket(&options.bucket).await.context("cannot create the bucket")?;
         let s3_task = tokio::spawn(endpoint.serve(s3, stopped()));
         let function = Function {
             program: env::current_exe()?,
