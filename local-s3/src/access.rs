@@ -32,7 +32,8 @@ pub(crate) fn check_acl(acl: Option<&str>) -> S3Result<Option<String>> {
 }
 
 fn allows(acl: Option<&str>, permission: &str) -> bool {
-    let grants = GRANTS.iter().filter(|(known, _)| Some(*known) == acl).flat_map(|(_, grants)| *grants);
+    let grants =
+        GRANTS.iter().filter(|(known, _)| Some(*known) == acl).flat_map(|(_, grants)| *grants);
     grants.into_iter().any(|(whom, allowed)| *whom == "AllUsers" && *allowed == permission)
 }
 
@@ -51,11 +52,15 @@ impl Store {
             type_: Type::from_static(Type::CANONICAL_USER),
             uri: None,
         };
-        let others = GRANTS.iter().filter(|(known, _)| Some(*known) == acl).flat_map(|(_, grants)| *grants);
+        let others =
+            GRANTS.iter().filter(|(known, _)| Some(*known) == acl).flat_map(|(_, grants)| *grants);
         let others = others.map(|(whom, permission)| {
             let uri = Some(format!("http://acs.amazonaws.com/groups/global/{whom}"));
             let type_ = Type::from_static(Type::GROUP);
-            grant(Grantee { display_name: None, id: None, email_address: None, type_, uri }, permission)
+            grant(
+                Grantee { display_name: None, id: None, email_address: None, type_, uri },
+                permission,
+            )
         });
         others.chain([grant(owner, Permission::FULL_CONTROL)]).collect()
     }

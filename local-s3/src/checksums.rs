@@ -118,7 +118,10 @@ impl Algorithm {
     }
 
     /// Returns the checksum of the checksums of parts.
-    pub(crate) fn combine<'a>(self, parts: impl ExactSizeIterator<Item = &'a str>) -> S3Result<Sum> {
+    pub(crate) fn combine<'a>(
+        self,
+        parts: impl ExactSizeIterator<Item = &'a str>,
+    ) -> S3Result<Sum> {
         let count = parts.len();
         let mut hasher = ChecksumHasher::default();
         self.add_to(&mut hasher);
@@ -165,7 +168,9 @@ pub(crate) fn verify(given: &Checksum, computed: &Checksum) -> S3Result<()> {
         let (Some(given), Some(computed)) = (algorithm.of(given), algorithm.of(computed)) else {
             continue;
         };
-        if given.value.len() != computed.value.len() || BASE64_STANDARD.decode(&given.value).is_err() {
+        if given.value.len() != computed.value.len()
+            || BASE64_STANDARD.decode(&given.value).is_err()
+        {
             let header = format!("x-amz-checksum-{}", name.to_lowercase());
             return Err(s3_error!(InvalidRequest, "Value for {} header is invalid.", header));
         }

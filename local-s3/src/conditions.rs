@@ -57,7 +57,8 @@ impl WriteConditions {
     pub(crate) fn check(&self, newest: Option<&Version>) -> S3Result<()> {
         let current = newest.and_then(|version| Some((version.object.as_ref()?, version.modified)));
         let Some((object, modified)) = current else {
-            let is_met = self.if_match.is_none() && self.if_size.is_none() && self.if_modified_at.is_none();
+            let is_met =
+                self.if_match.is_none() && self.if_size.is_none() && self.if_modified_at.is_none();
             let missing = || s3_error!(NoSuchKey, "The specified key does not exist.");
             return if is_met { Ok(()) } else { Err(missing()) };
         };

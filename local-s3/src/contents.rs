@@ -109,7 +109,8 @@ impl Contents {
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| {
                 let is_wrong = error.to_string().contains("Sha256Mismatch");
-                let code = if is_wrong { S3ErrorCode::BadDigest } else { S3ErrorCode::IncompleteBody };
+                let code =
+                    if is_wrong { S3ErrorCode::BadDigest } else { S3ErrorCode::IncompleteBody };
                 S3Error::with_source(code, error)
             })?;
             buffer.extend_from_slice(&chunk);
@@ -128,7 +129,7 @@ impl Contents {
         .await
     }
 
-    /// Stores the ranges of other contents, one after another.
+    /// Stores the ranges of other contents, one after another. An absolute path names a file elsewhere.
     pub(crate) async fn copy(
         &self,
         sources: Vec<(String, Range<u64>)>,

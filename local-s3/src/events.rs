@@ -62,7 +62,8 @@ pub(crate) fn record(
     if versioning == Versioning::Enabled {
         object["versionId"] = version.id().into();
     }
-    let time = i64::try_from(sequence).map(DateTime::from_timestamp_nanos).unwrap_or_else(|_| Utc::now());
+    let time =
+        i64::try_from(sequence).map(DateTime::from_timestamp_nanos).unwrap_or_else(|_| Utc::now());
     // The identities, the source address and the request ids are fixed: the format requires them.
     let event = json!({ "Records": [{
         "eventVersion": "2.1",

@@ -8,12 +8,16 @@
 //! - The time of a presigned URL has a limit.
 //! - `GetObjectAttributes` returns the entity tag without quotes.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
+use chrono::DateTime;
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, StatusCode, header};
 use s3s::{
-    Body, HttpError, HttpRequest, HttpResponse, dto::StreamingBlob, s3_error, service::S3Service,
+    Body, HttpError, HttpRequest, HttpResponse, S3Error, dto::StreamingBlob, s3_error,
+    service::S3Service,
 };
+use serde_json::Value;
 use uuid::Uuid;
 
 /// The most bytes of the head of a form, and of an answer that is changed.
@@ -26,23 +30,30 @@ const MAX_PRESIGNED: u32 = 604_800;
 ///
 /// # Errors
 /// If no answer can be made.
-pub async fn call(service: &S3Service, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+pub async fn call(
+    service: &S3Service,
+    mut request: HttpRequest,
+) -> Result<HttpResponse, HttpError> {
     let query = request.uri().query().unwrap_or_default();
     let is_attributes = query.split('&').any(|pair| pair.starts_with("attributes"));
     let presigned = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
-    let is_in_range = |time: &str| time.parse().is_ok_and(|time: u32| time > 0 && time <= MAX_PRESIGNED);
+    let is_in_range =
+        |time: &str| time.parse().is_ok_and(|time: u32| time > 0 && time <= MAX_PRESIGNED);
     let is_presigned = presigned.is_none_or(is_in_range);
     let media_type = request.headers().get(header::CONTENT_TYPE);
     let is_form = request.method() == Method::POST
         && media_type.is_some_and(|form| form.as_bytes().starts_with(b"multipart/form-data"));
-    if is_form {
-        request = expand_filename(request).await;
+    let mut refusal = None;
+    if !is_presigned {
+        refusal =
+            Some(s3_error!(AccessDenied, "X-Amz-Expires must be between 1 and 604800 seconds"));
     }
-    let mut response = if is_presigned {
-        service.call(request).await?
-    } else {
-        let refusal = s3_error!(AccessDenied, "X-Amz-Expires must be between 1 and 604800 seconds");
-        refusal.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?
+    if is_form {
+        (request, refusal) = expand_filename(request).await;
+    }
+    let mut response = match refusal {
+        None => service.call(request).await?,
+        Some(error) => error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?,
     };
     let id = Uuid::new_v4().simple().to_string();
     if response.status().is_client_error() || response.status().is_server_error() || is_attributes {
@@ -62,8 +73,9 @@ pub async fn call(service: &S3Service, mut request: HttpRequest) -> Result<HttpR
     Ok(response)
 }
 
-/// Expands `${filename}` in the head of a form.
-async fn expand_filename(mut request: HttpRequest) -> HttpRequest {
+/// Expands `${filename}` in the head of a form. Returns what is wrong with the form, too, if s3s would not
+/// refuse it.
+async fn expand_filename(mut request: HttpRequest) -> (HttpRequest, Option<S3Error>) {
     let mut body = StreamingBlob::from(std::mem::take(request.body_mut()));
     let (mut head, mut failed) = (BytesMut::new(), None);
     while failed.is_none() && head.len() < MAX_BUFFERED && file_name(&head).is_none() {
@@ -73,6 +85,7 @@ async fn expand_filename(mut request: HttpRequest) -> HttpRequest {
             None => break,
         }
     }
+    let refusal = check_policy(&head);
     let head = match file_name(&head) {
         Some((name, end)) => {
             let rest = head.split_off(end);
@@ -87,7 +100,25 @@ async fn expand_filename(mut request: HttpRequest) -> HttpRequest {
     *request.body_mut() = Body::from(StreamingBlob::wrap(whole));
     // The length may be another one now.
     request.headers_mut().remove(header::CONTENT_LENGTH);
-    request
+    (request, refusal)
+}
+
+/// Checks that a form with a policy is signed, and that the time in the policy is one.
+fn check_policy(head: &[u8]) -> Option<S3Error> {
+    let field = |name: &str| {
+        let head = String::from_utf8_lossy(head).into_owned();
+        let start = head.find(&format!("name=\"{name}\""))?;
+        let value = head[start..].split_once("\r\n\r\n")?.1.split("\r\n").next()?;
+        Some(value.to_owned())
+    };
+    let policy = field("policy")?;
+    if field("signature").or_else(|| field("x-amz-signature")).is_none() {
+        return Some(s3_error!(InvalidArgument, "A form with a policy must have a signature"));
+    }
+    let policy: Value = serde_json::from_slice(&BASE64_STANDARD.decode(policy).ok()?).ok()?;
+    let expiration = policy["expiration"].as_str()?;
+    let is_time = expiration.contains('T') && DateTime::parse_from_rfc3339(expiration).is_ok();
+    (!is_time).then(|| s3_error!(InvalidPolicyDocument, "The expiration is no ISO 8601 time"))
 }
 
 /// Returns the name of the file and the end of the head, once the head is complete. Browsers send the last

@@ -70,11 +70,7 @@ impl Index {
     ///
     /// # Errors
     /// If the file is not an index, or another process uses it.
-    pub(crate) fn open(
-        file: &Path,
-        contents: Contents,
-        region: &str,
-    ) -> Result<Self, OpenError> {
+    pub(crate) fn open(file: &Path, contents: Contents, region: &str) -> Result<Self, OpenError> {
         let database = Database::create(file).map_err(OpenError::index)?;
         let first = database.begin_write().map_err(OpenError::index)?;
         create_tables(&first).map_err(OpenError::index)?;
@@ -84,7 +80,9 @@ impl Index {
         let (committed, commits) = watch::channel(0);
         let region = Arc::from(region);
         let writer = Writer { database: Arc::clone(&database), contents, region, committed };
-        thread::Builder::new().name("local-s3-index".to_owned()).spawn(move || writer.run(&queue))?;
+        thread::Builder::new()
+            .name("local-s3-index".to_owned())
+            .spawn(move || writer.run(&queue))?;
         Ok(Self { database, jobs, commits })
     }
 
@@ -99,7 +97,8 @@ impl Index {
         let (sender, result) = oneshot::channel();
         let job: Job = Box::new(move |transaction| {
             let outcome = change(transaction);
-            let is_internal = matches!(&outcome, Err(error) if *error.code() == S3ErrorCode::InternalError);
+            let is_internal =
+                matches!(&outcome, Err(error) if *error.code() == S3ErrorCode::InternalError);
             let reply = move |committed| {
                 let lost = || Err(s3_error!(InternalError, "the index could not be written"));
                 let _ = sender.send(if committed || outcome.is_err() { outcome } else { lost() });
@@ -206,8 +205,12 @@ impl Writer {
         let counters = inner.open_table(COUNTERS).map_err(internal)?;
         let last = counters.get("").map_err(internal)?.map_or(0, |last| last.value());
         drop(counters);
-        let transaction =
-            Transaction { inner, region: Arc::clone(&self.region), last_sequence: Cell::new(last), removed: RefCell::default() };
+        let transaction = Transaction {
+            inner,
+            region: Arc::clone(&self.region),
+            last_sequence: Cell::new(last),
+            removed: RefCell::default(),
+        };
         let mut is_sound = true;
         for job in std::iter::once(first).chain(queue.try_iter()).take(MAX_GROUP) {
             let (ended_well, reply) = job(&transaction);
@@ -245,7 +248,9 @@ fn bucket_in(
     name: &str,
 ) -> S3Result<Bucket> {
     let row = buckets.get(name).map_err(internal)?;
-    decode(row.ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist"))?.value())
+    decode(
+        row.ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist"))?.value(),
+    )
 }
 
 /// Returns an error that is no fault of the client.

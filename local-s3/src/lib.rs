@@ -35,7 +35,13 @@ mod records;
 mod service;
 mod versions;
 
-use std::{collections::HashSet, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use redb::ReadableTable;
 use s3s::S3Result;
@@ -45,9 +51,12 @@ use tracing::info;
 pub use events::{Event, Events};
 pub use http::call;
 
+use checksums::Algorithm;
 use contents::Contents;
-use index::{BUCKETS, Index, OUTBOX, PARTS, VERSIONS, decode, encode, internal, now_ns};
-use records::{Bucket, Part, Time, Version, Versioning};
+use index::{
+    BUCKETS, Index, OUTBOX, PARTS, Transaction, VERSIONS, decode, encode, internal, now_ns,
+};
+use records::{Bucket, Headers, Part, Time, Version, Versioning};
 
 /// How many bodies are received at once. More wait.
 const MAX_BODIES: usize = 256;
@@ -59,6 +68,20 @@ pub struct Options {
     pub region: String,
     /// The id and the name of the owner of all buckets and objects.
     pub owner: String,
+}
+
+/// A file to copy into the store.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the fields are those of the object")]
+pub struct Import {
+    pub bucket: String,
+    pub key: String,
+    /// An absolute path.
+    pub file: PathBuf,
+    pub modified: SystemTime,
+    pub content_encoding: Option<String>,
+    pub content_type: Option<String>,
+    pub metadata: Option<HashMap<String, String>>,
 }
 
 /// A store of buckets and objects. Clones share it.
@@ -134,6 +157,25 @@ impl Store {
         self.add_bucket(name, Versioning::Enabled, None).await.map(|_| ())
     }
 
+    /// Copies a file into the store, unless its key has an object. No event tells of it.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or the index cannot be written.
+    pub async fn import(&self, import: Import) -> S3Result<()> {
+        let Import { bucket, key, file, modified, content_encoding, content_type, metadata } =
+            import;
+        self.add_bucket(&bucket, Versioning::Never, None).await?;
+        let size = fs::metadata(&file).map_err(internal)?.len();
+        let source = file.to_str().ok_or_else(|| internal("the path is not UTF-8"))?.to_owned();
+        let content = self.contents.copy(vec![(source, 0..size)], &[Algorithm::Crc64nvme]).await?;
+        let headers = Headers { content_encoding, content_type, metadata, ..Default::default() };
+        let modified = Time::from(modified);
+        let put = move |transaction: &Transaction| {
+            versions::import(transaction, (&bucket, &key), content, headers, modified)
+        };
+        self.index.write(put).await
+    }
+
     /// Creates a bucket. Returns whether it is new.
     pub(crate) async fn add_bucket(
         &self,
@@ -143,7 +185,7 @@ impl Store {
     ) -> S3Result<bool> {
         let name = name.to_owned();
         let bucket = encode(&Bucket { created: Time::now(), versioning, acl })?;
-        let create = move |transaction: &index::Transaction| {
+        let create = move |transaction: &Transaction| {
             let mut buckets = transaction.table(BUCKETS)?;
             let is_new = buckets.get(name.as_str()).map_err(internal)?.is_none();
             if is_new {

@@ -69,9 +69,13 @@ impl Query {
     ) -> S3Result<Page<T>> {
         let (mut items, mut prefixes, mut last) = (Vec::new(), Vec::new(), None);
         let (mut from, mut place) = self.start();
-        while self.max > 0 {
+        loop {
+            if self.max == 0 {
+                break;
+            }
             let start = (self.bucket.as_str(), from.as_slice(), place);
-            let row = table.range(start..).map_err(internal)?.next().transpose().map_err(internal)?;
+            let row =
+                table.range(start..).map_err(internal)?.next().transpose().map_err(internal)?;
             let Some((row_key, record)) = row else { break };
             let (bucket, key, row_place) = row_key.value();
             if bucket != self.bucket || !key.starts_with(self.prefix.as_bytes()) {
@@ -79,7 +83,8 @@ impl Query {
             }
             let text = str::from_utf8(key).map_err(internal)?;
             let item = read(record.value())?;
-            (from, place) = if self.first_only { after_key(key) } else { (key.to_vec(), row_place + 1) };
+            (from, place) =
+                if self.first_only { after_key(key) } else { (key.to_vec(), row_place + 1) };
             let Some(item) = item else { continue };
             if items.len() + prefixes.len() == self.max {
                 return Ok(Page { items, prefixes, next: last });
@@ -143,7 +148,9 @@ impl Encoding {
         match encoding.map(EncodingType::as_str) {
             None => Ok(Self(false)),
             Some(EncodingType::URL) => Ok(Self(true)),
-            Some(_) => Err(s3_error!(InvalidArgument, "Invalid Encoding Method specified in Request")),
+            Some(_) => {
+                Err(s3_error!(InvalidArgument, "Invalid Encoding Method specified in Request"))
+            }
         }
     }
 
@@ -153,7 +160,8 @@ impl Encoding {
     }
 
     pub(crate) fn prefixes(&self, prefixes: Vec<String>) -> Option<Vec<CommonPrefix>> {
-        let prefixes = prefixes.into_iter().map(|prefix| CommonPrefix { prefix: self.name(prefix) });
+        let prefixes =
+            prefixes.into_iter().map(|prefix| CommonPrefix { prefix: self.name(prefix) });
         Some(prefixes.collect()).filter(|prefixes: &Vec<_>| !prefixes.is_empty())
     }
 }

@@ -45,7 +45,8 @@ impl UploadPath {
     fn find(&self, table: &impl ReadableTable<RowKey, &'static [u8]>) -> S3Result<Upload> {
         let missing = || s3_error!(NoSuchUpload, "The specified multipart upload does not exist");
         let place = parse_id(&self.id).ok_or_else(missing)?;
-        let row = table.get((self.bucket.as_str(), self.key.as_bytes(), place)).map_err(internal)?;
+        let row =
+            table.get((self.bucket.as_str(), self.key.as_bytes(), place)).map_err(internal)?;
         decode(row.ok_or_else(missing)?.value())
     }
 
@@ -92,7 +93,10 @@ impl Store {
         let is_composite = is_composite.unwrap_or(algorithm.is_composite());
         let is_crc = !matches!(algorithm, Algorithm::Sha1 | Algorithm::Sha256);
         if (is_composite && algorithm == Algorithm::Crc64nvme) || (!is_composite && !is_crc) {
-            return Err(s3_error!(InvalidRequest, "The checksum algorithm does not have this checksum type"));
+            return Err(s3_error!(
+                InvalidRequest,
+                "The checksum algorithm does not have this checksum type"
+            ));
         }
         let begin = move |transaction: &Transaction| {
             transaction.bucket(&bucket)?;
@@ -107,7 +111,13 @@ impl Store {
     }
 
     /// Stores a part that a client sends.
-    pub(crate) async fn receive_part(&self, path: UploadPath, number: i32, given: Option<Algorithm>, body: Body) -> S3Result<Part> {
+    pub(crate) async fn receive_part(
+        &self,
+        path: UploadPath,
+        number: i32,
+        given: Option<Algorithm>,
+        body: Body,
+    ) -> S3Result<Part> {
         let number = check_number(number)?;
         let mut algorithms = vec![self.upload(&path)?.algorithm];
         algorithms.extend(given);
@@ -160,14 +170,20 @@ impl Store {
         let parts = chosen_parts(named, &self.parts(&upload)?)?;
         let size: u64 = parts.iter().map(|part| part.size).sum();
         if expected.size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
-            return Err(s3_error!(InvalidRequest, "The size of the object is not the one you specified"));
+            return Err(s3_error!(
+                InvalidRequest,
+                "The size of the object is not the one you specified"
+            ));
         }
         let sources = parts.iter().map(|part| (part.content.clone(), 0..part.size)).collect();
         let content = self.contents.copy(sources, &[upload.algorithm]).await?;
         let sum = object_sum(&upload, &parts, &content)?;
         let given = upload.algorithm.of(&expected.sums);
         if given.is_some_and(|given| base(&given) != sum.as_ref().map_or("", base)) {
-            return Err(s3_error!(BadDigest, "The checksum you specified did not match the calculated one"));
+            return Err(s3_error!(
+                BadDigest,
+                "The checksum you specified did not match the calculated one"
+            ));
         }
         let digests: Vec<u8> = parts.iter().flat_map(|part| part.md5).collect();
         let etag = format!("{}-{}", hex(&Md5::checksum(&digests)), parts.len());
@@ -196,7 +212,11 @@ impl Store {
         let versions = versions::all(&table, &path.bucket, &path.key)?;
         for version in versions {
             let version = version?;
-            if let Some(object) = version.object.clone().filter(|object| object.upload.is_some() && object.upload == parse_id(&path.id)) {
+            if let Some(object) = version
+                .object
+                .clone()
+                .filter(|object| object.upload.is_some() && object.upload == parse_id(&path.id))
+            {
                 return Ok(Some((version, object)));
             }
         }
@@ -236,14 +256,19 @@ fn chosen_parts(named: &[CompletedPart], parts: &[Part]) -> S3Result<Vec<Part>> 
         let part = parts.iter().find(is_named)?;
         let is_right = named.e_tag.as_ref().is_some_and(|etag| etag.value() == part.etag().value());
         let sums = crate::checksums::sums_of!(named);
-        let mut given = Algorithm::all_of(&sums).into_iter().filter_map(|algorithm| algorithm.of(&sums));
+        let mut given =
+            Algorithm::all_of(&sums).into_iter().filter_map(|algorithm| algorithm.of(&sums));
         let has = |given: Sum| part.sum(given.algorithm).is_none_or(|sum| *sum == given);
         (is_right && given.all(has)).then(|| part.clone())
     };
     let wrong = || s3_error!(InvalidPart, "One or more of the specified parts could not be found");
-    let chosen: Vec<Part> = named.map(|part| find(part).ok_or_else(wrong)).collect::<S3Result<_>>()?;
+    let chosen: Vec<Part> =
+        named.map(|part| find(part).ok_or_else(wrong)).collect::<S3Result<_>>()?;
     if chosen[..chosen.len() - 1].iter().any(|part| part.size < MIN_PART) {
-        return Err(s3_error!(EntityTooSmall, "Your proposed upload is smaller than the minimum allowed size"));
+        return Err(s3_error!(
+            EntityTooSmall,
+            "Your proposed upload is smaller than the minimum allowed size"
+        ));
     }
     Ok(chosen)
 }
@@ -255,7 +280,10 @@ fn check_unchanged(transaction: &Transaction, upload: &Upload, parts: &[Part]) -
         let row = table.get((upload.sequence, part.number)).map_err(internal)?;
         let now = row.map(|row| decode::<Part>(row.value())).transpose()?;
         if now.is_none_or(|now| now.content != part.content) {
-            return Err(s3_error!(InvalidPart, "A part was replaced while the upload was completed"));
+            return Err(s3_error!(
+                InvalidPart,
+                "A part was replaced while the upload was completed"
+            ));
         }
     }
     Ok(())
@@ -265,8 +293,11 @@ fn object_sum(upload: &Upload, parts: &[Part], content: &Content) -> S3Result<Op
     if !upload.is_composite {
         return Ok(upload.algorithm.of(&content.sums));
     }
-    let sums: Vec<&str> =
-        parts.iter().filter_map(|part| part.sum(upload.algorithm)).map(|sum| sum.value.as_str()).collect();
+    let sums: Vec<&str> = parts
+        .iter()
+        .filter_map(|part| part.sum(upload.algorithm))
+        .map(|sum| sum.value.as_str())
+        .collect();
     upload.algorithm.combine(sums.into_iter()).map(Some)
 }
 
@@ -276,6 +307,8 @@ fn base(sum: &Sum) -> &str {
 }
 
 fn check_number(number: i32) -> S3Result<u16> {
-    let wrong = || s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive");
+    let wrong = || {
+        s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive")
+    };
     u16::try_from(number).ok().filter(|number| (1..=MAX_PARTS).contains(number)).ok_or_else(wrong)
 }

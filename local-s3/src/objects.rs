@@ -10,8 +10,8 @@ use s3s::{
 
 use crate::{
     Store,
-    checksums::{Algorithm, hex, set_sums, verify, verify_md5},
-    conditions::{ReadConditions, of_source, WriteConditions},
+    checksums::{Algorithm, set_sums, verify, verify_md5},
+    conditions::{ReadConditions, WriteConditions, of_source},
     contents::Content,
     events::Change,
     index::VERSIONS,
@@ -78,7 +78,11 @@ pub(crate) struct Selection {
 impl Store {
     /// Stores and verifies a body. It is computed the checksums of `algorithms`, and those that the client
     /// sends.
-    pub(crate) async fn receive(&self, body: Body, algorithms: &mut Vec<Algorithm>) -> S3Result<Content> {
+    pub(crate) async fn receive(
+        &self,
+        body: Body,
+        algorithms: &mut Vec<Algorithm>,
+    ) -> S3Result<Content> {
         let _place = self.bodies.acquire().await.map_err(crate::index::internal)?;
         let stream = body.stream.ok_or_else(|| s3_error!(IncompleteBody))?;
         algorithms.extend(Algorithm::all_of(&body.sums));
@@ -118,9 +122,7 @@ impl Store {
         let given = Algorithm::all_of(&body.sums).first().copied();
         let algorithm = given.or(algorithm).unwrap_or(Algorithm::Crc64nvme);
         let content = self.receive(body, &mut vec![algorithm]).await?;
-        let (etag, sum) = (hex(&content.md5), algorithm.of(&content.sums));
-        let object =
-            Object { content: String::new(), size: content.size, etag, sum, parts: Vec::new(), upload: None, headers };
+        let object = Object::whole(&content, algorithm, headers);
         self.publish((bucket, key), object, content, conditions, change).await
     }
 
@@ -128,7 +130,7 @@ impl Store {
     async fn publish(
         &self,
         (bucket, key): (String, String),
-        mut object: Object,
+        object: Object,
         content: Content,
         conditions: WriteConditions,
         change: Change,
@@ -137,7 +139,6 @@ impl Store {
             transaction.bucket(&bucket)?;
             let newest = versions::newest(&transaction.table(VERSIONS)?, &bucket, &key)?;
             conditions.check(newest.as_ref())?;
-            object.content.clone_from(&content.id);
             let version = versions::put(transaction, &bucket, &key, Some(object.clone()), change)?;
             content.keep();
             tracing::info!(bucket, key, size = object.size, "object created");
@@ -156,7 +157,10 @@ impl Store {
         let part = part.map(u16::try_from).transpose().map_err(|_| no_such_part())?;
         let bytes = match (range, part) {
             (Some(_), Some(_)) => {
-                return Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber"));
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "Cannot specify both Range header and partNumber"
+                ));
             }
             (Some(range), None) => range.check(object.size)?,
             (None, Some(number)) => part_range(&object, number).ok_or_else(no_such_part)?,
@@ -190,16 +194,20 @@ impl Store {
         let own = object.sum.as_ref().map(|sum| sum.algorithm);
         let algorithm = algorithm.or(own).unwrap_or(Algorithm::Crc64nvme);
         let content = self.contents.copy(vec![(object.content, bytes)], &[algorithm]).await?;
-        let (etag, sum) = (hex(&content.md5), algorithm.of(&content.sums));
-        let object =
-            Object { content: String::new(), size: content.size, etag, sum, parts: Vec::new(), upload: None, headers };
+        let object = Object::whole(&content, algorithm, headers);
         let conditions = WriteConditions::default();
-        let (new, object) = self.publish((bucket, key), object, content, conditions, Change::Copy).await?;
+        let (new, object) =
+            self.publish((bucket, key), object, content, conditions, Change::Copy).await?;
         Ok((new, object, version))
     }
 
     /// Returns an object and its version.
-    pub(crate) fn object(&self, bucket: &str, key: &str, id: Option<&str>) -> S3Result<(Version, Object)> {
+    pub(crate) fn object(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: Option<&str>,
+    ) -> S3Result<(Version, Object)> {
         self.index.bucket(bucket)?;
         versions::object(&self.index.table(VERSIONS)?, bucket, key, id)
     }
@@ -216,7 +224,8 @@ impl Store {
             let mut table = transaction.table(VERSIONS)?;
             let (version, mut object) = versions::object(&table, &bucket, &key, id.as_deref())?;
             change(&mut object.headers);
-            let record = crate::index::encode(&Version { object: Some(object), ..version.clone() })?;
+            let record =
+                crate::index::encode(&Version { object: Some(object), ..version.clone() })?;
             let place = (bucket.as_str(), key.as_bytes(), !version.sequence);
             table.insert(place, record.as_slice()).map_err(crate::index::internal)?;
             Ok(version)
@@ -246,7 +255,10 @@ impl Selected {
             e_tag: Some(self.object.etag()),
             last_modified: Some(self.version.modified.to_dto()),
             metadata: headers.metadata,
-            parts_count: self.part.filter(|_| !parts.is_empty()).and(i32::try_from(parts.len()).ok()),
+            parts_count: self
+                .part
+                .filter(|_| !parts.is_empty())
+                .and(i32::try_from(parts.len()).ok()),
             storage_class: class,
             version_id: self.version.shown_id(),
             website_redirect_location: headers.website_redirect_location,

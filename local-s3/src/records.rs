@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use s3s::{
@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     checksums::{Algorithm, Sum, hex},
     contents::Content,
-    index::now_ns,
 };
 
 /// A bucket.
@@ -42,12 +41,19 @@ pub(crate) struct Time(pub(crate) u64);
 
 impl Time {
     pub(crate) fn now() -> Self {
-        Self(now_ns() / 1_000_000)
+        SystemTime::now().into()
     }
 
     /// Returns the time in whole seconds, as S3 reports it.
     pub(crate) fn to_dto(self) -> Timestamp {
         Timestamp::from(UNIX_EPOCH + Duration::from_secs(self.0 / 1000))
+    }
+}
+
+impl From<SystemTime> for Time {
+    fn from(time: SystemTime) -> Self {
+        let elapsed = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -88,6 +94,20 @@ pub(crate) struct Object {
 }
 
 impl Object {
+    /// Returns an object that was put as a whole, with the checksum of an algorithm.
+    pub(crate) fn whole(content: &Content, algorithm: Algorithm, headers: Headers) -> Self {
+        let (id, etag, sum) = (content.id.clone(), hex(&content.md5), algorithm.of(&content.sums));
+        Self {
+            content: id,
+            size: content.size,
+            etag,
+            sum,
+            parts: Vec::new(),
+            upload: None,
+            headers,
+        }
+    }
+
     pub(crate) fn etag(&self) -> ETag {
         ETag::Strong(self.etag.clone())
     }
@@ -140,7 +160,8 @@ impl Upload {
     }
 
     pub(crate) fn kind(&self) -> ChecksumType {
-        let composite = if self.is_composite { ChecksumType::COMPOSITE } else { ChecksumType::FULL_OBJECT };
+        let composite =
+            if self.is_composite { ChecksumType::COMPOSITE } else { ChecksumType::FULL_OBJECT };
         ChecksumType::from_static(composite)
     }
 }

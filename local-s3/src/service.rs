@@ -8,13 +8,16 @@ use crate::{
     Store,
     access::check_acl,
     checksums::{Algorithm, Sum, set_sums, sums_of},
-    conditions::{ReadConditions, of_source, WriteConditions},
+    conditions::{ReadConditions, WriteConditions, of_source},
     events::{Change, encode_key},
     index::{BUCKETS, UPLOADS, VERSIONS, decode, encode, internal},
     listing::{Encoding, Page, Query},
     multipart::{Expected, UploadPath},
     objects::{Body, Selected, Selection, headers_of, source_of},
-    records::{Bucket as BucketRecord, Headers, Object as ObjectRecord, Time, Upload, Version, Versioning, check_tags, owner},
+    records::{
+        Bucket as BucketRecord, Headers, Object as ObjectRecord, Time, Upload, Version, Versioning,
+        check_tags, owner,
+    },
     versions,
 };
 
@@ -57,7 +60,11 @@ macro_rules! body_of {
         Body {
             stream: $request.input.body.take(),
             // s3s takes an empty header for none.
-            md5: $request.input.content_md5.take().or($request.headers.get("content-md5").map(|_| String::new())),
+            md5: $request
+                .input
+                .content_md5
+                .take()
+                .or($request.headers.get("content-md5").map(|_| String::new())),
             sums: sums_of!($request.input),
             trailers: $request.trailing_headers.take(),
         }
@@ -91,7 +98,8 @@ macro_rules! put {
         };
         let headers = headers_of!(input);
         let place = (input.bucket, input.key);
-        let (version, object) = $self.put(place, body, headers, algorithm, conditions, $change).await?;
+        let (version, object) =
+            $self.put(place, body, headers, algorithm, conditions, $change).await?;
         let mut output = $output {
             e_tag: Some(object.etag()),
             version_id: version.shown_id(),
@@ -107,7 +115,10 @@ macro_rules! put {
 
 #[async_trait::async_trait]
 impl S3 for Store {
-    async fn create_bucket(&self, request: S3Request<CreateBucketInput>) -> Answer<CreateBucketOutput> {
+    async fn create_bucket(
+        &self,
+        request: S3Request<CreateBucketInput>,
+    ) -> Answer<CreateBucketOutput> {
         let CreateBucketInput { bucket: name, acl, .. } = request.input;
         let acl = check_acl(acl.as_ref().map(BucketCannedACL::as_str))?;
         // As in the oldest region of AWS: to create a bucket that exists changes nothing.
@@ -121,7 +132,10 @@ impl S3 for Store {
         answer(HeadBucketOutput { bucket_region, ..Default::default() })
     }
 
-    async fn list_buckets(&self, request: S3Request<ListBucketsInput>) -> Answer<ListBucketsOutput> {
+    async fn list_buckets(
+        &self,
+        request: S3Request<ListBucketsInput>,
+    ) -> Answer<ListBucketsOutput> {
         let ListBucketsInput { prefix, continuation_token, max_buckets, .. } = request.input;
         let table = self.index.table(BUCKETS)?;
         let after = continuation_token.as_deref().unwrap_or_default();
@@ -145,19 +159,31 @@ impl S3 for Store {
             buckets.push(Bucket { name: Some(name), creation_date, ..Default::default() });
         }
         let owner = Some(owner(&self.options.owner));
-        answer(ListBucketsOutput { buckets: Some(buckets), owner, prefix, continuation_token: next })
+        answer(ListBucketsOutput {
+            buckets: Some(buckets),
+            owner,
+            prefix,
+            continuation_token: next,
+        })
     }
 
-    async fn delete_bucket(&self, request: S3Request<DeleteBucketInput>) -> Answer<DeleteBucketOutput> {
+    async fn delete_bucket(
+        &self,
+        request: S3Request<DeleteBucketInput>,
+    ) -> Answer<DeleteBucketOutput> {
         let name = request.input.bucket;
         let delete = move |transaction: &crate::index::Transaction| {
             transaction.bucket(&name)?;
             for table in [VERSIONS, UPLOADS] {
                 let table = transaction.table(table)?;
-                let mut rows = table.range((name.as_str(), [].as_slice(), 0)..).map_err(internal)?;
+                let mut rows =
+                    table.range((name.as_str(), [].as_slice(), 0)..).map_err(internal)?;
                 let row = rows.next().transpose().map_err(internal)?;
                 if row.is_some_and(|(key, _)| key.value().0 == name) {
-                    return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"));
+                    return Err(s3_error!(
+                        BucketNotEmpty,
+                        "The bucket you tried to delete is not empty"
+                    ));
                 }
             }
             transaction.table(BUCKETS)?.remove(name.as_str()).map_err(internal)?;
@@ -204,20 +230,29 @@ impl S3 for Store {
         answer(PutBucketVersioningOutput::default())
     }
 
-    async fn get_bucket_acl(&self, request: S3Request<GetBucketAclInput>) -> Answer<GetBucketAclOutput> {
+    async fn get_bucket_acl(
+        &self,
+        request: S3Request<GetBucketAclInput>,
+    ) -> Answer<GetBucketAclOutput> {
         let acl = self.index.bucket(&request.input.bucket)?.acl;
         let (owner, grants) = (Some(owner(&self.options.owner)), Some(self.grants(acl.as_deref())));
         answer(GetBucketAclOutput { owner, grants })
     }
 
-    async fn put_bucket_acl(&self, request: S3Request<PutBucketAclInput>) -> Answer<PutBucketAclOutput> {
+    async fn put_bucket_acl(
+        &self,
+        request: S3Request<PutBucketAclInput>,
+    ) -> Answer<PutBucketAclOutput> {
         let PutBucketAclInput { bucket, acl, .. } = request.input;
         let acl = check_acl(acl.as_ref().map(BucketCannedACL::as_str))?;
         self.change_bucket(bucket, move |bucket| bucket.acl = acl.or(bucket.acl.take())).await?;
         answer(PutBucketAclOutput::default())
     }
 
-    async fn get_object_acl(&self, request: S3Request<GetObjectAclInput>) -> Answer<GetObjectAclOutput> {
+    async fn get_object_acl(
+        &self,
+        request: S3Request<GetObjectAclInput>,
+    ) -> Answer<GetObjectAclOutput> {
         let GetObjectAclInput { bucket, key, version_id, .. } = request.input;
         let (_, object) = self.object(&bucket, &key, version_id.as_deref())?;
         let acl = object.headers.acl.as_deref();
@@ -225,7 +260,10 @@ impl S3 for Store {
         answer(GetObjectAclOutput { owner, grants, request_charged: None })
     }
 
-    async fn put_object_acl(&self, request: S3Request<PutObjectAclInput>) -> Answer<PutObjectAclOutput> {
+    async fn put_object_acl(
+        &self,
+        request: S3Request<PutObjectAclInput>,
+    ) -> Answer<PutObjectAclOutput> {
         let PutObjectAclInput { bucket, key, version_id, acl, .. } = request.input;
         let acl = check_acl(acl.as_ref().map(ObjectCannedACL::as_str))?;
         let change = move |headers: &mut Headers| headers.acl = acl.or(headers.acl.take());
@@ -241,7 +279,10 @@ impl S3 for Store {
         put!(self, request, PutObjectOutput, Change::Put)
     }
 
-    async fn post_object(&self, mut request: S3Request<PostObjectInput>) -> Answer<PostObjectOutput> {
+    async fn post_object(
+        &self,
+        mut request: S3Request<PostObjectInput>,
+    ) -> Answer<PostObjectOutput> {
         let input = &request.input;
         let redirect = input.success_action_redirect.clone();
         let (bucket, key) = (encode_key(&input.bucket), encode_key(&input.key));
@@ -268,7 +309,8 @@ impl S3 for Store {
         let with_sums = input.checksum_mode.is_some();
         let selected = self.select(&selection!(input))?;
         let head = selected.describe(with_sums);
-        let tag_count = i32::try_from(selected.object.headers.tags.len()).ok().filter(|count| *count > 0);
+        let tag_count =
+            i32::try_from(selected.object.headers.tags.len()).ok().filter(|count| *count > 0);
         let Selected { object, bytes, .. } = selected;
         let mut output = GetObjectOutput {
             body: Some(self.contents.read(object.content, bytes).await?),
@@ -301,22 +343,27 @@ impl S3 for Store {
         request: S3Request<GetObjectAttributesInput>,
     ) -> Answer<GetObjectAttributesOutput> {
         let input = request.input;
-        let (version, object) = self.object(&input.bucket, &input.key, input.version_id.as_deref())?;
-        let wants = |name: &str| input.object_attributes.iter().any(|wanted| wanted.as_str() == name);
+        let (version, object) =
+            self.object(&input.bucket, &input.key, input.version_id.as_deref())?;
+        let wants =
+            |name: &str| input.object_attributes.iter().any(|wanted| wanted.as_str() == name);
         let parts = (wants("ObjectParts") && !object.parts.is_empty()).then(|| {
             let after = input.part_number_marker.unwrap_or(0);
             let max = input.max_parts.unwrap_or(1000).clamp(0, 1000);
             let algorithm = object.sum.as_ref().map(|sum| sum.algorithm);
             // The parts of an object are numbered anew, without gaps.
             let parts = (1..).zip(&object.parts).filter(|(number, _)| *number > after);
-            let shown: Vec<_> = parts.take(max.try_into().unwrap_or(0)).map(|(number, part)| {
-                let mut shown = ObjectPart::default();
-                (shown.part_number, shown.size) = (Some(number), i64::try_from(part.size).ok());
-                if let Some(sum) = algorithm.and_then(|algorithm| part.sum(algorithm)) {
-                    set_sums!(shown, sum.to_dto());
-                }
-                shown
-            }).collect();
+            let shown: Vec<_> = parts
+                .take(max.try_into().unwrap_or(0))
+                .map(|(number, part)| {
+                    let mut shown = ObjectPart::default();
+                    (shown.part_number, shown.size) = (Some(number), i64::try_from(part.size).ok());
+                    if let Some(sum) = algorithm.and_then(|algorithm| part.sum(algorithm)) {
+                        set_sums!(shown, sum.to_dto());
+                    }
+                    shown
+                })
+                .collect();
             let last = shown.last().and_then(|part| part.part_number).unwrap_or(after);
             let total = i32::try_from(object.parts.len()).unwrap_or(i32::MAX);
             GetObjectAttributesParts {
@@ -344,8 +391,10 @@ impl S3 for Store {
         let mut input = request.input;
         let source = copy_source!(input);
         let replaces = |directive: Option<&str>| directive == Some("REPLACE");
-        let replaces_metadata = replaces(input.metadata_directive.as_ref().map(MetadataDirective::as_str));
-        let replaces_tags = replaces(input.tagging_directive.as_ref().map(TaggingDirective::as_str));
+        let replaces_metadata =
+            replaces(input.metadata_directive.as_ref().map(MetadataDirective::as_str));
+        let replaces_tags =
+            replaces(input.tagging_directive.as_ref().map(TaggingDirective::as_str));
         let old = self.select(&source).map_err(of_source)?.object;
         let new = headers_of!(input);
         let mut headers = if replaces_metadata { new.clone() } else { old.headers.clone() };
@@ -374,7 +423,10 @@ impl S3 for Store {
         })
     }
 
-    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> Answer<DeleteObjectOutput> {
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> Answer<DeleteObjectOutput> {
         let input = request.input;
         let conditions = WriteConditions {
             if_match: input.if_match,
@@ -394,7 +446,10 @@ impl S3 for Store {
         })
     }
 
-    async fn delete_objects(&self, request: S3Request<DeleteObjectsInput>) -> Answer<DeleteObjectsOutput> {
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> Answer<DeleteObjectsOutput> {
         let DeleteObjectsInput { bucket, delete: Delete { objects, quiet }, .. } = request.input;
         if objects.is_empty() || objects.len() > 1000 {
             return Err(s3_error!(MalformedXML, "A request deletes between 1 and 1000 objects"));
@@ -414,10 +469,14 @@ impl S3 for Store {
                     Ok(deletion) => deleted.push(DeletedObject {
                         key: Some(key),
                         delete_marker: deletion.is_marker.then_some(true),
-                        delete_marker_version_id: deletion.version_id.filter(|_| deletion.is_marker),
+                        delete_marker_version_id: deletion
+                            .version_id
+                            .filter(|_| deletion.is_marker),
                         version_id,
                     }),
-                    Err(error) if *error.code() == s3s::S3ErrorCode::InternalError => return Err(error),
+                    Err(error) if *error.code() == s3s::S3ErrorCode::InternalError => {
+                        return Err(error);
+                    }
                     Err(error) => errors.push(Error {
                         code: Some(error.code().as_str().to_owned()),
                         key: Some(key),
@@ -433,9 +492,13 @@ impl S3 for Store {
         answer(DeleteObjectsOutput { deleted, errors: Some(errors), request_charged: None })
     }
 
-    async fn list_objects(&self, request: S3Request<ListObjectsInput>) -> Answer<ListObjectsOutput> {
+    async fn list_objects(
+        &self,
+        request: S3Request<ListObjectsInput>,
+    ) -> Answer<ListObjectsOutput> {
         let input = request.input;
-        let mut query = Query::new(&input.bucket, &input.prefix, &input.delimiter, input.max_keys)?.first_rows();
+        let mut query = Query::new(&input.bucket, &input.prefix, &input.delimiter, input.max_keys)?
+            .first_rows();
         query.after = input.marker.clone().map(|marker| (marker, None));
         let encoding = Encoding::new(input.encoding_type.as_ref())?;
         let page = self.list(&query)?;
@@ -456,9 +519,13 @@ impl S3 for Store {
         })
     }
 
-    async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> Answer<ListObjectsV2Output> {
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> Answer<ListObjectsV2Output> {
         let input = request.input;
-        let mut query = Query::new(&input.bucket, &input.prefix, &input.delimiter, input.max_keys)?.first_rows();
+        let mut query = Query::new(&input.bucket, &input.prefix, &input.delimiter, input.max_keys)?
+            .first_rows();
         let after = match &input.continuation_token {
             Some(token) => Some(parse_token(token)?),
             None => input.start_after.clone(),
@@ -494,7 +561,8 @@ impl S3 for Store {
         self.index.bucket(&input.bucket)?;
         let table = self.index.table(VERSIONS)?;
         let marker = input.key_marker.clone().filter(|marker| !marker.is_empty());
-        query.after = match (marker, input.version_id_marker.as_deref().filter(|id| !id.is_empty())) {
+        query.after = match (marker, input.version_id_marker.as_deref().filter(|id| !id.is_empty()))
+        {
             (Some(key), Some(id)) => {
                 let marker = versions::find(&table, &input.bucket, &key, Some(id))?;
                 Some((key, marker.map(|marker| !marker.sequence)))
@@ -556,7 +624,8 @@ impl S3 for Store {
         let mut input = request.input;
         let headers = headers_of!(input);
         let algorithm = algorithm(input.checksum_algorithm.as_ref())?;
-        let composite = input.checksum_type.as_ref().map(|kind| kind.as_str() == ChecksumType::COMPOSITE);
+        let composite =
+            input.checksum_type.as_ref().map(|kind| kind.as_str() == ChecksumType::COMPOSITE);
         let place = (input.bucket.clone(), input.key.clone());
         let upload = self.begin_upload(place, headers, algorithm, composite).await?;
         answer(CreateMultipartUploadOutput {
@@ -569,7 +638,10 @@ impl S3 for Store {
         })
     }
 
-    async fn upload_part(&self, mut request: S3Request<UploadPartInput>) -> Answer<UploadPartOutput> {
+    async fn upload_part(
+        &self,
+        mut request: S3Request<UploadPartInput>,
+    ) -> Answer<UploadPartOutput> {
         let body = body_of!(request);
         let input = request.input;
         let given = Algorithm::all_of(&body.sums).first().copied();
@@ -589,7 +661,9 @@ impl S3 for Store {
     ) -> Answer<UploadPartCopyOutput> {
         let input = request.input;
         let mut source = copy_source!(input);
-        let wrong = || s3_error!(InvalidArgument, "The x-amz-copy-source-range value must be bytes=first-last");
+        let wrong = || {
+            s3_error!(InvalidArgument, "The x-amz-copy-source-range value must be bytes=first-last")
+        };
         if let Some(range) = &input.copy_source_range {
             let range = Range::parse(range).map_err(|_| wrong())?;
             let Range::Int { last: Some(last), .. } = range else { return Err(wrong()) };
@@ -614,7 +688,8 @@ impl S3 for Store {
     }
 
     async fn list_parts(&self, request: S3Request<ListPartsInput>) -> Answer<ListPartsOutput> {
-        let ListPartsInput { bucket, key, upload_id, max_parts, part_number_marker, .. } = request.input;
+        let ListPartsInput { bucket, key, upload_id, max_parts, part_number_marker, .. } =
+            request.input;
         let path = UploadPath { bucket, key, id: upload_id };
         let upload = self.upload(&path)?;
         let after = part_number_marker.unwrap_or(0);
@@ -647,7 +722,9 @@ impl S3 for Store {
             part_number_marker: Some(after),
             next_part_number_marker: parts.last().map(|part| part.number.into()),
             storage_class: Some(upload.headers.class().into()),
-            initiator: owner.clone().map(|Owner { display_name, id }| Initiator { display_name, id }),
+            initiator: owner
+                .clone()
+                .map(|Owner { display_name, id }| Initiator { display_name, id }),
             owner,
             checksum_algorithm: upload.is_named.then(|| upload.algorithm.name().to_owned().into()),
             checksum_type: upload.is_named.then(|| upload.kind()),
@@ -660,7 +737,8 @@ impl S3 for Store {
         request: S3Request<ListMultipartUploadsInput>,
     ) -> Answer<ListMultipartUploadsOutput> {
         let input = request.input;
-        let mut query = Query::new(&input.bucket, &input.prefix, &input.delimiter, input.max_uploads)?;
+        let mut query =
+            Query::new(&input.bucket, &input.prefix, &input.delimiter, input.max_uploads)?;
         let encoding = Encoding::new(input.encoding_type.as_ref())?;
         self.index.bucket(&input.bucket)?;
         let after = input.upload_id_marker.as_deref().and_then(crate::records::parse_id);
@@ -673,14 +751,19 @@ impl S3 for Store {
             upload_id: Some(upload.id()),
             initiated: Some(upload.initiated.to_dto()),
             storage_class: Some(upload.headers.class().into()),
-            initiator: owner.clone().map(|Owner { display_name, id }| Initiator { display_name, id }),
+            initiator: owner
+                .clone()
+                .map(|Owner { display_name, id }| Initiator { display_name, id }),
             owner: owner.clone(),
             ..Default::default()
         });
         answer(ListMultipartUploadsOutput {
             uploads: Some(shown.collect()),
             is_truncated: Some(page.next.is_some()),
-            next_upload_id_marker: page.next.as_ref().and_then(|(_, id)| Some(crate::records::format_id((*id)?))),
+            next_upload_id_marker: page
+                .next
+                .as_ref()
+                .and_then(|(_, id)| Some(crate::records::format_id((*id)?))),
             next_key_marker: page.next.and_then(|(key, _)| encoding.name(key)),
             key_marker: encoding.name(input.key_marker.unwrap_or_default()),
             upload_id_marker: Some(input.upload_id_marker.unwrap_or_default()),
@@ -742,7 +825,10 @@ impl S3 for Store {
     ) -> Answer<GetObjectTaggingOutput> {
         let GetObjectTaggingInput { bucket, key, version_id, .. } = request.input;
         let (version, object) = self.object(&bucket, &key, version_id.as_deref())?;
-        answer(GetObjectTaggingOutput { tag_set: object.headers.tags, version_id: version.shown_id() })
+        answer(GetObjectTaggingOutput {
+            tag_set: object.headers.tags,
+            version_id: version.shown_id(),
+        })
     }
 
     async fn put_object_tagging(

@@ -4,10 +4,12 @@ use redb::ReadableTable;
 use s3s::{S3Result, header, s3_error};
 
 use crate::{
+    checksums::Algorithm,
     conditions::WriteConditions,
+    contents::Content,
     events::{self, Change},
     index::{RowKey, Transaction, VERSIONS, decode, encode, internal},
-    records::{Object, Time, Version, Versioning, parse_id},
+    records::{Headers, Object, Time, Version, Versioning, parse_id},
 };
 
 /// What a delete has done.
@@ -37,7 +39,9 @@ pub(crate) fn find(
     match id {
         None => newest(table, bucket, key),
         Some("null") => {
-            let is_null = |version: &S3Result<Version>| version.as_ref().map_or(true, |version| version.is_null);
+            let is_null = |version: &S3Result<Version>| {
+                version.as_ref().map_or(true, |version| version.is_null)
+            };
             all(table, bucket, key)?.find(is_null).transpose()
         }
         Some(id) => {
@@ -112,6 +116,27 @@ pub(crate) fn put(
     table.insert((bucket, key.as_bytes(), !sequence), record.as_slice()).map_err(internal)?;
     events::record(transaction, change, (bucket, key), &version, sequence, versioning)?;
     Ok(version)
+}
+
+/// Makes `content` the only version of a key, unless the key has one.
+pub(crate) fn import(
+    transaction: &Transaction,
+    (bucket, key): (&str, &str),
+    content: Content,
+    headers: Headers,
+    modified: Time,
+) -> S3Result<()> {
+    let is_null = transaction.bucket(bucket)?.versioning != Versioning::Enabled;
+    let mut table = transaction.table(VERSIONS)?;
+    if newest(&table, bucket, key)?.is_some() {
+        return Ok(());
+    }
+    let sequence = transaction.next_sequence();
+    let object = Some(Object::whole(&content, Algorithm::Crc64nvme, headers));
+    let record = encode(&Version { sequence, is_null, modified, object })?;
+    table.insert((bucket, key.as_bytes(), !sequence), record.as_slice()).map_err(internal)?;
+    content.keep();
+    Ok(())
 }
 
 /// Deletes a version, or hides the key behind a delete marker. A key or version that does not exist is no

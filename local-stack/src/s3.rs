@@ -1,5 +1,7 @@
 //! The S3 endpoint: the store of `local-s3` behind HTTP, for requests to this machine alone.
 
+mod takeover;
+
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
@@ -33,11 +35,18 @@ impl Endpoint {
     /// If the directory cannot be created or used.
     pub fn new(directory: &Path) -> Result<Self> {
         private::create_directory(directory)?;
-        let options =
-            Options { region: REGION.to_owned(), owner: OWNER.to_owned() };
+        let options = Options { region: REGION.to_owned(), owner: OWNER.to_owned() };
         let store = Store::open(directory, options);
         let store = store.with_context(|| format!("cannot use {}", directory.display()))?;
         Ok(Self { store })
+    }
+
+    /// Takes over the objects that an earlier release has left in `directory`. Returns their number.
+    ///
+    /// # Errors
+    /// If an object cannot be taken over.
+    pub async fn take_over(&self, directory: &Path) -> Result<usize> {
+        takeover::run(directory, &self.store).await
     }
 
     /// Returns the store of the endpoint.

@@ -130,9 +130,17 @@ impl Stack {
                 let _ = stopping.wait_for(|stop| *stop).await;
             }
         };
-        let endpoint = Endpoint::new(&options.data_dir.join("s3"))?;
+        let directory = options.data_dir.join("s3");
+        let endpoint = Endpoint::new(&directory)?;
         let (objects, events) = (endpoint.store(), endpoint.events());
-        objects.create_versioned_bucket(&options.bucket).await.context("cannot create the bucket")?;
+        objects
+            .create_versioned_bucket(&options.bucket)
+            .await
+            .context("cannot create the bucket")?;
+        let taken_over = endpoint.take_over(&directory).await?;
+        if taken_over > 0 {
+            eprintln!("Objects of an earlier release that were taken over: {taken_over}");
+        }
         let s3_task = tokio::spawn(endpoint.serve(s3, stopped()));
         let function = Function {
             program: env::current_exe()?,

@@ -196,6 +196,13 @@ async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
         "this&that=these;those.json",
         "a/deeply/nested/prefix/file.json",
         "quotes'\"!*~,@$:?#.json",
+        // Keys are text, and no paths.
+        "../escape.json",
+        "a//b.json",
+        "a/./b.json",
+        "/a.json",
+        "a",
+        "a/b",
     ];
     for (number, key) in keys.iter().enumerate() {
         let movie = json!({ "title": format!("Movie {number} of the keys"), "year": 2026 });
@@ -207,11 +214,6 @@ async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
         assert_eq!(ingest["bucket"], BUCKET);
     }
     assert_eq!(stack.get("/movies?title=of+the+keys").await.as_array().unwrap().len(), keys.len());
-    for key in ["../escape.json", "a//b.json", "a/./b.json", "/a.json"] {
-        let put =
-            stack.s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from_static(b"{}"));
-        assert!(put.send().await.is_err(), "{key}");
-    }
 
     let notify = reqwest::Client::new().post(format!("http://{}/notify", stack.api));
     let notify = notify.bearer_auth(TOKEN).header("content-type", "application/json");
