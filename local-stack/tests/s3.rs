@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's way to fail")]
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use aws_sdk_s3::{
     Client,
@@ -50,7 +50,16 @@ impl Running {
 
     async fn at(directory: PathBuf) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let endpoint = Endpoint::new(&directory).unwrap();
+        // The store of a predecessor is closed when its last connection has ended.
+        let mut opened = Endpoint::new(&directory);
+        for _ in 0..100 {
+            if opened.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            opened = Endpoint::new(&directory);
+        }
+        let endpoint = opened.unwrap();
         endpoint.take_over(&directory).await.unwrap();
         let events = endpoint.events();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -617,7 +626,7 @@ async fn a_client_that_expects_it_is_told_to_continue() {
     );
     connection.write_all(cut.as_bytes()).await.unwrap();
     drop(connection);
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let head = running.s3.head_object().bucket(BUCKET).key("cut").send().await;
     assert_eq!(code(head).as_deref(), Some("NotFound"));
 }
@@ -653,6 +662,7 @@ async fn each_change_is_an_event_until_it_is_acknowledged() {
     let first = running.events.next().await.unwrap();
     assert_eq!(first.body["Records"][0]["eventName"], "ObjectCreated:Put");
     first.acknowledge().await;
+    drop(first);
     let mut running = running.restart().await;
     assert_eq!(running.event().await.0, "ObjectRemoved:DeleteMarkerCreated");
     assert_eq!(running.event().await.0, "ObjectRemoved:Delete");

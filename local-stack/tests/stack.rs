@@ -367,7 +367,7 @@ fn numbered(number: usize) -> Vec<u8> {
 /// Puts the object with this number; each tenth in parts. Returns whether the endpoint said that it has it.
 async fn put_numbered(s3: &Client, key: &str, number: usize) -> bool {
     let body = numbered(number);
-    if number % 10 != 0 {
+    if !number.is_multiple_of(10) {
         let put = s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from(body));
         return put.send().await.is_ok();
     }
