@@ -114,7 +114,7 @@ impl Event {
             transaction.table(OUTBOX)?.remove(place).map_err(internal)?;
             Ok(())
         };
-        let _ = self.index.write(remove).await;
+        let _ = self.index.write_later(remove).await;
     }
 }
 

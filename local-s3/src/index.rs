@@ -11,7 +11,7 @@ use std::{
     path::Path,
     sync::{Arc, mpsc},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use redb::{
@@ -44,8 +44,14 @@ const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 /// How many changes share a transaction at most.
 const MAX_GROUP: usize = 256;
 
+/// How long a change that can wait waits for one that cannot.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// A change, and what to do when it is committed or lost.
-type Job = Box<dyn FnOnce(&Transaction) -> Reply + Send>;
+struct Job {
+    apply: Box<dyn FnOnce(&Transaction) -> Reply + Send>,
+    can_wait: bool,
+}
 type Reply = (bool, Box<dyn FnOnce(bool) + Send>);
 
 /// The index of a store.
@@ -94,8 +100,24 @@ impl Index {
         &self,
         change: impl FnOnce(&Transaction) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
+        self.write_when(false, change).await
+    }
+
+    /// The same for a change that is in no hurry: it shares the sync of another change.
+    pub(crate) async fn write_later<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Transaction) -> S3Result<T> + Send + 'static,
+    ) -> S3Result<T> {
+        self.write_when(true, change).await
+    }
+
+    async fn write_when<T: Send + 'static>(
+        &self,
+        can_wait: bool,
+        change: impl FnOnce(&Transaction) -> S3Result<T> + Send + 'static,
+    ) -> S3Result<T> {
         let (sender, result) = oneshot::channel();
-        let job: Job = Box::new(move |transaction| {
+        let apply = Box::new(move |transaction: &Transaction| {
             let outcome = change(transaction);
             let is_internal =
                 matches!(&outcome, Err(error) if *error.code() == S3ErrorCode::InternalError);
@@ -103,9 +125,11 @@ impl Index {
                 let lost = || Err(s3_error!(InternalError, "the index could not be written"));
                 let _ = sender.send(if committed || outcome.is_err() { outcome } else { lost() });
             };
-            (!is_internal, Box::new(reply))
+            (!is_internal, Box::new(reply) as Box<dyn FnOnce(bool) + Send>)
         });
-        self.jobs.send(job).map_err(|_| s3_error!(InternalError, "the store is closed"))?;
+        self.jobs
+            .send(Job { apply, can_wait })
+            .map_err(|_| s3_error!(InternalError, "the store is closed"))?;
         result.await.map_err(internal)?
     }
 
@@ -179,8 +203,14 @@ struct Writer {
 impl Writer {
     fn run(self, queue: &mpsc::Receiver<Job>) {
         while let Ok(first) = queue.recv() {
-            let mut replies = Vec::new();
-            let result = self.apply(first, queue, &mut replies);
+            let (mut jobs, mut replies) = (vec![first], Vec::new());
+            while jobs.iter().all(|job| job.can_wait) && jobs.len() < MAX_GROUP {
+                let Ok(job) = queue.recv_timeout(PATIENCE) else { break };
+                jobs.push(job);
+            }
+            let waiting = MAX_GROUP - jobs.len();
+            let result =
+                self.apply(jobs.into_iter().chain(queue.try_iter().take(waiting)), &mut replies);
             if let Err(error) = &result {
                 error!(%error, "a transaction of the index failed");
             }
@@ -194,11 +224,10 @@ impl Writer {
         }
     }
 
-    /// Applies `first` and the jobs that wait behind it. Returns the contents to remove.
+    /// Applies `jobs` in one transaction. Returns the contents to remove.
     fn apply(
         &self,
-        first: Job,
-        queue: &mpsc::Receiver<Job>,
+        jobs: impl Iterator<Item = Job>,
         replies: &mut Vec<Box<dyn FnOnce(bool) + Send>>,
     ) -> S3Result<Vec<String>> {
         let inner = self.database.begin_write().map_err(internal)?;
@@ -212,8 +241,8 @@ impl Writer {
             removed: RefCell::default(),
         };
         let mut is_sound = true;
-        for job in std::iter::once(first).chain(queue.try_iter()).take(MAX_GROUP) {
-            let (ended_well, reply) = job(&transaction);
+        for job in jobs {
+            let (ended_well, reply) = (job.apply)(&transaction);
             is_sound &= ended_well;
             replies.push(reply);
         }

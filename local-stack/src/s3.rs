@@ -11,7 +11,13 @@ use hyper_util::{
     server::conn::auto,
 };
 use local_s3::{Options, Store};
-use s3s::{auth::SimpleAuth, host::SingleDomain, service::S3ServiceBuilder};
+use s3s::{
+    S3Result,
+    auth::{S3Auth, SecretKey},
+    host::SingleDomain,
+    s3_error,
+    service::S3ServiceBuilder,
+};
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::warn;
 
@@ -22,6 +28,20 @@ use crate::{local_aws::REGION, loopback::HostCheck, private};
 
 /// The id and the name of the owner of all buckets and objects.
 const OWNER: &str = "local";
+
+/// The only credentials.
+struct Credentials;
+
+#[async_trait::async_trait]
+impl S3Auth for Credentials {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == ACCESS_KEY {
+            Ok(SECRET_KEY.into())
+        } else {
+            Err(s3_error!(InvalidAccessKeyId))
+        }
+    }
+}
 
 /// An S3 endpoint that keeps its objects in a directory.
 pub struct Endpoint {
@@ -74,7 +94,7 @@ impl Endpoint {
         let check = HostCheck::new(address).with_bucket_hosts();
         let mut builder = S3ServiceBuilder::new(self.store.clone());
         builder.set_access(self.store);
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        builder.set_auth(Credentials);
         builder.set_host(SingleDomain::new(&format!("localhost:{}", address.port()))?);
         let service = builder.build();
         let checked = service_fn(move |request: Request<Incoming>| {
