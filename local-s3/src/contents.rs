@@ -1,7 +1,8 @@
-//! The contents of objects and parts: one file each, named by a random id.
+//! The contents of objects and parts, named by random ids: small ones in the index, others in files.
 //!
 //! A file is complete and on the disk before the index refers to it, and never changes afterwards. A
-//! file to which nothing refers is what a crash has left: the next start removes it.
+//! file to which nothing refers is what a crash has left: the next start removes it. A small content is
+//! written with the record that refers to it, so a small put waits for one sync of the disk.
 
 use std::{
     collections::HashSet,
@@ -24,10 +25,16 @@ use s3s::{
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use crate::{checksums::Algorithm, index::internal};
+use crate::{
+    checksums::Algorithm,
+    index::{SMALL, Transaction, internal},
+};
 
 /// How many bytes are read or written at once.
 const CHUNK: usize = 1 << 20;
+
+/// The most bytes of a content in the index.
+const SMALL_SIZE: usize = 16 << 10;
 
 /// The directory of the contents.
 #[derive(Clone)]
@@ -37,8 +44,10 @@ pub(crate) struct Contents {
 
 /// A complete content. Its file is removed with it, unless it is kept.
 pub(crate) struct Content {
+    /// `None` for a small content, and when the file is kept.
     path: Option<PathBuf>,
-    /// The name of the file.
+    /// The bytes of a small content.
+    small: Vec<u8>,
     pub(crate) id: String,
     /// In bytes.
     pub(crate) size: u64,
@@ -47,11 +56,21 @@ pub(crate) struct Content {
     pub(crate) sums: Checksum,
 }
 
+/// Where to read a range of a content.
+pub(crate) enum Source {
+    /// In a file. An absolute path names one elsewhere.
+    File(String, Range<u64>),
+    Memory(Bytes),
+}
+
 impl Content {
-    /// Keeps the file: the index refers to it. Returns its id.
-    pub(crate) fn keep(mut self) -> String {
-        self.path = None;
-        std::mem::take(&mut self.id)
+    /// Keeps the content in the transaction that refers to it.
+    pub(crate) fn keep(mut self, transaction: &Transaction) -> S3Result<()> {
+        if self.path.take().is_none() {
+            let mut table = transaction.table(SMALL)?;
+            table.insert(self.id.as_str(), self.small.as_slice()).map_err(internal)?;
+        }
+        Ok(())
     }
 }
 
@@ -65,7 +84,9 @@ impl Drop for Content {
 
 /// A file that grows, and the digests of its bytes.
 struct Growing {
-    file: File,
+    directory: PathBuf,
+    /// `None` while the content is small.
+    file: Option<File>,
     content: Content,
     md5: Md5,
     hasher: ChecksumHasher,
@@ -76,11 +97,23 @@ impl Growing {
         self.md5.update(chunk);
         self.hasher.update(chunk);
         self.content.size += chunk.len() as u64;
-        self.file.write_all(chunk)
+        if let Some(file) = &mut self.file {
+            return file.write_all(chunk);
+        }
+        self.content.small.extend_from_slice(chunk);
+        if self.content.small.len() > SMALL_SIZE {
+            let path = self.directory.join(&self.content.id);
+            let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            self.content.path = Some(path);
+            self.file.insert(new).write_all(&std::mem::take(&mut self.content.small))?;
+        }
+        Ok(())
     }
 
     fn complete(self) -> io::Result<Content> {
-        self.file.sync_data()?;
+        if let Some(file) = &self.file {
+            file.sync_data()?;
+        }
         let mut content = self.content;
         (content.md5, content.sums) = (self.md5.finalize(), self.hasher.finalize());
         Ok(content)
@@ -104,7 +137,7 @@ impl Contents {
         algorithms: &[Algorithm],
         max: u64,
     ) -> S3Result<Content> {
-        let mut growing = self.create(algorithms).map_err(internal)?;
+        let mut growing = self.create(algorithms);
         let mut buffer = BytesMut::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| {
@@ -129,16 +162,23 @@ impl Contents {
         .await
     }
 
-    /// Stores the ranges of other contents, one after another. An absolute path names a file elsewhere.
+    /// Stores the ranges of other contents, one after another.
     pub(crate) async fn copy(
         &self,
-        sources: Vec<(String, Range<u64>)>,
+        sources: Vec<Source>,
         algorithms: &[Algorithm],
     ) -> S3Result<Content> {
-        let mut growing = self.create(algorithms).map_err(internal)?;
+        let mut growing = self.create(algorithms);
         let contents = self.clone();
         blocking(move || {
-            for (id, range) in sources {
+            for source in sources {
+                let (id, range) = match source {
+                    Source::File(id, range) => (id, range),
+                    Source::Memory(bytes) => {
+                        growing.append(&bytes)?;
+                        continue;
+                    }
+                };
                 let mut rest = range.end - range.start;
                 let mut file = contents.at(&id, range.start)?;
                 while rest > 0 {
@@ -153,7 +193,11 @@ impl Contents {
     }
 
     /// Returns the bytes of a range as a stream.
-    pub(crate) async fn read(&self, id: String, range: Range<u64>) -> S3Result<StreamingBlob> {
+    pub(crate) async fn read(&self, source: Source) -> S3Result<StreamingBlob> {
+        let (id, range) = match source {
+            Source::File(id, range) => (id, range),
+            Source::Memory(bytes) => return Ok(s3s::Body::from(bytes).into()),
+        };
         let contents = self.clone();
         let file = blocking(move || contents.at(&id, range.start)).await?;
         let state = (file, range.end - range.start);
@@ -193,17 +237,15 @@ impl Contents {
         Ok(removed)
     }
 
-    fn create(&self, algorithms: &[Algorithm]) -> io::Result<Growing> {
-        let id = Uuid::new_v4().simple().to_string();
-        let path = self.directory.join(&id);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let sums = Checksum::default();
-        let content = Content { path: Some(path), id, size: 0, md5: [0; 16], sums };
+    fn create(&self, algorithms: &[Algorithm]) -> Growing {
+        let (id, sums) = (Uuid::new_v4().simple().to_string(), Checksum::default());
+        let content = Content { path: None, small: Vec::new(), id, size: 0, md5: [0; 16], sums };
         let mut hasher = ChecksumHasher::default();
         for algorithm in algorithms {
             algorithm.add_to(&mut hasher);
         }
-        Ok(Growing { file, content, md5: Md5::new(), hasher })
+        let directory = self.directory.clone();
+        Growing { directory, file: None, content, md5: Md5::new(), hasher }
     }
 
     /// Opens a content at an offset.

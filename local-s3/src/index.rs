@@ -8,12 +8,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    ops::Range,
     path::Path,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use redb::{
     Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     WriteTransaction,
@@ -23,7 +25,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
-use crate::{OpenError, contents::Contents, records::Bucket};
+use crate::{
+    OpenError,
+    contents::{Contents, Source},
+    records::Bucket,
+};
 
 /// Bucket, object key, and the place among the rows of the key.
 pub(crate) type RowKey = (&'static str, &'static [u8], u64);
@@ -36,6 +42,8 @@ pub(crate) const VERSIONS: TableDefinition<RowKey, &[u8]> = TableDefinition::new
 pub(crate) const UPLOADS: TableDefinition<RowKey, &[u8]> = TableDefinition::new("uploads");
 /// Parts by the sequence number of the upload and the part number.
 pub(crate) const PARTS: TableDefinition<(u64, u16), &[u8]> = TableDefinition::new("parts");
+/// Small contents by id.
+pub(crate) const SMALL: TableDefinition<&str, &[u8]> = TableDefinition::new("small");
 /// Events that nobody has acknowledged, by sequence number.
 pub(crate) const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
 /// The last sequence number, under the empty name.
@@ -152,6 +160,18 @@ impl Index {
         bucket_in(&self.table(BUCKETS)?, name)
     }
 
+    /// Returns where to read a range of a content.
+    pub(crate) fn source(&self, id: String, range: Range<u64>) -> S3Result<Source> {
+        let table = self.table(SMALL)?;
+        let Some(small) = table.get(id.as_str()).map_err(internal)? else {
+            return Ok(Source::File(id, range));
+        };
+        let bounds = (usize::try_from(range.start), usize::try_from(range.end));
+        let (Ok(start), Ok(end)) = bounds else { return Err(internal("the range is too large")) };
+        let bytes = small.value().get(start..end).map(Bytes::copy_from_slice);
+        bytes.map(Source::Memory).ok_or_else(|| internal("the content is too short"))
+    }
+
     /// Returns what changes with every commit.
     pub(crate) fn commits(&self) -> watch::Receiver<u64> {
         self.commits.clone()
@@ -186,9 +206,12 @@ impl Transaction {
         &self.region
     }
 
-    /// Removes a content after the commit.
-    pub(crate) fn remove_content(&self, id: String) {
-        self.removed.borrow_mut().push(id);
+    /// Removes a content: a file after the commit.
+    pub(crate) fn remove_content(&self, id: String) -> S3Result<()> {
+        if self.table(SMALL)?.remove(id.as_str()).map_err(internal)?.is_none() {
+            self.removed.borrow_mut().push(id);
+        }
+        Ok(())
     }
 }
 
@@ -267,6 +290,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::TableError>
     transaction.open_table(VERSIONS)?;
     transaction.open_table(UPLOADS)?;
     transaction.open_table(PARTS)?;
+    transaction.open_table(SMALL)?;
     transaction.open_table(OUTBOX)?;
     transaction.open_table(COUNTERS)?;
     Ok(())

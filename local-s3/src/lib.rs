@@ -52,7 +52,7 @@ pub use events::{Event, Events};
 pub use http::call;
 
 use checksums::Algorithm;
-use contents::Contents;
+use contents::{Contents, Source};
 use index::{
     BUCKETS, Index, OUTBOX, PARTS, Transaction, VERSIONS, decode, encode, internal, now_ns,
 };
@@ -167,7 +167,10 @@ impl Store {
         self.add_bucket(&bucket, Versioning::Never, None).await?;
         let size = fs::metadata(&file).map_err(internal)?.len();
         let source = file.to_str().ok_or_else(|| internal("the path is not UTF-8"))?.to_owned();
-        let content = self.contents.copy(vec![(source, 0..size)], &[Algorithm::Crc64nvme]).await?;
+        let content = self
+            .contents
+            .copy(vec![Source::File(source, 0..size)], &[Algorithm::Crc64nvme])
+            .await?;
         let headers = Headers { content_encoding, content_type, metadata, ..Default::default() };
         let modified = Time::from(modified);
         let put = move |transaction: &Transaction| {

@@ -58,7 +58,7 @@ impl UploadPath {
         let range = (upload.sequence, 0)..=(upload.sequence, u16::MAX);
         for row in parts.extract_from_if(range, |_, _| true).map_err(internal)? {
             let part: Part = decode(row.map_err(internal)?.1.value())?;
-            transaction.remove_content(part.content);
+            transaction.remove_content(part.content)?;
         }
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Store {
         let number = check_number(number)?;
         let algorithms = [self.upload(&path)?.algorithm];
         let selected = self.select(source).map_err(of_source)?;
-        let source = vec![(selected.object.content, selected.bytes)];
+        let source = vec![self.index.source(selected.object.content, selected.bytes)?];
         let content = self.contents.copy(source, &algorithms).await?;
         let part = Part::new(number, &content, &algorithms);
         Ok((self.add_part(path, part, content).await?, selected.version))
@@ -148,9 +148,9 @@ impl Store {
             let place = (upload.sequence, part.number);
             let record = encode(&part)?;
             if let Some(replaced) = parts.insert(place, record.as_slice()).map_err(internal)? {
-                transaction.remove_content(decode::<Part>(replaced.value())?.content);
+                transaction.remove_content(decode::<Part>(replaced.value())?.content)?;
             }
-            content.keep();
+            content.keep(transaction)?;
             Ok(part)
         };
         self.index.write(add).await
@@ -175,7 +175,9 @@ impl Store {
                 "The size of the object is not the one you specified"
             ));
         }
-        let sources = parts.iter().map(|part| (part.content.clone(), 0..part.size)).collect();
+        let sources =
+            parts.iter().map(|part| self.index.source(part.content.clone(), 0..part.size));
+        let sources = sources.collect::<S3Result<_>>()?;
         let content = self.contents.copy(sources, &[upload.algorithm]).await?;
         let sum = object_sum(&upload, &parts, &content)?;
         let given = upload.algorithm.of(&expected.sums);
@@ -199,7 +201,7 @@ impl Store {
             let object = Object { content: id, size, etag, sum, parts, upload: made_from, headers };
             let (made, change) = (Some(object.clone()), Change::Completed);
             let version = versions::put(transaction, &path.bucket, &path.key, made, change)?;
-            content.keep();
+            content.keep(transaction)?;
             tracing::info!(bucket = path.bucket, key = path.key, size, "object created");
             Ok((version, object))
         };

@@ -140,7 +140,7 @@ impl Store {
             let newest = versions::newest(&transaction.table(VERSIONS)?, &bucket, &key)?;
             conditions.check(newest.as_ref())?;
             let version = versions::put(transaction, &bucket, &key, Some(object.clone()), change)?;
-            content.keep();
+            content.keep(transaction)?;
             tracing::info!(bucket, key, size = object.size, "object created");
             Ok((version, object))
         };
@@ -193,7 +193,8 @@ impl Store {
         }
         let own = object.sum.as_ref().map(|sum| sum.algorithm);
         let algorithm = algorithm.or(own).unwrap_or(Algorithm::Crc64nvme);
-        let content = self.contents.copy(vec![(object.content, bytes)], &[algorithm]).await?;
+        let source = self.index.source(object.content, bytes)?;
+        let content = self.contents.copy(vec![source], &[algorithm]).await?;
         let object = Object::whole(&content, algorithm, headers);
         let conditions = WriteConditions::default();
         let (new, object) =

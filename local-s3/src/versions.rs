@@ -108,7 +108,9 @@ pub(crate) fn put(
     let mut table = transaction.table(VERSIONS)?;
     if is_null && let Some(replaced) = find(&table, bucket, key, Some("null"))? {
         table.remove((bucket, key.as_bytes(), !replaced.sequence)).map_err(internal)?;
-        replaced.object.into_iter().for_each(|object| transaction.remove_content(object.content));
+        if let Some(object) = replaced.object {
+            transaction.remove_content(object.content)?;
+        }
     }
     let sequence = transaction.next_sequence();
     let version = Version { sequence, is_null, modified: Time::now(), object };
@@ -135,7 +137,7 @@ pub(crate) fn import(
     let object = Some(Object::whole(&content, Algorithm::Crc64nvme, headers));
     let record = encode(&Version { sequence, is_null, modified, object })?;
     table.insert((bucket, key.as_bytes(), !sequence), record.as_slice()).map_err(internal)?;
-    content.keep();
+    content.keep(transaction)?;
     Ok(())
 }
 
@@ -163,8 +165,9 @@ pub(crate) fn delete(
     };
     table.remove((bucket, key.as_bytes(), !version.sequence)).map_err(internal)?;
     let (is_marker, version_id) = (version.object.is_none(), id.map(|_| version.id()));
-    let content = version.object.as_ref().map(|object| object.content.clone());
-    content.into_iter().for_each(|content| transaction.remove_content(content));
+    if let Some(object) = &version.object {
+        transaction.remove_content(object.content.clone())?;
+    }
     let (gone, sequence) = (Version { object: None, ..version }, transaction.next_sequence());
     events::record(transaction, Change::Deleted, (bucket, key), &gone, sequence, versioning)?;
     Ok(Deletion { version_id, is_marker })

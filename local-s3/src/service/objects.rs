@@ -1,6 +1,6 @@
 //! Operations on objects.
 
-use s3s::{S3Request, S3Response, dto::*, s3_error};
+use s3s::{S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{Answer, algorithm, answer};
 use crate::{
@@ -83,34 +83,41 @@ impl Store {
     ) -> Answer<GetObjectOutput> {
         let input = request.input;
         let with_sums = input.checksum_mode.is_some();
-        let selected = self.select(&selection!(input))?;
+        let selection = selection!(input);
+        let (selected, body) = match self.open_object(&selection).await {
+            // A put or a delete has removed the content just now: read what has taken its place.
+            Err(error) if *error.code() == S3ErrorCode::InternalError => {
+                self.open_object(&selection).await?
+            }
+            opened => opened?,
+        };
         let head = selected.describe(with_sums);
         let tag_count =
             i32::try_from(selected.object.headers.tags.len()).ok().filter(|count| *count > 0);
-        let Selected { object, bytes, .. } = selected;
+        let sums = sums_of!(head);
         let mut output = GetObjectOutput {
-            body: Some(self.contents.read(object.content, bytes).await?),
-            accept_ranges: head.accept_ranges.clone(),
-            cache_control: head.cache_control.clone(),
-            checksum_type: head.checksum_type.clone(),
-            content_disposition: head.content_disposition.clone(),
-            content_encoding: head.content_encoding.clone(),
-            content_language: head.content_language.clone(),
+            body: Some(body),
+            accept_ranges: head.accept_ranges,
+            cache_control: head.cache_control,
+            checksum_type: head.checksum_type,
+            content_disposition: head.content_disposition,
+            content_encoding: head.content_encoding,
+            content_language: head.content_language,
             content_length: head.content_length,
-            content_range: head.content_range.clone(),
-            content_type: head.content_type.clone(),
-            e_tag: head.e_tag.clone(),
-            expires: head.expires.clone(),
-            last_modified: head.last_modified.clone(),
-            metadata: head.metadata.clone(),
+            content_range: head.content_range,
+            content_type: head.content_type,
+            e_tag: head.e_tag,
+            expires: head.expires,
+            last_modified: head.last_modified,
+            metadata: head.metadata,
             parts_count: head.parts_count,
-            storage_class: head.storage_class.clone(),
+            storage_class: head.storage_class,
             tag_count,
-            version_id: head.version_id.clone(),
-            website_redirect_location: head.website_redirect_location.clone(),
+            version_id: head.version_id,
+            website_redirect_location: head.website_redirect_location,
             ..Default::default()
         };
-        set_sums!(output, sums_of!(head));
+        set_sums!(output, sums);
         answer(output)
     }
 
@@ -253,7 +260,7 @@ impl Store {
                             .filter(|_| deletion.is_marker),
                         version_id,
                     }),
-                    Err(error) if *error.code() == s3s::S3ErrorCode::InternalError => {
+                    Err(error) if *error.code() == S3ErrorCode::InternalError => {
                         return Err(error);
                     }
                     Err(error) => errors.push(Error {
@@ -305,5 +312,12 @@ impl Store {
         let mut response = S3Response::new(DeleteObjectTaggingOutput { version_id });
         response.status = Some(http::StatusCode::NO_CONTENT);
         Ok(response)
+    }
+
+    /// Finds what to read, and opens it.
+    async fn open_object(&self, selection: &Selection) -> S3Result<(Selected, StreamingBlob)> {
+        let selected = self.select(selection)?;
+        let source = self.index.source(selected.object.content.clone(), selected.bytes.clone())?;
+        Ok((selected, self.contents.read(source).await?))
     }
 }
