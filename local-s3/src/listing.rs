@@ -156,7 +156,8 @@ impl Encoding {
 
     pub(crate) fn name(&self, name: impl Into<String>) -> Option<String> {
         let name = name.into();
-        Some(if self.0 { encode_key(&name) } else { name })
+        // Every client decodes this, while not every client takes a plus for a space.
+        Some(if self.0 { encode_key(&name).replace('+', "%20") } else { name })
     }
 
     pub(crate) fn prefixes(&self, prefixes: Vec<String>) -> Option<Vec<CommonPrefix>> {

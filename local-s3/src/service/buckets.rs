@@ -18,6 +18,10 @@ impl Store {
     ) -> Answer<CreateBucketOutput> {
         let CreateBucketInput { bucket: name, acl, .. } = request.input;
         let acl = check_acl(acl.as_ref().map(BucketCannedACL::as_str))?;
+        // s3s checks the other rules.
+        if name.contains("-.") {
+            return Err(s3_error!(InvalidBucketName));
+        }
         // As in the oldest region of AWS: to create a bucket that exists changes nothing.
         self.add_bucket(&name, Versioning::Never, acl).await?;
         answer(CreateBucketOutput { location: Some(format!("/{name}")) })

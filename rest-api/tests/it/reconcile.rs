@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_s3::{
-    primitives::ByteStream,
-    types::{BucketVersioningStatus, VersioningConfiguration},
-};
+use aws_sdk_s3::primitives::ByteStream;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -56,9 +53,7 @@ async fn wait_for_ingests(service: &Service) {
 /// kind of its difference.
 async fn with_every_difference() -> Service {
     let mut service = Service::start().await;
-    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
-    let enable = service.s3.put_bucket_versioning().bucket(BUCKET);
-    enable.versioning_configuration(enabled.build()).send().await.unwrap();
+    service.enable_versioning().await;
     let sql = service.sql().await;
     service.put("up-to-date", MOVIE).await;
     let event = service.next_notification().await;

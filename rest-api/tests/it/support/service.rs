@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_s3::{Client, primitives::ByteStream};
+use aws_sdk_s3::{
+    Client,
+    primitives::ByteStream,
+    types::{BucketVersioningStatus, VersioningConfiguration},
+};
 use local_stack::{
     client,
     s3::{Endpoint, Events},
@@ -154,6 +158,13 @@ impl Service {
     /// Returns a path for a file of the test, which is removed with the service.
     pub(crate) fn scratch_path(&self, name: &str) -> PathBuf {
         self.objects.join(name)
+    }
+
+    /// Lets the bucket keep versions from now on.
+    pub(crate) async fn enable_versioning(&self) {
+        let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
+        let enable = self.s3.put_bucket_versioning().bucket(BUCKET);
+        enable.versioning_configuration(enabled.build()).send().await.unwrap();
     }
 
     /// Puts a file into the bucket, without reading it into memory.
