@@ -58,7 +58,10 @@ pub async fn call(
     let id = Uuid::new_v4().simple().to_string();
     if response.status().is_client_error() || response.status().is_server_error() || is_attributes {
         let body = response.body_mut().store_all_limited(MAX_BUFFERED).await.unwrap_or_default();
-        let mut text = String::from_utf8_lossy(&body).replace("&quot;", "");
+        let mut text = String::from_utf8_lossy(&body).into_owned();
+        if is_attributes {
+            text = text.replace("&quot;", "");
+        }
         text = text.replace("</Error>", &format!("<RequestId>{id}</RequestId></Error>"));
         if is_form && text.contains("InvalidPolicyDocument") && text.contains("Policy condition") {
             text = text.replace("InvalidPolicyDocument", "AccessDenied");
