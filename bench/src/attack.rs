@@ -25,7 +25,6 @@ use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::mpsc,
     task::JoinSet,
     time::sleep,
 };
@@ -98,10 +97,9 @@ pub(crate) async fn measure() -> Result<()> {
 }
 
 async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
-    let (events, _unused) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let s3_address = listener.local_addr()?;
-    let endpoint = Endpoint::new(&directory.join("s3"), events)?;
+    let endpoint = Endpoint::new(&directory.join("s3"))?;
     tokio::spawn(endpoint.serve(listener, std::future::pending()));
     let s3 = client(s3_address);
     s3.create_bucket().bucket(BUCKET).send().await?;

@@ -12,7 +12,7 @@ use local_stack::{
 use rest_api::store::{ObservedVersion, Store};
 use schema::Notification;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::net::TcpListener;
 
 use crate::{
     files::{self, movie},
@@ -45,8 +45,8 @@ pub(crate) async fn measure(files: usize, fetches: usize) -> Result<()> {
 
 /// Puts the files, and records their notifications. Neither the service nor the function runs.
 async fn record(directory: &Path, files: usize) -> Result<()> {
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let endpoint = Endpoint::new(&directory.join("s3"), sender)?;
+    let endpoint = Endpoint::new(&directory.join("s3"))?;
+    let mut events = endpoint.events();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let s3 = client(listener.local_addr()?);
     let serving = tokio::spawn(endpoint.serve(listener, std::future::pending()));
@@ -54,7 +54,8 @@ async fn record(directory: &Path, files: usize) -> Result<()> {
     serving.abort();
     let mut notifications = Vec::with_capacity(files);
     for _ in 0..files {
-        notifications.push(notification(&events.recv().await.context("an event is missing")?)?);
+        notifications
+            .push(notification(&events.next().await.context("an event is missing")?.body)?);
     }
 
     let postgres = Postgres::start(&directory.join("postgres"), Purpose::Keep).await?;

@@ -4,8 +4,8 @@
 //! retried twice, as on AWS, with shorter delays. Then its event becomes a dead letter, which can be
 //! shown and redriven.
 //!
-//! Events and dead letters are kept in memory only. After a restart the stack reconciles the bucket
-//! with the ledger instead.
+//! An event is acknowledged when its invocation has succeeded, or when it is a dead letter. Dead letters are
+//! kept in memory only: after a restart the stack reconciles the bucket with the ledger instead.
 
 #![expect(
     clippy::disallowed_methods,
@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::sleep,
 };
 use tracing::{error, info, warn};
@@ -42,6 +42,7 @@ use crate::{
     function::Function,
     local_aws::{ACCOUNT_ID, REGION},
     loopback::{HostCheck, SecretPath},
+    s3::Events,
 };
 
 /// How long one invocation may take.
@@ -50,6 +51,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// How many events are processed at once: an instance of the function processes one after another, and AWS
 /// starts more of them as events arrive.
 const INSTANCES: usize = 4;
+
+/// How many events are in flight at most. The others wait in the outbox of the store.
+const MAX_EVENTS: usize = 1000;
 
 /// The delays before the second and the third attempt. AWS waits one minute, then two.
 ///
@@ -127,7 +131,7 @@ pub async fn run(
     listener: TcpListener,
     path: SecretPath,
     function: Function,
-    mut events: mpsc::UnboundedReceiver<Value>,
+    mut events: Events,
 ) -> Result<()> {
     let (queue, queued) = mpsc::unbounded_channel();
     let runtime = Runtime {
@@ -152,8 +156,17 @@ pub async fn run(
         }
     }));
     let dispatch = async {
-        while let Some(event) = events.recv().await {
-            tokio::spawn(runtime.clone().invoke(event));
+        let places = Arc::new(Semaphore::new(MAX_EVENTS));
+        while let (Some(event), Ok(place)) =
+            (events.next().await, Arc::clone(&places).acquire_owned().await)
+        {
+            let runtime = runtime.clone();
+            tokio::spawn(async move {
+                if runtime.invoke(event.body.clone()).await {
+                    event.acknowledge().await;
+                }
+                drop(place);
+            });
         }
     };
     tokio::select! {
@@ -164,29 +177,33 @@ pub async fn run(
 }
 
 impl Runtime {
-    /// Invokes the function until an attempt succeeds or the last one has failed.
-    async fn invoke(self, event: Value) {
+    /// Invokes the function until an attempt succeeds or the last one has failed. Returns whether it came to
+    /// that: not if the stack is stopping.
+    async fn invoke(self, event: Value) -> bool {
         let mut delays = RETRY_DELAYS.iter();
         for attempts in 1.. {
             let (sender, outcome) = oneshot::channel();
             let id = Uuid::new_v4().to_string();
             let invocation = Invocation { id, event: event.clone(), outcome: sender };
             if self.queue.send(invocation).is_err() {
-                return;
+                return false;
             }
             let Failure { error, permanent } = match outcome.await {
-                Ok(Ok(())) | Err(_) => return,
+                Ok(Ok(())) => return true,
+                Err(_) => return false,
                 Ok(Err(failure)) => failure,
             };
             let Some(delay) = delays.next() else {
                 error!(error, permanent, attempts, "function failed, event is now a dead letter");
                 let letter =
                     DeadLetter { failed_at: Utc::now(), error, permanent, attempts, event };
-                return lock(&self.dead_letters).push(letter);
+                lock(&self.dead_letters).push(letter);
+                return true;
             };
             warn!(error, retry_in_ms = delay.as_millis(), "function failed, retrying");
             sleep(*delay).await;
         }
+        false
     }
 
     /// Invokes the function again for every dead letter. Returns their number.

@@ -9,9 +9,8 @@
 //! - [`postgres`] starts a Postgres and stops it when this process ends: `postgres::account` is the
 //!   account it runs as, `postgres::binaries` finds its programs, `postgres::cluster` prepares its
 //!   data directory, `postgres::guard` is the shell that stops it.
-//! - [`s3`] is an S3 endpoint that sends an event for every created object: `s3::files` calls the
-//!   file-system backend, `s3::keys` checks and encodes object keys, `s3::listing` completes
-//!   listings, `s3::event` builds events, `s3::operations` implements the S3 API.
+//! - [`s3`] is an S3 endpoint on the store of the crate `local-s3`, which keeps an event of every change;
+//!   `s3::takeover` takes over the objects of earlier releases.
 //! - [`function`] starts the real Lambda function as a process.
 //! - [`lambda`] is the Lambda Runtime API: it sends events to the function, and keeps dead letters.
 //! - [`sns`] is an SNS topic that turns published results into lines of text.
@@ -31,13 +30,9 @@
 //!   cluster       uses account, binaries
 //!   guard         uses account
 //! s3              uses local_aws, loopback, private
-//!   files
-//!   keys
-//!   listing       uses files, keys
-//!   event         uses keys, local_aws
-//!   operations    uses files, keys, listing, event
+//!   takeover
 //! function        uses local_aws
-//! lambda          uses local_aws, loopback, function
+//! lambda          uses local_aws, loopback, s3, function
 //! sns             uses local_aws, loopback
 //! stack           uses local_aws, loopback, private, postgres, s3, function, lambda, sns
 //!   sample

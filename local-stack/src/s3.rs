@@ -1,14 +1,6 @@
-//! A real S3 endpoint on a directory, which sends an event for every created object.
-//!
-//! The endpoint is s3s with its file-system backend. This module adds what the backend lacks: the
-//! events, etags in listings, and the rejection of keys that it would keep outside the bucket or in
-//! the file of another key.
+//! The S3 endpoint: the store of `local-s3` behind HTTP, for requests to this machine alone.
 
-mod event;
-mod files;
-mod keys;
-mod listing;
-mod operations;
+mod takeover;
 
 use std::{path::Path, time::Duration};
 
@@ -18,36 +10,74 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use s3s::{auth::SimpleAuth, host::SingleDomain, service::S3ServiceBuilder};
-use s3s_fs::FileSystem;
-use serde_json::Value;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use local_s3::{Options, Store};
+use s3s::{
+    S3Result,
+    auth::{S3Auth, SecretKey},
+    host::SingleDomain,
+    s3_error,
+    service::S3ServiceBuilder,
+};
+use tokio::{net::TcpListener, task::JoinSet};
 use tracing::warn;
 
 pub use crate::local_aws::{ACCESS_KEY, SECRET_KEY};
+pub use local_s3::{Event, Events};
 
-use crate::{loopback::HostCheck, private};
-use operations::Operations;
+use crate::{local_aws::REGION, loopback::HostCheck, private};
+
+/// The id and the name of the owner of all buckets and objects.
+const OWNER: &str = "local";
+
+/// The only credentials.
+struct Credentials;
+
+#[async_trait::async_trait]
+impl S3Auth for Credentials {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == ACCESS_KEY {
+            Ok(SECRET_KEY.into())
+        } else {
+            Err(s3_error!(InvalidAccessKeyId))
+        }
+    }
+}
 
 /// An S3 endpoint that keeps its objects in a directory.
 pub struct Endpoint {
-    builder: S3ServiceBuilder,
+    store: Store,
 }
 
 impl Endpoint {
-    /// Returns an endpoint on `directory`, which it creates and closes to other accounts. The endpoint sends to `events` what S3
-    /// would send to a Lambda for each created object.
+    /// Returns an endpoint on `directory`, which it creates and closes to other accounts.
     ///
     /// # Errors
     /// If the directory cannot be created or used.
-    pub fn new(directory: &Path, events: mpsc::UnboundedSender<Value>) -> Result<Self> {
+    pub fn new(directory: &Path) -> Result<Self> {
         private::create_directory(directory)?;
-        let files = FileSystem::new(directory)
-            .map_err(|error| anyhow::anyhow!("{error:?}"))
-            .with_context(|| format!("cannot use {}", directory.display()))?;
-        let mut builder = S3ServiceBuilder::new(Operations::new(files, events));
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        Ok(Self { builder })
+        let options = Options { region: REGION.to_owned(), owner: OWNER.to_owned() };
+        let store = Store::open(directory, options);
+        let store = store.with_context(|| format!("cannot use {}", directory.display()))?;
+        Ok(Self { store })
+    }
+
+    /// Takes over the objects that an earlier release has left in `directory`. Returns their number.
+    ///
+    /// # Errors
+    /// If an object cannot be taken over.
+    pub async fn take_over(&self, directory: &Path) -> Result<usize> {
+        takeover::run(directory, &self.store).await
+    }
+
+    /// Returns the store of the endpoint.
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// Returns what S3 would send to a Lambda for each change of an object, beginning with what earlier runs
+    /// have not delivered.
+    pub fn events(&self) -> Events {
+        self.store.events()
     }
 
     /// Serves on `listener` until `shutdown` completes. Buckets are addressed by path, or as virtual
@@ -56,14 +86,17 @@ impl Endpoint {
     /// # Errors
     /// If `listener` has no address.
     pub async fn serve(
-        mut self,
+        self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<()> {
         let address = listener.local_addr()?;
         let check = HostCheck::new(address).with_bucket_hosts();
-        self.builder.set_host(SingleDomain::new(&format!("localhost:{}", address.port()))?);
-        let service = self.builder.build();
+        let mut builder = S3ServiceBuilder::new(self.store.clone());
+        builder.set_access(self.store);
+        builder.set_auth(Credentials);
+        builder.set_host(SingleDomain::new(&format!("localhost:{}", address.port()))?);
+        let service = builder.build();
         let checked = service_fn(move |request: Request<Incoming>| {
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             // HTTP/2 has the host in the URI.
@@ -73,7 +106,7 @@ impl Endpoint {
             async move {
                 match refusal {
                     Some(refusal) => Ok(refusal.to_s3()),
-                    None => service.call(request.map(s3s::Body::from)).await,
+                    None => local_s3::call(&service, request.map(s3s::Body::from)).await,
                 }
             }
         });

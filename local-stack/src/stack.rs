@@ -49,6 +49,9 @@ pub const DATABASE: &str = "movies_r_us";
 /// The API's token unless `MRU_API_TOKEN` is set.
 const DEFAULT_TOKEN: &str = "local-token";
 
+/// How long a start waits for the delivery of the events of earlier runs.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// An address on loopback; the system chooses the port.
 const LOOPBACK_ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -80,6 +83,7 @@ pub struct Stack {
     options: Options,
     token: String,
     store: Store,
+    objects: local_s3::Store,
     stop: watch::Sender<bool>,
     s3_task: JoinHandle<Result<()>>,
     lambda_task: JoinHandle<Result<()>>,
@@ -129,9 +133,17 @@ impl Stack {
                 let _ = stopping.wait_for(|stop| *stop).await;
             }
         };
-        let (event_sender, events) = mpsc::unbounded_channel();
-        let endpoint = Endpoint::new(&options.data_dir.join("s3"), event_sender)?;
-        fs::create_dir_all(options.data_dir.join("s3").join(&options.bucket))?;
+        let directory = options.data_dir.join("s3");
+        let endpoint = Endpoint::new(&directory)?;
+        let (objects, events) = (endpoint.store(), endpoint.events());
+        objects
+            .create_versioned_bucket(&options.bucket)
+            .await
+            .context("cannot create the bucket")?;
+        let taken_over = endpoint.take_over(&directory).await?;
+        if taken_over > 0 {
+            eprintln!("Objects of an earlier release that were taken over: {taken_over}");
+        }
         let s3_task = tokio::spawn(endpoint.serve(s3, stopped()));
         let function = Function {
             program: env::current_exe()?,
@@ -174,6 +186,7 @@ impl Stack {
             options,
             token,
             store,
+            objects,
             stop,
             s3_task,
             lambda_task,
@@ -196,12 +209,15 @@ impl Stack {
         Ok(())
     }
 
-    /// Queues the objects for which the API has received no notification. On AWS events survive a
-    /// crash; here they are kept in memory only.
+    /// Waits until the events of earlier runs are delivered. Then queues the objects for which the API has
+    /// received no notification: those whose events were dead letters when the stack stopped.
     ///
     /// # Errors
     /// If the bucket or the ledger cannot be read.
     pub async fn reconcile(&self) -> Result<()> {
+        let delivered = self.objects.wait_for_acknowledgements();
+        // An event that takes longer is recorded later, and the ledger then knows its version.
+        let _ = tokio::time::timeout(DELIVERY_TIMEOUT, delivered).await;
         let bucket = Some(self.options.bucket.clone());
         let options = reconcile::Options { bucket, apply: true, ..Default::default() };
         let objects = ObjectStore::new(client(self.s3));

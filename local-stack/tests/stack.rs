@@ -14,6 +14,7 @@ use std::{
 };
 
 use aws_sdk_s3::{Client, primitives::ByteStream};
+use futures_util::StreamExt;
 use local_stack::client;
 use serde_json::{Value, json};
 
@@ -196,6 +197,13 @@ async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
         "this&that=these;those.json",
         "a/deeply/nested/prefix/file.json",
         "quotes'\"!*~,@$:?#.json",
+        // Keys are text, and no paths.
+        "../escape.json",
+        "a//b.json",
+        "a/./b.json",
+        "/a.json",
+        "a",
+        "a/b",
     ];
     for (number, key) in keys.iter().enumerate() {
         let movie = json!({ "title": format!("Movie {number} of the keys"), "year": 2026 });
@@ -207,11 +215,6 @@ async fn objects_with_any_key_are_ingested_and_the_log_contains_no_secret() {
         assert_eq!(ingest["bucket"], BUCKET);
     }
     assert_eq!(stack.get("/movies?title=of+the+keys").await.as_array().unwrap().len(), keys.len());
-    for key in ["../escape.json", "a//b.json", "a/./b.json", "/a.json"] {
-        let put =
-            stack.s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from_static(b"{}"));
-        assert!(put.send().await.is_err(), "{key}");
-    }
 
     let notify = reqwest::Client::new().post(format!("http://{}/notify", stack.api));
     let notify = notify.bearer_auth(TOKEN).header("content-type", "application/json");
@@ -347,6 +350,98 @@ async fn an_ingest_of_a_killed_stack_is_finished_after_a_restart() {
     assert_eq!(stack.get("/ingests").await.as_array().unwrap().len(), 1);
     stack.signal("-INT");
     assert!(stack.wait().0);
+}
+
+/// Returns the content of the object with this number: a file of movies.
+fn numbered(number: usize) -> Vec<u8> {
+    // Two of them need two parts.
+    let movies = if number % 100 == 30 { 2700 } else { 1 };
+    let extract = "x".repeat(2000);
+    let lines = (0..movies).map(|movie| {
+        json!({ "title": format!("{number} {movie}"), "year": 2000, "extract": extract })
+            .to_string()
+    });
+    lines.collect::<Vec<_>>().join("\n").into_bytes()
+}
+
+/// Puts the object with this number; each tenth in parts. Returns whether the endpoint said that it has it.
+async fn put_numbered(s3: &Client, key: &str, number: usize) -> bool {
+    let body = numbered(number);
+    if !number.is_multiple_of(10) {
+        let put = s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from(body));
+        return put.send().await.is_ok();
+    }
+    let Ok(upload) = s3.create_multipart_upload().bucket(BUCKET).key(key).send().await else {
+        return false;
+    };
+    let id = upload.upload_id().unwrap();
+    let mut parts = Vec::new();
+    for (number, part) in (1..).zip(body.chunks(5 << 20)) {
+        let upload = s3.upload_part().bucket(BUCKET).key(key).upload_id(id).part_number(number);
+        let Ok(part) = upload.body(ByteStream::from(part.to_vec())).send().await else {
+            return false;
+        };
+        let completed = aws_sdk_s3::types::CompletedPart::builder().part_number(number);
+        parts.push(completed.set_e_tag(part.e_tag).build());
+    }
+    let parts =
+        aws_sdk_s3::types::CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+    let complete = s3.complete_multipart_upload().bucket(BUCKET).key(key).upload_id(id);
+    complete.multipart_upload(parts).send().await.is_ok()
+}
+
+#[tokio::test]
+async fn puts_of_a_killed_stack_are_whole_or_absent_and_ingested_once() {
+    let directory = Directory::new("puts");
+    for round in 0..3 {
+        let stack = Stack::start(&directory.0, &["--no-sample"]);
+        let key = |number: usize| format!("{round}/{number}.ndjson");
+        let config = stack.s3.config().to_builder();
+        let once = aws_sdk_s3::config::retry::RetryConfig::disabled();
+        let s3 = Client::from_conf(config.retry_config(once).build());
+        let puts = futures_util::stream::iter(0..200).map(|number| {
+            let (s3, key) = (&s3, key(number));
+            async move { put_numbered(s3, &key, number).await }
+        });
+        let puts = puts.buffered(16).collect::<Vec<bool>>();
+        // At random: up to the time that all puts take.
+        let ms = uuid::Uuid::new_v4().as_u128() % 1500;
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap())).await;
+            stack.signal("-KILL");
+        };
+        let (acknowledged, ()) = tokio::join!(puts, kill);
+        assert!(!stack.wait().0);
+
+        let stack = Stack::start(&directory.0, &["--no-sample"]);
+        let mut whole = 0;
+        for (number, acknowledged) in acknowledged.into_iter().enumerate() {
+            let key = key(number);
+            let object = stack.s3.get_object().bucket(BUCKET).key(&key).send().await;
+            let Ok(object) = object else {
+                assert!(!acknowledged, "{key} is lost");
+                assert_eq!(stack.get(&format!("/ingests?key={key}")).await, json!([]));
+                continue;
+            };
+            whole += 1;
+            let body = object.body.collect().await.unwrap().to_vec();
+            assert!(body == numbered(number), "{key} is not whole");
+            assert_eq!(stack.ingest(&key, is_final).await["state"], "succeeded", "{key}");
+            let ingests = stack.get(&format!("/ingests?key={key}")).await;
+            assert_eq!(ingests.as_array().unwrap().len(), 1, "{ingests}");
+        }
+        eprintln!("killed after {ms} ms: {whole} of 200 objects are whole, and ingested once");
+        let contents = std::fs::read_dir(directory.0.join("s3/_contents")).unwrap().count();
+        let versions = stack.s3.list_object_versions().bucket(BUCKET).send().await.unwrap();
+        let parts = stack.s3.list_multipart_uploads().bucket(BUCKET).send().await.unwrap();
+        let objects = versions.versions().len();
+        assert!(
+            contents <= objects + 2 * parts.uploads().len(),
+            "{contents} contents of {objects}"
+        );
+        stack.signal("-INT");
+        assert!(stack.wait().0);
+    }
 }
 
 #[tokio::test]

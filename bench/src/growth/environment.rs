@@ -13,7 +13,7 @@ use rest_api::{
     config::Database,
     store::{self, Store},
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_postgres::Client as Sql;
 
 use crate::{
@@ -48,8 +48,7 @@ impl Environment {
         std::fs::create_dir_all(directory)?;
         let cluster = directory.join("postgres");
         let postgres = Postgres::start_with(&cluster, Purpose::Test, 5432, &settings).await?;
-        let (events, _unused) = mpsc::unbounded_channel();
-        let endpoint = Endpoint::new(&directory.join("s3"), events)?;
+        let endpoint = Endpoint::new(&directory.join("s3"))?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let s3_address = listener.local_addr()?;
         let serving = tokio::spawn(endpoint.serve(listener, std::future::pending()));

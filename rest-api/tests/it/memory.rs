@@ -108,10 +108,10 @@ async fn a_large_file_is_ingested_in_bounded_memory() {
     let (process, _) = serve(&around).await;
     let before = peak_resident_mb(process.id());
 
-    // Written into the directory of the endpoint, so that the test sends no body of this size.
-    let path = around.object_path("large.ndjson");
+    let path = around.scratch_path("large.ndjson");
     let count = generate_at(&path, megabytes);
     let size = std::fs::metadata(&path).unwrap().len();
+    around.put_file("large.ndjson", &path).await;
     let started = Instant::now();
     let notification = notification::bare("large.ndjson").to_string();
     let recorded = around.send(around.post("/notify", notification)).await.json();
@@ -211,8 +211,9 @@ async fn all_bounds_together_fit_into_the_memory_of_a_pod() {
     let around = Service::start_without_workers().await;
     insert_large(&around, 24, 1 << 20).await;
     let (process, address) = serve(&around).await;
-    let path = around.object_path("large.ndjson");
+    let path = around.scratch_path("large.ndjson");
     generate_at(&path, 16);
+    around.put_file("large.ndjson", &path).await;
     let notification = notification::bare("large.ndjson").to_string();
     let recorded = around.send(around.post("/notify", notification)).await.json();
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aws_sdk_s3::primitives::ByteStream;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -52,6 +53,7 @@ async fn wait_for_ingests(service: &Service) {
 /// kind of its difference.
 async fn with_every_difference() -> Service {
     let mut service = Service::start().await;
+    service.enable_versioning().await;
     let sql = service.sql().await;
     service.put("up-to-date", MOVIE).await;
     let event = service.next_notification().await;
@@ -85,14 +87,14 @@ async fn with_every_difference() -> Service {
         if key == "reverted" {
             assert_eq!(service.notify(&notification::bare(key)).await["state"], "succeeded");
         }
-        let path = service.object_path(key);
-        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
-        service.put(key, MOVIE).await;
+        let body = ByteStream::from_static(MOVIE.as_bytes());
+        let put = service.s3.put_object().bucket(BUCKET).key(key).body(body).send().await;
+        let newer_version = put.unwrap().version_id.unwrap();
         let newer = json!({ "bucket": BUCKET, "key": key, "sequencer": "01",
             "event_time": chrono::Utc::now() + chrono::TimeDelta::minutes(4) });
         assert_eq!(service.notify(&newer).await["state"], "succeeded");
-        service.put(key, r#"{"title":"Before","year":2000}"#).await;
-        std::fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+        let delete = service.s3.delete_object().bucket(BUCKET).key(key);
+        delete.version_id(newer_version).send().await.unwrap();
     }
 
     service.put("in-flight", MOVIE).await;

@@ -74,10 +74,11 @@ fn no_such_key() -> Action {
     error("404 Not Found", "NoSuchKey", "The specified key does not exist.")
 }
 
-/// A key; the direction, pattern, number and action of its fault; and the attempts of the ingest.
-type TransientFault = (&'static str, Direction, String, usize, Action, i32);
+/// A key; the direction, pattern, number and action of its fault; and the possible attempts of the ingest.
+type TransientFault = (&'static str, Direction, String, usize, Action, &'static [i32]);
 
-/// The SDK retries twice within an attempt, until it has the head of a response.
+/// The SDK retries twice within an attempt, until it has the head of a response. Its delays are random: if they
+/// take more than two seconds, the small file goes on alone in the same attempt.
 fn transient_faults() -> Vec<TransientFault> {
     let get = |key: &str| format!("GET /{BUCKET}/{key}?");
     let whole = ndjson(&movies("shorter"));
@@ -86,15 +87,15 @@ fn transient_faults() -> Vec<TransientFault> {
     let shorter = length(ndjson(&movies("shorter")[..25]).len());
     let throttle = Action::Throttle(16, Duration::from_millis(5));
     vec![
-        ("slow", ToClient, middle("slow"), 1, throttle, 1),
-        ("closed", ToServer, get("closed"), 1, Action::Close, 1),
-        ("cut", ToClient, r#""title":"cut 35""#.to_owned(), 1, Action::Close, 2),
-        ("cut-between-lines", ToClient, middle("cut-between-lines"), 1, Action::Close, 2),
-        ("shorter", ToClient, length(whole.len()), 1, Action::Replace(shorter.into()), 2),
-        ("no-tag", ToClient, "etag: ".to_owned(), 1, Action::Replace("x-etag: ".into()), 2),
-        ("internal-error", ToServer, get("internal-error"), 1, internal_error(), 1),
-        ("slow-down", ToServer, get("slow-down"), 4, slow_down(), 2),
-        ("denied", ToServer, get("denied"), 1, access_denied(), 2),
+        ("slow", ToClient, middle("slow"), 1, throttle, &[1]),
+        ("closed", ToServer, get("closed"), 1, Action::Close, &[1]),
+        ("cut", ToClient, r#""title":"cut 35""#.to_owned(), 1, Action::Close, &[2]),
+        ("cut-between-lines", ToClient, middle("cut-between-lines"), 1, Action::Close, &[2]),
+        ("shorter", ToClient, length(whole.len()), 1, Action::Replace(shorter.into()), &[2]),
+        ("no-tag", ToClient, "etag: ".to_owned(), 1, Action::Replace("x-etag: ".into()), &[2]),
+        ("internal-error", ToServer, get("internal-error"), 1, internal_error(), &[1]),
+        ("slow-down", ToServer, get("slow-down"), 4, slow_down(), &[1, 2]),
+        ("denied", ToServer, get("denied"), 1, access_denied(), &[2]),
     ]
 }
 
@@ -112,11 +113,8 @@ async fn a_transient_fault_delays_a_file_and_does_not_change_it() {
         put(&service, key).await;
         let ingest = service.notify(&event(&service, key).await).await;
         assert_eq!(rule.matches().len(), times, "{key}: no fault");
-        assert_eq!(
-            (&ingest["state"], &ingest["attempts"]),
-            (&json!("succeeded"), &json!(attempts)),
-            "{key}: {ingest}"
-        );
+        assert_eq!(ingest["state"], "succeeded", "{key}: {ingest}");
+        assert!(attempts.iter().any(|count| ingest["attempts"] == *count), "{key}: {ingest}");
         assert_eq!((&ingest["inserted"], &ingest["error"]), (&json!(50), &Value::Null), "{key}");
         let found = service.movies_without_ids(&format!("title={key} ")).await;
         assert_eq!(found, movies(key), "{key}");
@@ -265,10 +263,11 @@ async fn a_request_to_a_silent_bucket_times_out_and_is_retried() {
     let length = |length: usize| format!("content-length: {length}\r\n");
     let silences = [
         // The SDK retries within the attempt.
-        ("silent", ToServer, "GET /movies/silent?".to_owned(), Action::Hold, 1),
+        ("silent", ToServer, "GET /movies/silent?".to_owned(), Action::Hold, [1, 1]),
         // A small file that is slow goes on alone, in the same attempt.
-        ("stalled", ToClient, middle("stalled"), Action::Hold, 1),
-        ("longer", ToClient, length(longer), Action::Replace(length(longer + 1).into()), 2),
+        ("stalled", ToClient, middle("stalled"), Action::Hold, [1, 1]),
+        // So does this one if it is in a batch with the others. In a batch of its own it is retried.
+        ("longer", ToClient, length(longer), Action::Replace(length(longer + 1).into()), [1, 2]),
     ];
     let (service, proxy) = (&service, &proxy);
     join_all(silences.map(async |(key, direction, pattern, action, attempts)| {
@@ -276,11 +275,9 @@ async fn a_request_to_a_silent_bucket_times_out_and_is_retried() {
         put(service, key).await;
         let ingest = service.notify(&event(service, key).await).await;
         rule.wait_for_matches(1).await;
-        assert_eq!(
-            json!([ingest["state"], ingest["attempts"], ingest["inserted"]]),
-            json!(["succeeded", attempts, 50]),
-            "{key}: {ingest}"
-        );
+        let found = json!([ingest["state"], ingest["inserted"]]);
+        assert_eq!(found, json!(["succeeded", 50]), "{key}: {ingest}");
+        assert!(attempts.iter().any(|count| ingest["attempts"] == *count), "{key}: {ingest}");
     }))
     .await;
 }

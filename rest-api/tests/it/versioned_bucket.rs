@@ -1,36 +1,15 @@
-//! A bucket that keeps versions. It is in the emulator: the S3 endpoint of the other tests keeps none.
+//! A bucket that keeps versions.
 
-use aws_sdk_s3::{
-    Client,
-    primitives::ByteStream,
-    types::{
-        BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration,
-        VersioningConfiguration,
-    },
-};
+use aws_sdk_s3::primitives::ByteStream;
 use serde_json::{Value, json};
 
-use crate::support::{BUCKET, Service, emulator, movies::movie};
-
-/// Creates a bucket with versioning in the emulator. Returns a client.
-async fn bucket() -> Client {
-    let config = aws_sdk_s3::config::Builder::from(&emulator::sdk().await);
-    let s3 = Client::from_conf(config.force_path_style(true).build());
-    let here = CreateBucketConfiguration::builder()
-        .location_constraint(BucketLocationConstraint::EuWest1)
-        .build();
-    let create = s3.create_bucket().bucket(BUCKET).create_bucket_configuration(here);
-    create.send().await.unwrap();
-    let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
-    let enable = s3.put_bucket_versioning().bucket(BUCKET);
-    enable.versioning_configuration(versioning.build()).send().await.unwrap();
-    s3
-}
+use crate::support::{BUCKET, Service, movies::movie};
 
 #[tokio::test]
 async fn each_notified_version_is_read_and_the_newest_wins() {
-    let s3 = bucket().await;
-    let service = Service::builder().s3_config(|_| s3.config().to_builder()).start().await;
+    let service = Service::start().await;
+    service.enable_versioning().await;
+    let s3 = &service.s3;
     let put = async |second: u32, movies: Value| {
         let body = ByteStream::from(movies.to_string().into_bytes());
         let put = s3.put_object().bucket(BUCKET).key("k").body(body).send().await.unwrap();

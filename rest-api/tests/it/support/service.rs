@@ -3,12 +3,19 @@
 use std::{
     fmt::Display,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use aws_sdk_s3::{Client, primitives::ByteStream};
-use local_stack::{client, s3::Endpoint};
+use aws_sdk_s3::{
+    Client,
+    primitives::ByteStream,
+    types::{BucketVersioningStatus, VersioningConfiguration},
+};
+use local_stack::{
+    client,
+    s3::{Endpoint, Events},
+};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use rest_api::{
     Aws,
@@ -19,7 +26,7 @@ use serde_json::Value;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     task::JoinHandle,
 };
 
@@ -42,7 +49,7 @@ pub(crate) struct Service {
     pub(crate) s3: Client,
     pub(crate) s3_address: SocketAddr,
     /// The events that S3 would send to the Lambda.
-    events: mpsc::UnboundedReceiver<Value>,
+    events: Events,
     http: reqwest::Client,
     running: Option<Running>,
     objects: PathBuf,
@@ -94,8 +101,8 @@ impl Service {
         let database = migrated_database().await;
         let name = format!("mru-s3-{}-{}", std::process::id(), database.name);
         let objects = std::env::temp_dir().join(name);
-        let (sender, events) = mpsc::unbounded_channel();
-        let endpoint = Endpoint::new(&objects, sender).unwrap();
+        let endpoint = Endpoint::new(&objects).unwrap();
+        let events = endpoint.events();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let s3_address = listener.local_addr().unwrap();
         let s3 = client(s3_address);
@@ -148,9 +155,22 @@ impl Service {
         connection
     }
 
-    /// Returns the path of the file in which the endpoint keeps an object.
-    pub(crate) fn object_path(&self, key: &str) -> PathBuf {
-        self.objects.join(BUCKET).join(key)
+    /// Returns a path for a file of the test, which is removed with the service.
+    pub(crate) fn scratch_path(&self, name: &str) -> PathBuf {
+        self.objects.join(name)
+    }
+
+    /// Lets the bucket keep versions from now on.
+    pub(crate) async fn enable_versioning(&self) {
+        let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
+        let enable = self.s3.put_bucket_versioning().bucket(BUCKET);
+        enable.versioning_configuration(enabled.build()).send().await.unwrap();
+    }
+
+    /// Puts a file into the bucket, without reading it into memory.
+    pub(crate) async fn put_file(&self, key: &str, path: &Path) {
+        let body = ByteStream::from_path(path).await.unwrap();
+        self.s3.put_object().bucket(BUCKET).key(key).body(body).send().await.unwrap();
     }
 
     /// Puts an object into the bucket.
@@ -164,9 +184,15 @@ impl Service {
         self.s3.delete_object().bucket(BUCKET).key(key).send().await.unwrap();
     }
 
-    /// Returns the notification that the Lambda makes of the next event.
+    /// Returns the notification that the Lambda makes of the next event that reports a new object.
     pub(crate) async fn next_notification(&mut self) -> Value {
-        notification::of_event(&self.events.recv().await.unwrap())
+        loop {
+            let event = self.events.next().await.unwrap().body;
+            let name = event["Records"][0]["eventName"].as_str().unwrap();
+            if name.starts_with("ObjectCreated:") {
+                return notification::of_event(&event);
+            }
+        }
     }
 
     /// Sends a notification, and waits until its ingest has ended. Returns the ingest.
