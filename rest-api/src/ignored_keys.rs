@@ -36,13 +36,14 @@ impl IgnoredKeys {
         patterns.map(compile).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Returns why the object of this key is ignored; none if it is a file. A key that ends in `/` is one
-    /// if `size`, in bytes, is known and not 0: folder markers are empty.
+    /// Returns why the object of this key is ignored; none if it is a file. A pattern that ends in `/` is for
+    /// folder markers, which are empty: it does not match an object whose `size`, in bytes, is known and not 0.
     pub fn reason(&self, key: &str, size: Option<i64>) -> Option<String> {
-        if key.ends_with('/') && size.is_some_and(|size| size > 0) {
-            return None;
-        }
-        let pattern = self.0.iter().find(|pattern| pattern.is_match(key))?.glob();
+        let has_content = size.is_some_and(|size| size > 0);
+        let matches = |pattern: &&GlobMatcher| {
+            pattern.is_match(key) && !(has_content && pattern.glob().glob().ends_with('/'))
+        };
+        let pattern = self.0.iter().find(matches)?.glob();
         Some(format!("the key matches the pattern \"{pattern}\" of MRU_IGNORE_KEYS"))
     }
 }
@@ -72,6 +73,10 @@ mod tests {
         ] {
             assert_eq!(ignored(patterns, key), expected, "{patterns:?}: {key:?}");
         }
+        let patterns = IgnoredKeys::parse("**/*/,tmp/**").unwrap();
+        assert!(patterns.reason("a/", None).is_some() && patterns.reason("a/", Some(0)).is_some());
+        assert!(patterns.reason("a/", Some(1)).is_none());
+        assert!(patterns.reason("tmp/a/", Some(1)).is_some(), "another pattern matches it");
         let error = IgnoredKeys::parse("a,b[").unwrap_err().to_string();
         assert!(error.contains("b["), "{error}");
     }

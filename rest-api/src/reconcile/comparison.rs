@@ -135,9 +135,8 @@ impl<'a> Comparison<'a> {
                 IngestState::Queued | IngestState::Running => VersionStatus::InFlight,
                 IngestState::Rejected => VersionStatus::Rejected,
                 IngestState::Failed => VersionStatus::Differs(Kind::Failed),
-                IngestState::Succeeded | IngestState::Superseded | IngestState::Gone => {
-                    VersionStatus::UpToDate
-                }
+                IngestState::Succeeded | IngestState::Superseded => VersionStatus::UpToDate,
+                IngestState::Gone => VersionStatus::Differs(Kind::Missing),
             };
         }
         if newest.received_at >= self.started {
