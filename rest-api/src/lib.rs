@@ -182,6 +182,7 @@ pub async fn run_wrapped(
         async move {
             tokio::join!(
                 store.listen(),
+                store.keep_watching_revision(),
                 store.keep_maintaining(),
                 store.keep_removing(config.ledger_days)
             )

@@ -68,11 +68,12 @@ impl Store {
         queue::complete(&transaction, &ended, self.outbox).await?;
         let ids: Vec<i64> = ended.keys().copied().collect();
         let changed = ended.values().any(Merged::changes_movies);
-        try_join!(
+        let (revision, ()) = try_join!(
             merge::increment_revision(&transaction, changed),
             listen::announce_ended(&transaction, &ids)
         )?;
         transaction.commit().await?;
+        self.learn_own(revision);
         self.hints().announce_ended(ids);
         ended.values().for_each(|merged| self.add_changes(merged));
         Ok(files.iter().map(|file| ended.get(&file.claim.id).copied()).collect())
@@ -101,8 +102,9 @@ impl Store {
         let position = VersionPosition { ordered_at, key, bucket, sequencer };
         let merged = merge(&transaction, &[Part::new(None, &position, rows)]).await?;
         let merged = merged.first().copied().unwrap_or_default();
-        merge::increment_revision(&transaction, merged.changes_movies()).await?;
+        let revision = merge::increment_revision(&transaction, merged.changes_movies()).await?;
         transaction.commit().await?;
+        self.learn_own(revision);
         self.add_changes(&merged);
         Ok(merged)
     }

@@ -5,31 +5,13 @@ use futures_util::{TryStreamExt, pin_mut};
 use serde::Serialize;
 
 use super::{
-    Store, StoreError,
-    catalogue_row::{NAME_SEPARATOR, fold_genre},
-    folding::fold,
-    reads,
-    sql::{ListQuery, query_opt},
+    Filters, Revision, Store, StoreError,
+    reads::{self, Lent},
+    sql::{self, ListQuery, query_one},
 };
 
 /// A page ends early, with a link to the next one, when its movies have more than this many bytes.
 const MAX_PAGE: usize = 2 << 20;
-
-/// The largest number of prepared statements that are kept for a connection.
-const MAX_STATEMENTS: usize = 200;
-
-/// The filters of a query. A movie must match all of them. Text is as the client sent it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Filters {
-    /// Substrings of the title.
-    pub titles: Vec<String>,
-    /// Substrings of the name of any one cast member each.
-    pub actors: Vec<String>,
-    /// Whole genres.
-    pub genres: Vec<String>,
-    /// Years.
-    pub years: Vec<i64>,
-}
 
 /// The order of the movies. Ties go by id, ascending.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -73,6 +55,8 @@ pub struct MovieDocument {
 /// The movies of one page.
 #[derive(Debug)]
 pub struct MoviePage {
+    /// The state of the catalogue that the page is of.
+    pub revision: Revision,
     /// In the order of the query.
     pub movies: Vec<MovieDocument>,
     /// Whether more movies follow the last one.
@@ -102,149 +86,117 @@ pub struct Provenance {
 }
 
 impl Store {
-    /// Returns the movies that match `query`.
+    /// Returns the movies that match `query`, of the state `at_least` of the catalogue or a newer one.
     ///
     /// # Errors
     /// If the database is unavailable, or the query takes too long.
-    pub async fn movies(&self, query: &MovieQuery) -> Result<MoviePage, StoreError> {
-        let mut page = MoviePage { movies: Vec::new(), has_more: false };
-        let Some(sql) = page_query(query) else { return Ok(page) };
-        let connection = self.reader().await?;
-        // Clients compose the statements, in any number of variants.
-        if connection.statement_cache.size() > MAX_STATEMENTS {
-            connection.statement_cache.clear();
+    pub async fn movies(
+        &self,
+        query: &MovieQuery,
+        at_least: Revision,
+    ) -> Result<MoviePage, StoreError> {
+        let Some(sql) = page_query(query) else {
+            return Ok(MoviePage { revision: at_least, movies: Vec::new(), has_more: false });
+        };
+        let page = read_page(self.reader().await?, &sql, query.limit).await?;
+        if self.is_recent(page.revision, at_least) {
+            return Ok(page);
         }
-        let statement = connection.prepare_cached(&sql.text).await?;
-        let rows = connection.query_raw(&statement, sql.params()).await?;
-        pin_mut!(rows);
-
-        let limit = usize::try_from(query.limit).unwrap_or(0);
-        let mut size = 0;
-        while let Some(row) = rows.try_next().await? {
-            if page.movies.len() == limit || size > MAX_PAGE {
-                page.has_more = true;
-                break;
-            }
-            let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };
-            size += movie.json.len();
-            page.movies.push(movie);
-        }
-        // After a page that ended early, the rest of the rows is not waited for.
-        if size <= MAX_PAGE {
-            reads::finish(connection);
-        }
-        Ok(page)
+        read_page(self.primary_reader().await?, &sql, query.limit).await
     }
 
-    /// Returns the movie with this id, and the provenance of its content.
+    /// Returns the movie with this id, and the provenance of its content; and the state of the catalogue
+    /// that they are of, which is `at_least` or a newer one.
     ///
     /// # Errors
     /// If the database is unavailable.
-    pub async fn movie(&self, id: i64) -> Result<Option<MovieWithProvenance>, StoreError> {
-        let movie = "
-            /* catalogue::movie */
-            select m.id, m.doc, i.id as ingest, i.bucket, i.key, i.version_id, m.record, m.changed_at
-            from movies m left join ingests i on i.id = m.ingest_id
-            where m.id = $1";
-        let connection = self.reader().await?;
-        let row = query_opt(&*connection, movie, &[&id]).await?;
-        reads::finish(connection);
-        Ok(row.map(|row| MovieWithProvenance {
-            movie: MovieDocument { id: row.get("id"), json: row.get("doc") },
-            provenance: Provenance {
-                ingest: row.get("ingest"),
-                bucket: row.get("bucket"),
-                key: row.get("key"),
-                version_id: row.get("version_id"),
-                record: row.get("record"),
-                changed_at: row.get("changed_at"),
-            },
-        }))
+    pub async fn movie(
+        &self,
+        id: i64,
+        at_least: Revision,
+    ) -> Result<(Revision, Option<MovieWithProvenance>), StoreError> {
+        let (revision, movie) = read_movie(self.reader().await?, id).await?;
+        if self.is_recent(revision, at_least) {
+            return Ok((revision, movie));
+        }
+        read_movie(self.primary_reader().await?, id).await
     }
+
+    /// Returns whether what was read at `revision` need not be read again from the primary database, which
+    /// has the state `at_least` or a newer one.
+    pub(super) fn is_recent(&self, revision: Revision, at_least: Revision) -> bool {
+        !self.has_read_host || revision.number >= at_least.number
+    }
+}
+
+/// Reads a page of at most `limit` movies.
+async fn read_page(connection: Lent, sql: &ListQuery, limit: i64) -> Result<MoviePage, StoreError> {
+    let mut page = MoviePage { revision: Revision::default(), movies: Vec::new(), has_more: false };
+    let rows = sql::query_raw(&connection, sql).await?;
+    pin_mut!(rows);
+    if let Some(row) = rows.try_next().await? {
+        page.revision = Revision::of_first_row(&row);
+    }
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let mut size = 0;
+    while let Some(row) = rows.try_next().await? {
+        if page.movies.len() == limit || size > MAX_PAGE {
+            page.has_more = true;
+            break;
+        }
+        let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };
+        size += movie.json.len();
+        page.movies.push(movie);
+    }
+    // After a page that ended early, the rest of the rows is not waited for.
+    if size <= MAX_PAGE {
+        reads::finish(connection);
+    }
+    Ok(page)
+}
+
+async fn read_movie(
+    connection: Lent,
+    id: i64,
+) -> Result<(Revision, Option<MovieWithProvenance>), StoreError> {
+    let movie = "
+        /* catalogue::read_movie */
+        select c.revision, c.tag, m.id, m.doc, i.id as ingest, i.bucket, i.key, i.version_id,
+            m.record, m.changed_at
+        from catalogue c
+        left join movies m on m.id = $1
+        left join ingests i on i.id = m.ingest_id";
+    let row = query_one(&*connection, movie, &[&id]).await?;
+    reads::finish(connection);
+    let found = |id| MovieWithProvenance {
+        movie: MovieDocument { id, json: row.get("doc") },
+        provenance: Provenance {
+            ingest: row.get("ingest"),
+            bucket: row.get("bucket"),
+            key: row.get("key"),
+            version_id: row.get("version_id"),
+            record: row.get("record"),
+            changed_at: row.get("changed_at"),
+        },
+    };
+    Ok((Revision::new(&row), row.get::<_, Option<i64>>("id").map(found)))
 }
 
 /// Composes the query of a page. None if no movie can match.
 fn page_query(query: &MovieQuery) -> Option<ListQuery> {
+    // The revision is the first row, so that it is read in the same snapshot.
     let mut sql = ListQuery::new(
         "
         /* catalogue::page_query */
-        select id, doc from movies where true",
+        (select revision as id, tag::text as doc from catalogue)
+        union all
+        (select id, doc from movies where true",
     );
-    for title in &query.filters.titles {
-        push_contains(&mut sql, "title_lc", title)?;
-    }
-    for actor in &query.filters.actors {
-        if actor.contains(NAME_SEPARATOR) {
-            return None;
-        }
-        push_contains(&mut sql, "cast_lc", actor)?;
-    }
-    for genre in &query.filters.genres {
-        let genre = sql.bind(vec![searchable(fold_genre(genre))?]);
-        sql.push(&format!(" and genres_lc @> {genre}"));
-    }
-    if !query.filters.years.is_empty() {
-        let years = query.filters.years.iter().filter_map(|year| i32::try_from(*year).ok());
-        let years = years.collect::<Vec<i32>>();
-        if years.is_empty() {
-            return None;
-        }
-        let years = sql.bind(years);
-        sql.push(&format!(" and year = any({years})"));
-    }
+    query.filters.push_to(&mut sql)?;
     push_order(&mut sql, query);
     let limit = sql.bind(query.limit + 1);
-    sql.push(&format!(" limit {limit}"));
+    sql.push(&format!(" limit {limit})"));
     Some(sql)
-}
-
-/// Returns text that the database accepts. It refuses U+0000, which no stored text contains.
-fn searchable(text: String) -> Option<String> {
-    if text.contains('\0') { None } else { Some(text) }
-}
-
-/// Adds the filter that `column` contains `part`. Returns none if no stored text can match.
-fn push_contains(sql: &mut ListQuery, column: &str, part: &str) -> Option<()> {
-    let folded = searchable(fold(part))?;
-    let escaped = folded.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-    let pattern = sql.bind(format!("%{escaped}%"));
-    // Without three letters in a row there is no trigram to look up, and Postgres would read the
-    // whole index. The appended `|| ''` keeps the planner from that.
-    let no_index = if has_trigram(&folded) { "" } else { " || ''" };
-    sql.push(&format!(" and {column}{no_index} like {pattern}"));
-    Some(())
-}
-
-/// Whether an index can find `text` in titles or names: it has three characters in a row that pg_trgm
-/// counts.
-pub fn is_indexable(text: &str) -> bool {
-    has_trigram(&fold(text))
-}
-
-/// Whether `text` has three letters or ASCII digits in a row.
-fn has_trigram(text: &str) -> bool {
-    let mut run = 0;
-    text.chars().any(|c| {
-        run = if c.is_ascii_digit() || is_common_letter(c) { run + 1 } else { 0 };
-        run >= 3
-    })
-}
-
-/// Whether `c` is a letter for pg_trgm, too. Which letters that knows depends on the Unicode version of
-/// the database's locale. So these are the ranges to which no letters have been added for long.
-fn is_common_letter(c: char) -> bool {
-    let is_common = matches!(c,
-        'A'..='\u{2ff}' // Latin
-        | '\u{370}'..='\u{7ff}' // Greek, Cyrillic, Armenian, Hebrew, Arabic
-        | '\u{900}'..='\u{bff}' // Devanagari to Tamil
-        | '\u{e00}'..='\u{e7f}' // Thai
-        | '\u{10d0}'..='\u{11ff}' // Georgian, Hangul
-        | '\u{1e00}'..='\u{1fff}' // Latin, Greek
-        | '\u{3040}'..='\u{30ff}' // Hiragana, Katakana
-        | '\u{4e00}'..='\u{9fcc}' // Chinese characters
-        | '\u{ac00}'..='\u{d7a3}' // Hangul
-    );
-    is_common && c.is_alphabetic()
 }
 
 /// Adds the start of the page and its order. Ties ascend in both directions, which a comparison of
@@ -295,7 +247,10 @@ fn push_order(sql: &mut ListQuery, query: &MovieQuery) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use super::{
+        super::{Years, catalogue_row::NAME_SEPARATOR},
+        *,
+    };
 
     /// Returns the text of the page query for each order, with each filter, without and with a start.
     pub(in crate::store) fn composed_queries() -> Vec<String> {
@@ -306,7 +261,7 @@ pub(super) mod tests {
             Filters { titles: text("a"), ..Filters::default() },
             Filters { actors: text("ann"), ..Filters::default() },
             Filters { genres: text("drama"), ..Filters::default() },
-            Filters { years: vec![1999, 2000], ..Filters::default() },
+            Filters { years: vec![Years(1999, 1999), Years(2001, 2010)], ..Filters::default() },
         ];
         let sorts = [Sort::Id, Sort::Title, Sort::TitleDown, Sort::Year, Sort::YearDown];
         let mut queries = Vec::new();
@@ -326,7 +281,7 @@ pub(super) mod tests {
         for filters in [
             Filters { titles: vec!["a\0b".to_owned()], ..Filters::default() },
             Filters { actors: vec![format!("a{NAME_SEPARATOR}b")], ..Filters::default() },
-            Filters { years: vec![i64::MAX], ..Filters::default() },
+            Filters { years: vec![Years(i64::MAX, i64::MAX)], ..Filters::default() },
         ] {
             let query = MovieQuery { filters, sort: Sort::Id, limit: 10, after: None };
             assert!(page_query(&query).is_none(), "{query:?}");

@@ -20,13 +20,16 @@ use tokio::{
 use tokio_postgres::{AsyncMessage, Client, Connection};
 use tracing::{debug, info, warn};
 
-use super::{Store, StoreError, connect::TIMEOUT, sql::execute};
+use super::{Revision, Store, StoreError, connect::TIMEOUT, revision::KnownRevision, sql::execute};
 use crate::telemetry::chain;
 
 /// The channel for ingests that were queued.
 pub(super) const QUEUED: &str = "movies_r_us_queued";
 /// The channel for ingests that have ended. The payload has their ids, separated by commas.
 pub(super) const ENDED: &str = "movies_r_us_finished";
+
+/// The channel for changes of the catalogue. The payload has the new revision.
+pub(super) const REVISION: &str = "movies_r_us_revision";
 
 /// The delay before a new connection is opened.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
@@ -171,7 +174,9 @@ impl Store {
     async fn listen_once(&self) -> Result<(), StoreError> {
         let opened = timeout(TIMEOUT, self.connector.open(&self.listener_config)).await;
         let (client, connection) = opened.map_err(timed_out)??;
-        forward(client, connection, self.hints()).await
+        // With a reader endpoint the revision is the one that the reader has.
+        let revision = (!self.has_read_host).then_some(&*self.revision);
+        forward(client, connection, self.hints(), revision).await
     }
 }
 
@@ -179,19 +184,26 @@ async fn forward<S, T>(
     client: Client,
     mut connection: Connection<S, T>,
     hints: &Hints,
+    known: Option<&KnownRevision>,
 ) -> Result<(), StoreError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
-    let subscribe = format!("listen {QUEUED}; listen {ENDED}");
+    let subscribe = format!("listen {QUEUED}; listen {ENDED}; listen {REVISION}");
     let subscribe = client.batch_execute(&subscribe);
     let receive = async {
         while let Some(message) = messages.next().await {
             if let AsyncMessage::Notification(notification) = message? {
                 match notification.channel() {
                     QUEUED => hints.queued.send_replace(()),
+                    REVISION => {
+                        let revision = Revision::parse(notification.payload());
+                        if let (Some(known), Some(revision)) = (known, revision) {
+                            known.learn(revision);
+                        }
+                    }
                     _ => {
                         let ids = notification.payload().split(',');
                         hints.announce_ended(ids.filter_map(|id| id.parse().ok()));

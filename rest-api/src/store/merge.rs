@@ -13,7 +13,8 @@ use roaring::RoaringTreemap;
 use serde::Serialize;
 
 use super::{
-    Claim, Staging, Store, StoreError, VersionPosition, listen,
+    Claim, Revision, Staging, Store, StoreError, VersionPosition,
+    listen::{self, REVISION},
     merged_versions::{self, MergedVersion},
     previous_version::PreviousVersion,
     queue,
@@ -75,9 +76,10 @@ impl Store {
         previous.verify(&transaction, revision).await?;
         let merged = merge(&transaction, &previous, staged, position, claim.id).await?;
         queue::complete(&transaction, &HashMap::from([(claim.id, merged)]), self.outbox).await?;
-        increment_revision(&transaction, merged.changes_movies()).await?;
+        let revision = increment_revision(&transaction, merged.changes_movies()).await?;
         listen::announce_ended(&transaction, &[claim.id]).await?;
         transaction.commit().await?;
+        self.learn_own(revision);
         staging.release().await;
         self.hints().announce_ended([claim.id]);
         self.add_changes(&merged);
@@ -257,16 +259,23 @@ async fn drop_indexes(transaction: &Transaction<'_>) -> Result<String, StoreErro
     Ok(indexes.get(1))
 }
 
-/// Increments the catalogue's revision, if anything `changed`.
+/// Increments the catalogue's revision, if anything `changed`, and tells all processes when the transaction
+/// commits. Returns the new revision.
 pub(super) async fn increment_revision(
     transaction: &Transaction<'_>,
     changed: bool,
-) -> Result<(), StoreError> {
-    if changed {
-        let increment = "
-            /* merge::increment_revision */
-            update catalogue set revision = revision + 1";
-        execute(transaction, increment, &[]).await?;
+) -> Result<Option<Revision>, StoreError> {
+    if !changed {
+        return Ok(None);
     }
-    Ok(())
+    let increment = "
+        /* merge::increment_revision */
+        with changed as (
+            update catalogue
+            set revision = revision + 1, tag = hashtextextended(gen_random_uuid()::text, 0)
+            returning revision, tag
+        )
+        select revision, tag, pg_notify($1, revision || ' ' || tag) from changed";
+    let row = query_one(transaction, increment, &[&REVISION]).await?;
+    Ok(Some(Revision::new(&row)))
 }

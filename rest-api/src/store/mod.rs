@@ -11,7 +11,7 @@
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance`, `retention` |
-//! | querying the catalogue | `catalogue` |
+//! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export` |
 
 mod batch;
 mod catalogue;
@@ -21,6 +21,7 @@ mod concurrent_indexes;
 mod connect;
 mod convert;
 mod error;
+mod filters;
 mod folding;
 mod ledger;
 mod listen;
@@ -38,6 +39,7 @@ mod reads;
 mod reconcile;
 mod refold;
 mod retention;
+mod revision;
 mod sql;
 mod staging;
 #[cfg(test)]
@@ -57,13 +59,11 @@ use tokio::time::sleep;
 use tracing::warn;
 
 pub use batch::SmallFile;
-pub use catalogue::{
-    Filters, MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort,
-    is_indexable,
-};
+pub use catalogue::{MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort};
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane};
 pub use error::StoreError;
+pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
 pub use ledger::{Ingest, IngestQuery, IngestState};
 pub use merge::Merged;
@@ -72,6 +72,7 @@ pub use outbox::{DueResult, Outbox};
 pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};
 pub use retention::Removed;
+pub use revision::Revision;
 pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 
@@ -86,6 +87,7 @@ use connect::Connector;
 use listen::Hints;
 use pools::{Pools, checkout};
 use reads::Lent;
+use revision::KnownRevision;
 
 /// How often a process asks whether the database has been migrated.
 const MIGRATION_POLL: Duration = Duration::from_secs(1);
@@ -98,6 +100,10 @@ pub struct Store {
     /// For the listener, whose connection belongs to no pool.
     listener_config: tokio_postgres::Config,
     hints: Arc<Hints>,
+    revision: Arc<KnownRevision>,
+    /// For the connection that watches the revision.
+    revision_config: tokio_postgres::Config,
+    has_read_host: bool,
     outbox: Outbox,
     budget: Budget,
     lost_claims: Arc<LostClaims>,
@@ -118,11 +124,15 @@ impl Store {
         workers: usize,
     ) -> Result<Self, StoreError> {
         let connector = connector(database, secrets).await?;
+        let read_host = database.read_host.as_ref().unwrap_or(&database.host);
         Ok(Self {
             pools: Pools::new(database, &connector, workers)?,
             listener_config: connect::config(database, &database.host, pools::WRITE_OPTIONS),
+            revision_config: pools::reader_config(database, read_host),
+            has_read_host: database.read_host.is_some(),
             connector,
             hints: Arc::default(),
+            revision: Arc::default(),
             outbox: Outbox::default(),
             budget: Budget::default(),
             lost_claims: Arc::default(),
@@ -155,6 +165,11 @@ impl Store {
     /// Returns a connection for queries, which may lead to a reader endpoint.
     async fn reader(&self) -> Result<Lent, StoreError> {
         self.pools.reader.lend().await
+    }
+
+    /// Returns a connection for queries to the primary database.
+    async fn primary_reader(&self) -> Result<Lent, StoreError> {
+        self.pools.primary_reader.lend().await
     }
 
     /// Returns a connection for reads of the ledger.

@@ -64,6 +64,9 @@ pub(super) struct Pools {
     pub(super) writer: Pool,
     /// For queries on the catalogue.
     pub(super) reader: ReadPool,
+    /// For queries that the reader endpoint is too far behind for. Without such an endpoint the same as
+    /// `reader`.
+    pub(super) primary_reader: ReadPool,
     /// For requests that read the ledger. They see what was written before, so they go to the primary
     /// host.
     pub(super) ledger: ReadPool,
@@ -94,23 +97,32 @@ impl Pools {
         let writer_config = writing(&[SHORT_OPTIONS, "-c statement_timeout=30s"]);
         let ledger_config = config(&[READ_OPTIONS, LEDGER_OPTIONS]);
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
-        let read_only = format!("{READ_OPTIONS} -c default_transaction_read_only=on");
-        let reader_config = connect::config(database, read_host, &read_only);
+        let [reader_config, primary_reader_config] =
+            [read_host, &database.host].map(|host| reader_config(database, host));
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
         let reader = pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?;
+        let reader = ReadPool::new(reader, connector.tls.clone());
+        let primary_reader = if database.read_host.is_some() {
+            let pool =
+                pool(primary_reader_config, connector, RecyclingMethod::Verified, cores * 2)?;
+            ReadPool::new(pool, connector.tls.clone())
+        } else {
+            reader.clone()
+        };
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
             workers: pool(worker_config, connector, writable.clone(), workers + 6)?,
             staging: pool(staging_config, connector, writable.clone(), workers + 3)?,
             writer: pool(writer_config, connector, writable, cores * 4)?,
-            reader: ReadPool::new(reader, connector.tls.clone()),
+            reader,
+            primary_reader,
             ledger: ReadPool::new(ledger, connector.tls.clone()),
         })
     }
 
     /// Returns the status of each pool, by name.
     pub(super) fn status(&self) -> [(&'static str, Status); 5] {
-        let Self { workers, staging, writer, reader, ledger } = self;
+        let Self { workers, staging, writer, reader, primary_reader: _, ledger } = self;
         [
             ("workers", workers.status()),
             ("staging", staging.status()),
@@ -119,6 +131,12 @@ impl Pools {
             ("ledger", ledger.status()),
         ]
     }
+}
+
+/// Returns the configuration of sessions that query the catalogue on `host`.
+pub(super) fn reader_config(database: &Database, host: &str) -> Config {
+    let read_only = format!("{READ_OPTIONS} -c default_transaction_read_only=on");
+    connect::config(database, host, &read_only)
 }
 
 /// Returns a connection of `pool` that has just been tested, or a new one.

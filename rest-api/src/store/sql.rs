@@ -3,8 +3,8 @@
 //! Each statement is prepared once for each connection. Over a network, preparing takes as long as
 //! running.
 
-use deadpool_postgres::GenericClient;
-use tokio_postgres::{Error, Row, types::ToSql};
+use deadpool_postgres::{GenericClient, Object};
+use tokio_postgres::{Error, Row, RowStream, types::ToSql};
 
 /// Runs a statement. Returns the number of rows that it changed or selected.
 pub(super) async fn execute(
@@ -31,6 +31,19 @@ pub(super) async fn query_opt(
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Option<Row>, Error> {
     on.query_opt(&on.prepare_cached(text).await?, params).await
+}
+
+/// The largest number of prepared statements that are kept for a connection.
+const MAX_STATEMENTS: usize = 200;
+
+/// Runs a query that a client has composed. Returns its rows as they arrive.
+pub(super) async fn query_raw(on: &Object, query: &ListQuery) -> Result<RowStream, Error> {
+    // There is any number of variants.
+    if on.statement_cache.size() > MAX_STATEMENTS {
+        on.statement_cache.clear();
+    }
+    let statement = on.prepare_cached(&query.text).await?;
+    on.query_raw(&statement, query.params()).await
 }
 
 /// A list query under composition: its text and its parameters.

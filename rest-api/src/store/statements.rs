@@ -14,7 +14,7 @@ use tokio_postgres::{
 
 use super::{
     IngestQuery, IngestState, Store, catalogue, claim, folding::FOLDING, ledger, migrate, observe,
-    pools::SHORT_OPTIONS, reads, version_order,
+    pools::SHORT_OPTIONS, reads, revision, version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
 
@@ -77,6 +77,7 @@ fn statements() -> Vec<Statement> {
         ("version_order", "record", version_order::RECORD),
         ("claim", "claim", claim::CLAIM),
         ("observe", "observe", observe::OBSERVE),
+        ("revision", "read", revision::READ),
     ];
     for (module, function, text) in composed {
         let [module, function, text] = [module, function, text].map(str::to_owned);
