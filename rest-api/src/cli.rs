@@ -94,6 +94,9 @@ Environment:
                     [32768]
   MRU_LEDGER_DAYS   number of days after which an ended ingest is removed from the
                     ledger, unless it is the newest of its object; 0 for never [365]
+  MRU_CORS_ORIGINS  origins whose pages may read, separated by commas; empty for
+                    none [*, any]
+  MRU_CACHE_MB      largest size of the answers that are kept in memory, in MiB [64]
   MRU_RESULTS_TOPIC_ARN
                     SNS topic to which each ended ingest is published, with its
                     violations [none]

@@ -53,7 +53,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 use aws::{SecretError, SecretsManager};
-use config::{Config, ServerLimits};
+use config::{Config, CorsOrigins, ServerLimits};
 use ingest::Worker;
 use metrics::Metrics;
 use objects::ObjectStore;
@@ -189,8 +189,15 @@ pub async fn run_wrapped(
         }
     });
 
-    let app =
-        http::App::new(store, objects, decode_pool, access, Arc::clone(&metrics), stopping.clone());
+    let app = http::App::new(
+        store,
+        objects,
+        decode_pool,
+        access,
+        Arc::clone(&metrics),
+        stopping.clone(),
+        config.cache_bytes,
+    );
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
     let app = Arc::new(app);
@@ -198,11 +205,13 @@ pub async fn run_wrapped(
         socket: listener,
         routes: wrap(http::routes(Arc::clone(&app))),
         limits: config.server,
+        origins: config.cors_origins,
     };
     let probes = probe_listener.map(|socket| http::Listener {
         socket,
         routes: http::probe_routes(app),
         limits: ServerLimits::PROBES,
+        origins: CorsOrigins::Listed(Vec::new()),
     });
     let serving = http::serve(main, probes, metrics, stopping);
     let stopper = async {

@@ -91,6 +91,30 @@ pub struct Metrics {
     requests: Counters<3>,
     request_durations: Histograms<2>,
     in_flight: Gauge,
+    cache: Counters<1>,
+}
+
+/// How a request for a cacheable answer was served.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CacheResult {
+    /// From memory, or with what an equal request computed.
+    Hit,
+    /// By a query.
+    Miss,
+    /// The client had the answer.
+    NotModified,
+}
+
+impl CacheResult {
+    const ALL: [Self; 3] = [Self::Hit, Self::Miss, Self::NotModified];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::NotModified => "not_modified",
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -108,6 +132,7 @@ impl Default for Metrics {
             requests: Family::default(),
             request_durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             in_flight: Gauge::default(),
+            cache: Family::default(),
         };
         // Series with known labels start at 0: Prometheus does not notice the first increment of a
         // series that starts with it.
@@ -116,6 +141,9 @@ impl Default for Metrics {
         }
         for code in Code::RETRIED {
             drop(metrics.retries.get_or_create(&[("code", code.name())]));
+        }
+        for result in CacheResult::ALL {
+            drop(metrics.cache.get_or_create(&[("result", result.name())]));
         }
         metrics.merged(&Merged::default());
         metrics.register()
@@ -133,6 +161,11 @@ impl Metrics {
             "ingests_ended_total",
             "Ingests that this process ended, by state",
             self.ended.clone(),
+        );
+        registry.register(
+            "cache_requests_total",
+            "Requests for cacheable answers, by result",
+            self.cache.clone(),
         );
         registry.register(
             "ingest_duration_seconds",
@@ -197,6 +230,11 @@ impl Metrics {
     /// Counts a failed attempt at an ingest that is retried.
     pub fn retried(&self, code: Code) {
         self.retries.get_or_create(&[("code", code.name())]).0.inc();
+    }
+
+    /// Counts a request for a cacheable answer.
+    pub fn cache(&self, result: CacheResult) {
+        self.cache.get_or_create(&[("result", result.name())]).0.inc();
     }
 
     /// Counts an ingest whose lease this process had lost.

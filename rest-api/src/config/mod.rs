@@ -42,6 +42,10 @@ pub struct Config {
     /// After how many days an ended ingest is removed from the ledger (`MRU_LEDGER_DAYS`), unless it is the
     /// newest of its object; none if it is kept for good.
     pub ledger_days: Option<u32>,
+    /// The origins whose pages may read (`MRU_CORS_ORIGINS`).
+    pub cors_origins: CorsOrigins,
+    /// The largest number of bytes of answers that are kept in memory (`MRU_CACHE_MB`); 0 for none.
+    pub cache_bytes: u64,
     /// How failures of the infrastructure are retried.
     pub retry: Retry,
     /// How long a claim lasts unless its lease is renewed.
@@ -67,6 +71,15 @@ impl Default for Budget {
     fn default() -> Self {
         Self { records: 20_000_000, staged_bytes: 32 << 30 }
     }
+}
+
+/// The origins of pages that browsers let read responses (CORS). They may send GET and HEAD.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CorsOrigins {
+    /// All.
+    Any,
+    /// These: scheme, host and, where it is not the default, port.
+    Listed(Vec<String>),
 }
 
 /// The bounds of one listener.

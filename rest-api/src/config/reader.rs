@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    ApiToken, Budget, Config, Database, IgnoredKeys, LogFormat, Login, Retry, Secret, ServerLimits,
-    Tls, TokenDigest,
+    ApiToken, Budget, Config, CorsOrigins, Database, IgnoredKeys, LogFormat, Login, Retry, Secret,
+    ServerLimits, Tls, TokenDigest,
 };
 
 /// Reads variables, and collects all errors. A variable with an error gets a substitute value.
@@ -49,12 +49,38 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             budget: self.budget(),
             ledger_days: Some(self.parsed("MRU_LEDGER_DAYS", 365, "a number of days"))
                 .filter(|days| *days > 0),
+            cors_origins: self.cors_origins("MRU_CORS_ORIGINS"),
+            cache_bytes: u64::from(self.parsed("MRU_CACHE_MB", 64_u32, "a number of MiB")) << 20,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: self.topic_arn("MRU_RESULTS_TOPIC_ARN"),
             log_filter: self.optional("MRU_LOG").unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format(),
         }
+    }
+
+    /// Reads origins, separated by commas. An empty value is no origin.
+    fn cors_origins(&mut self, name: &str) -> CorsOrigins {
+        let Some(text) = (self.lookup)(name) else { return CorsOrigins::Any };
+        let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+        let origins: Vec<String> = origins.map(str::to_owned).collect();
+        if origins == ["*"] {
+            return CorsOrigins::Any;
+        }
+        let is_origin = |origin: &String| {
+            let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            host.is_some_and(|host| {
+                let is_allowed =
+                    |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
+                !host.is_empty() && host.chars().all(is_allowed)
+            })
+        };
+        if !origins.iter().all(is_origin) {
+            self.errors.push(format!(
+                "{name} must be * or origins like https://films.example.com, separated by commas: {text}"
+            ));
+        }
+        CorsOrigins::Listed(origins)
     }
 
     fn budget(&mut self) -> Budget {

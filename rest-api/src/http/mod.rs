@@ -3,12 +3,16 @@
 //! - `routes` is the table: method, path, who may call, body limit, handler.
 //! - `server` accepts connections, passes requests through its layers to the routes, and bounds
 //!   connections and responses.
-//! - `request` and `params` read what a handler needs, `response` builds what it returns.
+//! - `request`, `params` and `query` read what a handler needs, `response` builds what it returns.
+//! - `cache` keeps answers, and knows what clients have already.
 //! - The other modules are the handlers, one file a resource.
 //!
 //! A handler returns a response or a [`Problem`](crate::problem::Problem), never a rejection of
 //! warp: a rejection would fall through to the next routes.
 
+mod cache;
+mod counts;
+mod export;
 mod health;
 mod ingests;
 mod metrics;
@@ -16,6 +20,7 @@ mod movies;
 mod notify;
 mod pages;
 mod params;
+mod query;
 mod request;
 mod response;
 mod routes;
@@ -34,6 +39,7 @@ use crate::{
     objects::ObjectStore,
     store::{Store, StoreError},
 };
+use cache::ResponseCache;
 pub(crate) use routes::{probe_routes, routes};
 pub(crate) use server::{Listener, serve};
 use validate::Validations;
@@ -52,6 +58,7 @@ pub(crate) struct App {
     /// True after the service was asked to stop.
     pub(crate) stopping: watch::Receiver<bool>,
     validations: Validations,
+    cache: ResponseCache,
 }
 
 /// Who may write, and what.
@@ -72,9 +79,10 @@ impl App {
         access: Access,
         metrics: Arc<Metrics>,
         stopping: watch::Receiver<bool>,
+        cache_bytes: u64,
     ) -> Self {
-        let validations = Validations::default();
-        Self { store, objects, decode_pool, access, metrics, stopping, validations }
+        let (validations, cache) = (Validations::default(), ResponseCache::new(cache_bytes));
+        Self { store, objects, decode_pool, access, metrics, stopping, validations, cache }
     }
 }
 

@@ -1,18 +1,23 @@
 //! `/movies`: the catalogue.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::StatusCode;
 use movie_file::{DecodePool, Limits, Reader};
+use serde_json::value::RawValue;
 
 use super::{
-    in_time, params,
+    cache::{self, Fresh},
+    export, params,
+    query::{self, FilterParser},
     request::Request,
-    response::{Answer, body, json, link_next},
+    response::{Answer, json, link_next},
 };
 use crate::{
     problem::{Code, Problem},
-    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort, is_indexable},
+    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort},
 };
 
 /// The largest body of `POST /movies`, in bytes, also after decompression. A larger file goes
@@ -21,11 +26,6 @@ pub(super) const MAX_BODY: usize = 8 << 20;
 
 /// The media types of movies in a request.
 pub(super) const MEDIA_TYPES: [&str; 2] = ["application/json", "application/x-ndjson"];
-
-/// How many filters of `title` and `actor` may lack three letters or digits in a row. No index serves
-/// them: each is compared with every movie that the other filters leave. With 200,000 synthetic movies
-/// the first took 0.3 s and each further one 0.03 s, on a busy machine with two cores.
-const MAX_UNINDEXED: usize = 2;
 
 /// The orders of movies, and their names in queries.
 const SORTS: [(&str, Sort); 5] = [
@@ -36,14 +36,36 @@ const SORTS: [(&str, Sort); 5] = [
     ("-year", Sort::YearDown),
 ];
 
+/// A query of `GET /movies`.
+struct ListRequest {
+    query: MovieQuery,
+    /// The properties of each movie; all if it is none.
+    fields: Option<Vec<&'static str>>,
+    /// A parameter that selects a page, if there is one.
+    paged: Option<&'static str>,
+}
+
 /// `GET /movies`: a page of the movies that match.
 pub(super) async fn list(request: Request) -> Answer {
-    let query = parse(&request.query)?;
-    let page = in_time(request.app.store.movies(&query)).await?;
-    let json = movies_json(&page.movies);
-    let mut response = body(StatusCode::OK, "application/json", json.into());
-    if let Some(last) = page.movies.last().filter(|_| page.has_more) {
-        let cursor = params::cursor(sort_name(query.sort), last.id);
+    let app = &request.app;
+    let ListRequest { query, fields, paged } = parse(&request.query)?;
+    if request.prefers(export::MEDIA_TYPE, "application/json") {
+        if let Some(name) = paged {
+            return Err(Problem::parameter(name, "not with NDJSON, which is the whole result"));
+        }
+        return export::respond(app, &query, fields).await;
+    }
+    let normalised = MovieQuery { filters: query.filters.normalised(), ..query.clone() };
+    let resource = format!("movies {normalised:?} {fields:?}");
+    let page = async |at_least| {
+        let page = app.store.movies(&query, at_least).await?;
+        let last = page.movies.last().filter(|_| page.has_more);
+        let next = last.map(|last| params::cursor(sort_name(query.sort), last.id));
+        let json = movies_json(&page.movies, fields.as_deref())?.into_bytes();
+        Ok(Fresh { revision: page.revision, json, next })
+    };
+    let (mut response, next) = cache::answer(app, &request.headers, resource, page).await?;
+    if let Some(cursor) = next {
         link_next(&mut response, "/movies", &request.query, &cursor)?;
     }
     Ok(response)
@@ -53,56 +75,41 @@ fn sort_name(sort: Sort) -> &'static str {
     SORTS.iter().find(|(_, known)| *known == sort).map_or("", |(name, _)| name)
 }
 
-fn parse(query: &str) -> Result<MovieQuery, Problem> {
-    let known = ["title", "year", "genre", "actor", "limit", "after", "sort"];
-    let mut parsed = MovieQuery {
-        filters: Default::default(),
-        sort: Sort::default(),
-        limit: params::DEFAULT_LIMIT,
-        after: None,
-    };
-    let mut after = None;
-    let mut unindexed = 0;
+fn parse(query: &str) -> Result<ListRequest, Problem> {
+    let known = [&query::FILTERS[..], &["limit", "after", "sort", "fields"]].concat();
+    let (mut sort, mut limit) = (Sort::default(), params::DEFAULT_LIMIT);
+    let (mut after, mut fields, mut paged) = (None, None, None);
+    let mut filters = FilterParser::default();
     for (name, value) in params::parse(query, &known)? {
-        if matches!(name, "title" | "actor") && !is_indexable(&value) {
-            unindexed += 1;
-        }
-        if unindexed > MAX_UNINDEXED {
-            let problem = format!(
-                "at most {MAX_UNINDEXED} filters of title and actor may lack three letters or \
-                 digits in a row; use longer text"
-            );
-            return Err(Problem::parameter(name, &problem));
+        if matches!(name, "limit" | "after") {
+            paged = Some(name);
         }
         match name {
-            "title" => parsed.filters.titles.push(params::text(name, value)?),
-            "actor" => parsed.filters.actors.push(params::text(name, value)?),
-            "genre" => parsed.filters.genres.push(params::text(name, value)?),
-            "year" => {
-                let year =
-                    value.parse().map_err(|_| Problem::parameter(name, "a number like 1999"));
-                parsed.filters.years.push(year?);
-            }
-            "limit" => parsed.limit = params::limit(&value)?,
+            "limit" => limit = params::limit(&value)?,
             "after" => after = Some(value),
+            "fields" => fields = Some(query::fields(name, &value)?),
             "sort" => {
-                let sort = SORTS.iter().find(|(known, _)| *known == value);
+                let known = SORTS.iter().find(|(known, _)| *known == value);
                 let problem = || Problem::parameter(name, "title, -title, year, -year or id");
-                parsed.sort = sort.ok_or_else(problem)?.1;
+                sort = known.ok_or_else(problem)?.1;
             }
-            // `params::parse` returns known names only.
-            _ => {}
+            filter => filters.add(filter, value)?,
         }
     }
-    if let Some(cursor) = after {
-        parsed.after = Some(params::parse_cursor(&cursor, sort_name(parsed.sort))?);
-    }
-    Ok(parsed)
+    let after = after.map(|cursor| params::parse_cursor(&cursor, sort_name(sort))).transpose()?;
+    let query = MovieQuery { filters: filters.filters, sort, limit, after };
+    Ok(ListRequest { query, fields, paged })
 }
 
-/// Returns movies as a JSON array. The stored documents are copied as they are, which is faster than
-/// parsing them.
-fn movies_json(movies: &[MovieDocument]) -> String {
+/// Returns movies as a JSON array, each with these properties, or all. Without a choice the stored
+/// documents are copied as they are, which is faster than parsing them.
+///
+/// # Errors
+/// If a stored document is malformed.
+fn movies_json(
+    movies: &[MovieDocument],
+    fields: Option<&[&'static str]>,
+) -> Result<String, Problem> {
     let size: usize = movies.iter().map(|movie| movie.json.len() + 24).sum();
     let mut json = String::with_capacity(size + 2);
     json.push('[');
@@ -110,10 +117,55 @@ fn movies_json(movies: &[MovieDocument]) -> String {
         if number > 0 {
             json.push(',');
         }
-        push_movie(&mut json, movie);
+        push_selected(&mut json, movie, fields)?;
     }
     json.push(']');
-    json
+    Ok(json)
+}
+
+/// Appends a movie with these properties, or all, and a line feed.
+///
+/// # Errors
+/// If the stored document is malformed.
+pub(super) fn push_line(
+    json: &mut String,
+    movie: &MovieDocument,
+    fields: Option<&[&'static str]>,
+) -> Result<(), Problem> {
+    push_selected(json, movie, fields)?;
+    json.push('\n');
+    Ok(())
+}
+
+/// Appends a movie with these properties, or all.
+fn push_selected(
+    json: &mut String,
+    movie: &MovieDocument,
+    fields: Option<&[&'static str]>,
+) -> Result<(), Problem> {
+    match fields {
+        Some(fields) => push_fields(json, movie, fields)?,
+        None => push_movie(json, movie),
+    }
+    Ok(())
+}
+
+/// Appends a movie with some of its properties.
+///
+/// # Errors
+/// If the stored document is malformed.
+fn push_fields(json: &mut String, movie: &MovieDocument, fields: &[&str]) -> Result<(), Problem> {
+    let properties: HashMap<&str, &RawValue> =
+        serde_json::from_str(&movie.json).map_err(|error| Problem::internal(&error))?;
+    json.push_str("{\"id\":");
+    json.push_str(&movie.id.to_string());
+    for field in fields {
+        if let Some(value) = properties.get(field) {
+            json.push_str(&format!(",\"{field}\":{value}"));
+        }
+    }
+    json.push('}');
+    Ok(())
 }
 
 /// Appends a movie with its id as the first property: `{"title": ...}` becomes
@@ -128,20 +180,26 @@ fn push_movie(json: &mut String, movie: &MovieDocument) {
 /// `GET /movies/{id}`: one movie with the provenance of its content.
 pub(super) async fn read(request: Request) -> Answer {
     params::none(&request.query)?;
-    let movie = match request.id() {
-        Some(id) => in_time(request.app.store.movie(id)).await?,
-        None => None,
-    };
+    let app = &request.app;
     let missing = || Problem::new(Code::NotFound, "no such movie; GET /movies lists them");
-    let MovieWithProvenance { movie, provenance } = movie.ok_or_else(missing)?;
-    let provenance =
-        serde_json::to_string(&provenance).map_err(|error| Problem::internal(&error))?;
+    let id = request.id().ok_or_else(missing)?;
+    let movie = async |at_least| {
+        let (revision, movie) = app.store.movie(id, at_least).await?;
+        let json = movie_json(&movie.ok_or_else(missing)?)?.into_bytes();
+        Ok(Fresh { revision, json, next: None })
+    };
+    Ok(cache::answer(app, &request.headers, format!("movie {id}"), movie).await?.0)
+}
+
+fn movie_json(found: &MovieWithProvenance) -> Result<String, Problem> {
+    let provenance = serde_json::to_string(&found.provenance);
+    let provenance = provenance.map_err(|error| Problem::internal(&error))?;
     let mut json = String::new();
-    push_movie(&mut json, &movie);
+    push_movie(&mut json, &found.movie);
     // The last property, in front of the closing brace.
     json.pop();
     json.push_str(&format!(",\"provenance\":{provenance}}}"));
-    Ok(body(StatusCode::OK, "application/json", json.into()))
+    Ok(json)
 }
 
 /// `POST /movies`: validates and merges the movies of the body as those of a file.

@@ -113,6 +113,22 @@ impl Request {
         id.unwrap_or_default().to_owned()
     }
 
+    /// Returns whether the client names the media type `one`, and prefers it to `other` if it names both (RFC
+    /// 9110, 12.5.1).
+    pub(super) fn prefers(&self, one: &str, other: &str) -> bool {
+        let accepted = self.headers.get_all(header::ACCEPT).iter();
+        let text = accepted.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+        let quality = |media_type: &str| {
+            text.split(',').find_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let is_named = parts.next()?.eq_ignore_ascii_case(media_type);
+                let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+                is_named.then(|| quality.unwrap_or(1.0_f32))
+            })
+        };
+        quality(one).is_some_and(|one| one > 0.0 && quality(other).is_none_or(|other| one >= other))
+    }
+
     /// Returns the `Content-Encoding` of the body.
     pub(super) fn content_encoding(&self) -> Option<String> {
         let encoding = self.headers.get(header::CONTENT_ENCODING)?;

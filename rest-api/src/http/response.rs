@@ -1,5 +1,7 @@
 //! Builds responses.
 
+use std::time::Duration;
+
 use http::{HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
@@ -12,6 +14,10 @@ const NOT_IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>')
 
 /// What a handler returns.
 pub(super) type Answer = Result<Response, Problem>;
+
+/// How long a response may take, if that is not what the listener allows. It goes with the response.
+#[derive(Clone, Copy)]
+pub(super) struct ResponseDeadline(pub(super) Duration);
 
 /// Returns a response with a body of this media type.
 pub(super) fn body(status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Response {

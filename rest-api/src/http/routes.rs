@@ -8,7 +8,7 @@ use tracing::error;
 use warp::{Filter, Rejection, filters::BoxedFilter, reply::Response};
 
 use super::{
-    App, health, ingests, metrics, movies, notify, pages,
+    App, counts, health, ingests, metrics, movies, notify, pages,
     request::{self, Request},
     response::{self, Answer},
     validate,
@@ -19,9 +19,10 @@ use Access::{ApiToken, Public};
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-static ROUTES: [Route; 13] = [
+static ROUTES: [Route; 15] = [
     //   path                       who may call  largest body       handler
     get( "/",                       Public,                          |r| pages::home(r).boxed()),
+    get( "/genres",                 Public,                          |r| counts::genres(r).boxed()),
     get( "/healthz",                Public,                          |r| health::alive(r).boxed()),
     get( "/ingests",                Public,                          |r| ingests::list(r).boxed()),
     get( "/ingests/{id}",           Public,                          |r| ingests::read(r).boxed()),
@@ -34,6 +35,7 @@ static ROUTES: [Route; 13] = [
     get( "/readyz",                 Public,                          |r| health::ready(r).boxed()),
     get( "/schema/movies.json",     Public,                          |r| pages::schema(r).boxed()),
     post("/validate",               Public,       movies::MAX_BODY,  |r| validate::validate(r).boxed()),
+    get( "/years",                  Public,                          |r| counts::years(r).boxed()),
 ];
 
 /// The routes of the listener for probes.

@@ -193,7 +193,7 @@ fn page_query(query: &MovieQuery) -> Option<ListQuery> {
         (select id, doc from movies where true",
     );
     query.filters.push_to(&mut sql)?;
-    push_order(&mut sql, query);
+    push_order(&mut sql, query.sort, query.after);
     let limit = sql.bind(query.limit + 1);
     sql.push(&format!(" limit {limit})"));
     Some(sql)
@@ -201,14 +201,14 @@ fn page_query(query: &MovieQuery) -> Option<ListQuery> {
 
 /// Adds the start of the page and its order. Ties ascend in both directions, which a comparison of
 /// rows cannot express. So a descending start has two conditions: one for the index, and an exact one.
-fn push_order(sql: &mut ListQuery, query: &MovieQuery) {
-    let after = query.after.map(|id| sql.bind(id));
+pub(super) fn push_order(sql: &mut ListQuery, sort: Sort, after: Option<i64>) {
+    let after = after.map(|id| sql.bind(id));
     let after = after.as_deref();
     let last =
         |expression: &str, id: &str| format!("(select {expression} from movies where id = {id})");
     // The index has a prefix of the title. The whole title after it makes the order exact.
     let prefix = "left(title_lc, 256)";
-    let (start, order) = match query.sort {
+    let (start, order) = match sort {
         Sort::Id => (after.map(|id| format!("id > {id}")), "id".to_owned()),
         Sort::Year => (
             after.map(|id| format!("(year, id) > ({}, {id})", last("year", id))),
@@ -248,7 +248,7 @@ fn push_order(sql: &mut ListQuery, query: &MovieQuery) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{
-        super::{Years, catalogue_row::NAME_SEPARATOR},
+        super::{Years, catalogue_row::NAME_SEPARATOR, export::export_query},
         *,
     };
 
@@ -270,6 +270,7 @@ pub(super) mod tests {
                 for after in [None, Some(1)] {
                     let query = MovieQuery { filters: filters.clone(), sort, limit: 10, after };
                     queries.push(page_query(&query).unwrap().text);
+                    queries.push(export_query(&query).unwrap().text);
                 }
             }
         }

@@ -20,7 +20,9 @@ mod claim;
 mod concurrent_indexes;
 mod connect;
 mod convert;
+mod counts;
 mod error;
+mod export;
 mod filters;
 mod folding;
 mod ledger;
@@ -62,7 +64,9 @@ pub use batch::SmallFile;
 pub use catalogue::{MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort};
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane};
+pub use counts::{GenreCount, YearCount};
 pub use error::StoreError;
+pub use export::Export;
 pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
 pub use ledger::{Ingest, IngestQuery, IngestState};
@@ -128,7 +132,7 @@ impl Store {
         Ok(Self {
             pools: Pools::new(database, &connector, workers)?,
             listener_config: connect::config(database, &database.host, pools::WRITE_OPTIONS),
-            revision_config: pools::reader_config(database, read_host),
+            revision_config: pools::reader_config(database, read_host, ""),
             has_read_host: database.read_host.is_some(),
             connector,
             hints: Arc::default(),
@@ -212,7 +216,7 @@ impl Store {
     }
 
     /// Returns the status of each pool of connections, by name.
-    pub fn pool_status(&self) -> [(&'static str, Status); 5] {
+    pub fn pool_status(&self) -> [(&'static str, Status); 6] {
         self.pools.status()
     }
 

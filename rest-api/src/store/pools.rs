@@ -42,6 +42,13 @@ const STAGING_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan";
 const READ_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c jit=off \
      -c max_parallel_workers_per_gather=0 -c statement_timeout=3500ms -c lock_timeout=2s";
 
+/// Further options of sessions that export the catalogue. The rows come in the order of an index: to sort all of
+/// them would take disk space, and time before the first one.
+const EXPORT_OPTIONS: &str = "-c statement_timeout=630s -c enable_sort=off";
+
+/// How many exports run at once.
+const EXPORTS: usize = 4;
+
 /// Further options of sessions that read the ledger. Each list has an index with its filters and its
 /// order, which reads no other rows. Let the planner choose that one: costs are numbers of rows alone.
 /// By its own costs and statistics it would also filter the newest ingests, which reads the whole ledger
@@ -67,6 +74,8 @@ pub(super) struct Pools {
     /// For queries that the reader endpoint is too far behind for. Without such an endpoint the same as
     /// `reader`.
     pub(super) primary_reader: ReadPool,
+    /// For whole results, whose clients may read slowly.
+    pub(super) exports: ReadPool,
     /// For requests that read the ledger. They see what was written before, so they go to the primary
     /// host.
     pub(super) ledger: ReadPool,
@@ -97,8 +106,9 @@ impl Pools {
         let writer_config = writing(&[SHORT_OPTIONS, "-c statement_timeout=30s"]);
         let ledger_config = config(&[READ_OPTIONS, LEDGER_OPTIONS]);
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
+        let export_config = reader_config(database, read_host, EXPORT_OPTIONS);
         let [reader_config, primary_reader_config] =
-            [read_host, &database.host].map(|host| reader_config(database, host));
+            [read_host, &database.host].map(|host| reader_config(database, host, ""));
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
         let reader = pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?;
         let reader = ReadPool::new(reader, connector.tls.clone());
@@ -109,6 +119,7 @@ impl Pools {
         } else {
             reader.clone()
         };
+        let exports = pool(export_config, connector, RecyclingMethod::Verified, EXPORTS)?;
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
             workers: pool(worker_config, connector, writable.clone(), workers + 6)?,
@@ -116,26 +127,28 @@ impl Pools {
             writer: pool(writer_config, connector, writable, cores * 4)?,
             reader,
             primary_reader,
+            exports: ReadPool::new(exports, connector.tls.clone()),
             ledger: ReadPool::new(ledger, connector.tls.clone()),
         })
     }
 
     /// Returns the status of each pool, by name.
-    pub(super) fn status(&self) -> [(&'static str, Status); 5] {
-        let Self { workers, staging, writer, reader, primary_reader: _, ledger } = self;
+    pub(super) fn status(&self) -> [(&'static str, Status); 6] {
+        let Self { workers, staging, writer, reader, primary_reader: _, exports, ledger } = self;
         [
             ("workers", workers.status()),
             ("staging", staging.status()),
             ("writer", writer.status()),
             ("reader", reader.status()),
+            ("exports", exports.status()),
             ("ledger", ledger.status()),
         ]
     }
 }
 
-/// Returns the configuration of sessions that query the catalogue on `host`.
-pub(super) fn reader_config(database: &Database, host: &str) -> Config {
-    let read_only = format!("{READ_OPTIONS} -c default_transaction_read_only=on");
+/// Returns the configuration of sessions that query the catalogue on `host`, with further `options`.
+pub(super) fn reader_config(database: &Database, host: &str, options: &str) -> Config {
+    let read_only = format!("{READ_OPTIONS} -c default_transaction_read_only=on {options}");
     connect::config(database, host, &read_only)
 }
 

@@ -29,7 +29,7 @@ use crate::telemetry::chain;
 const POLL: Duration = Duration::from_secs(1);
 
 /// For how long a state counts as the present one after it was confirmed.
-pub const MAX_AGE: Duration = Duration::from_secs(2);
+const MAX_AGE: Duration = Duration::from_secs(2);
 
 /// The statement that reads the revision.
 pub(super) const READ: &str = "

@@ -4,6 +4,7 @@
 //! running.
 
 use deadpool_postgres::{GenericClient, Object};
+use futures_util::TryStreamExt;
 use tokio_postgres::{Error, Row, RowStream, types::ToSql};
 
 /// Runs a statement. Returns the number of rows that it changed or selected.
@@ -44,6 +45,11 @@ pub(super) async fn query_raw(on: &Object, query: &ListQuery) -> Result<RowStrea
     }
     let statement = on.prepare_cached(&query.text).await?;
     on.query_raw(&statement, query.params()).await
+}
+
+/// Runs a query that a client has composed. Returns all its rows.
+pub(super) async fn query(on: &Object, query: &ListQuery) -> Result<Vec<Row>, Error> {
+    query_raw(on, query).await?.try_collect().await
 }
 
 /// A list query under composition: its text and its parameters.

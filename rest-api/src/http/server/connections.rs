@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::responses::Guarded;
-use crate::config::ServerLimits;
+use crate::{config::ServerLimits, http::response::ResponseDeadline};
 
 /// How long a client may take to send the head of its first request.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -270,7 +270,8 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Sets the deadline of the response, and lets the exchange last until the last byte is written.
     pub(super) fn respond<B>(self, response: Response<B>) -> Response<Guarded<B, Self>> {
-        let due = Instant::now() + self.place.places.response_deadline;
+        let deadline = response.extensions().get::<ResponseDeadline>().map(|deadline| deadline.0);
+        let due = Instant::now() + deadline.unwrap_or(self.place.places.response_deadline);
         let mut state = lock(&self.place.state);
         state.exchanges.insert(self.id, Phase::Responding(due));
         self.place.reconsider(&mut state);

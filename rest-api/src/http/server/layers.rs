@@ -4,19 +4,24 @@ use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
 
 use aws::trace::{TRACEPARENT, TraceId, TraceParent};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Body;
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::{
-    ServiceBuilderExt, body::UnsyncBoxBody, catch_panic::CatchPanicLayer,
-    request_id::MakeRequestUuid, trace::TraceLayer,
+    ServiceBuilderExt,
+    body::UnsyncBoxBody,
+    catch_panic::CatchPanicLayer,
+    cors::{self, AllowOrigin, CorsLayer},
+    request_id::MakeRequestUuid,
+    trace::TraceLayer,
 };
 use tracing::{Span, error, field::display, info, info_span};
 use warp::filters::BoxedFilter;
 
 use super::{super::metrics::CountRequests, requests::ReceivedBody, responses::ResponseMemory};
 use crate::{
+    config::CorsOrigins,
     metrics::Metrics,
     problem::{Code, Problem},
     telemetry::milliseconds,
@@ -24,6 +29,10 @@ use crate::{
 };
 
 const REQUEST_ID: &str = "x-request-id";
+const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
+
+/// For how long a browser may remember what a page may send.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
 /// The longest request id that is accepted from a client, in bytes.
 const MAX_REQUEST_ID: usize = 128;
@@ -39,13 +48,15 @@ pub(super) fn layered(
     routes: BoxedFilter<(warp::reply::Response,)>,
     metrics: Arc<Metrics>,
     memory: ResponseMemory,
+    origins: &CorsOrigins,
 ) -> impl Service<
     Request<ReceivedBody>,
     Response = Response<impl Body<Data = Bytes, Error = impl Into<BoxError>> + Send + Unpin>,
     Error = impl Into<BoxError>,
     Future: Send,
 > + Clone
-+ Send {
++ Send
++ use<> {
     let service = ServiceBuilder::new()
         .override_response_header(
             header::X_CONTENT_TYPE_OPTIONS,
@@ -63,6 +74,7 @@ pub(super) fn layered(
                 .on_failure(()),
         )
         .propagate_x_request_id()
+        .layer(cors(origins))
         .layer(CatchPanicLayer::custom(panic_response))
         .map_request(head_as_get)
         .and_then(move |response| {
@@ -71,6 +83,22 @@ pub(super) fn layered(
         })
         .service(warp::service(routes));
     CountRequests::new(service, metrics)
+}
+
+/// Lets pages of these origins read, and learn what they need for it.
+fn cors(origins: &CorsOrigins) -> CorsLayer {
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::IF_NONE_MATCH])
+        .expose_headers([header::LINK, header::ETAG, header::RETRY_AFTER, X_REQUEST_ID])
+        .max_age(PREFLIGHT_AGE);
+    match origins {
+        CorsOrigins::Any => layer.allow_origin(cors::Any),
+        CorsOrigins::Listed(origins) => {
+            let origins = origins.iter().filter_map(|origin| origin.parse::<HeaderValue>().ok());
+            layer.allow_origin(AllowOrigin::list(origins))
+        }
+    }
 }
 
 /// Serves HEAD by the route of GET. hyper leaves out the body of the response (RFC 9110, 9.3.2).

@@ -33,7 +33,11 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 use warp::filters::BoxedFilter;
 
-use crate::{config::ServerLimits, metrics::Metrics, shutdown};
+use crate::{
+    config::{CorsOrigins, ServerLimits},
+    metrics::Metrics,
+    shutdown,
+};
 use connections::Places;
 use requests::ReceivedBody;
 use responses::ResponseMemory;
@@ -63,6 +67,8 @@ pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) routes: BoxedFilter<(warp::reply::Response,)>,
     pub(crate) limits: ServerLimits,
+    /// The origins whose pages may read.
+    pub(crate) origins: CorsOrigins,
 }
 
 /// Serves both listeners until `stop` turns true. Then requests in flight may end, for a while.
@@ -97,13 +103,13 @@ fn raise_descriptor_limit() {
 
 /// Serves one listener. If no file descriptor is left, a connection of `replaceable` makes place.
 async fn accept_all(
-    Listener { socket, routes, limits }: Listener,
+    Listener { socket, routes, limits, origins }: Listener,
     places: Arc<Places>,
     replaceable: &Places,
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = layers::layered(routes, metrics, ResponseMemory::new(&limits));
+    let service = layers::layered(routes, metrics, ResponseMemory::new(&limits), &origins);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();

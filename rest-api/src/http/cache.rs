@@ -1,0 +1,274 @@
+//! Cacheable answers: kept in memory, and named by entity tags.
+//!
+//! An answer belongs to one resource (a path and a normalised query) in one state of the catalogue. Its
+//! entity tag names both, so a client that has it is answered without a query, even if the answer itself is
+//! no longer in memory.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use quick_cache::{Weighter, sync::Cache};
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use tokio::task::spawn_blocking;
+use warp::reply::Response;
+
+use super::{App, DATABASE_TIMEOUT, response};
+use crate::{metrics::CacheResult, problem::Problem, store::Revision};
+
+/// A smaller body is not compressed: it fits into one packet anyway.
+const MIN_COMPRESSED: usize = 1 << 10;
+
+/// What an answer takes in memory beside its text, in bytes.
+const OVERHEAD: usize = 300;
+
+/// An expected size of an answer, in bytes, from which the number of answers is estimated.
+const EXPECTED_SIZE: u64 = 8 << 10;
+
+/// Caches keep an answer, and ask each time whether it is still the present one.
+const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("public, no-cache");
+
+/// Changes when the same movies are rendered in another way.
+const FORMAT: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
+
+/// The body of a successful answer.
+pub(super) struct Fresh {
+    /// The state of the catalogue that it is of.
+    pub(super) revision: Revision,
+    pub(super) json: Vec<u8>,
+    /// The cursor of the next page, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// An answer in one content coding.
+pub(super) struct Cached {
+    revision: Revision,
+    coding: Coding,
+    body: Bytes,
+    etag: HeaderValue,
+    /// The cursor of the next page, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// The answers in memory.
+pub(super) struct ResponseCache(Cache<Key, Arc<Cached>, Weight>);
+
+#[derive(Clone, Eq, Hash, PartialEq)]
+struct Key {
+    resource: Arc<str>,
+    revision: Revision,
+    coding: Coding,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Coding {
+    Identity,
+    Gzip,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Key, Arc<Cached>> for Weight {
+    fn weight(&self, key: &Key, cached: &Arc<Cached>) -> u64 {
+        (OVERHEAD + key.resource.len() + cached.body.len()) as u64
+    }
+}
+
+impl ResponseCache {
+    /// Returns a cache of at most `bytes` bytes.
+    pub(super) fn new(bytes: u64) -> Self {
+        let answers = usize::try_from(bytes / EXPECTED_SIZE).unwrap_or(usize::MAX);
+        Self(Cache::with_weighter(answers, bytes, Weight))
+    }
+
+    /// Returns the answer of `resource` in the state `revision` or a newer one. Of equal requests one alone
+    /// computes it, with `compute`.
+    async fn get(
+        &self,
+        resource: &Arc<str>,
+        revision: Revision,
+        compute: impl Future<Output = Result<Fresh, Problem>>,
+    ) -> Result<(Arc<Cached>, CacheResult), Problem> {
+        let key = Key { resource: Arc::clone(resource), revision, coding: Coding::Identity };
+        let mut result = CacheResult::Hit;
+        let computed = async {
+            result = CacheResult::Miss;
+            let Fresh { revision, json, next } = compute.await?;
+            let etag = etag(resource, revision, Coding::Identity);
+            let body = Bytes::from(json);
+            let cached = Cached { revision, coding: Coding::Identity, body, etag, next };
+            Ok::<_, Problem>(Arc::new(cached))
+        };
+        let cached = self.0.get_or_insert_async(&key, computed).await?;
+        Ok((cached, result))
+    }
+
+    /// Returns the compressed form of an answer.
+    async fn compressed(&self, resource: &Arc<str>, cached: Arc<Cached>) -> Arc<Cached> {
+        let revision = cached.revision;
+        let key = Key { resource: Arc::clone(resource), revision, coding: Coding::Gzip };
+        let identity = Arc::clone(&cached);
+        let compress = async {
+            let body = cached.body.clone();
+            let body = spawn_blocking(move || gzip(&body)).await.ok().flatten().ok_or(())?;
+            let etag = etag(resource, revision, Coding::Gzip);
+            let next = cached.next.clone();
+            Ok::<_, ()>(Arc::new(Cached { revision, coding: Coding::Gzip, body, etag, next }))
+        };
+        self.0.get_or_insert_async(&key, compress).await.unwrap_or(identity)
+    }
+}
+
+/// Answers a request for `resource`, which names the path and the normalised query: from memory, with
+/// `304`, or with what `compute` returns for the present state of the catalogue or a newer one. Returns the
+/// cursor of the next page, too.
+///
+/// # Errors
+/// If the state of the catalogue cannot be read, or `compute` fails or takes too long.
+pub(super) async fn answer<F>(
+    app: &App,
+    headers: &HeaderMap,
+    resource: String,
+    compute: impl FnOnce(Revision) -> F,
+) -> Result<(Response, Option<String>), Problem>
+where
+    F: Future<Output = Result<Fresh, Problem>>,
+{
+    let resource: Arc<str> = resource.into();
+    let late = || Problem::unavailable("the query took too long", Duration::from_secs(5));
+    let answered = async {
+        let revision = app.store.revision().await?;
+        if let Some(etag) = unchanged(headers, &resource, revision) {
+            app.metrics.cache(CacheResult::NotModified);
+            return Ok((not_modified(etag), None));
+        }
+        let compute = compute(revision);
+        let (mut cached, result) = app.cache.get(&resource, revision, compute).await?;
+        app.metrics.cache(result);
+        if cached.body.len() >= MIN_COMPRESSED && accepts_gzip(headers) {
+            cached = app.cache.compressed(&resource, cached).await;
+        }
+        Ok((cached.response(), cached.next.clone()))
+    };
+    // Who waits for an equal request waits no longer than for a query of its own.
+    tokio::time::timeout(DATABASE_TIMEOUT, answered).await.unwrap_or_else(|_| Err(late()))
+}
+
+impl Cached {
+    fn response(&self) -> Response {
+        let mut response = Response::new(self.body.clone().into());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(validators(self.etag.clone()));
+        if self.coding == Coding::Gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    }
+}
+
+fn not_modified(etag: HeaderValue) -> Response {
+    let mut response = response::body(StatusCode::NOT_MODIFIED, "application/json", Vec::new());
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response.headers_mut().extend(validators(etag));
+    response
+}
+
+/// Returns the headers by which caches keep an answer.
+fn validators(etag: HeaderValue) -> [(HeaderName, HeaderValue); 3] {
+    [
+        (header::ETAG, etag),
+        (header::CACHE_CONTROL, CACHE_CONTROL),
+        (header::VARY, HeaderValue::from_static("accept, accept-encoding")),
+    ]
+}
+
+/// Returns the entity tag of an answer (RFC 9110, 8.8.3): a strong one, of everything that the bytes depend on.
+fn etag(resource: &str, revision: Revision, coding: Coding) -> HeaderValue {
+    let Revision { number, tag } = revision;
+    let digest = Sha256::digest(format!("{FORMAT}\n{number} {tag}\n{coding:?}\n{resource}"));
+    let name = URL_SAFE_NO_PAD.encode(&digest[..15]);
+    HeaderValue::try_from(format!("\"{name}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// Returns the entity tag of the present answer that the client has, if it has one (`If-None-Match`).
+fn unchanged(headers: &HeaderMap, resource: &str, revision: Revision) -> Option<HeaderValue> {
+    let sent = headers.get_all(header::IF_NONE_MATCH);
+    let sent: Vec<&str> = sent.iter().filter_map(|value| value.to_str().ok()).collect();
+    if sent.is_empty() {
+        return None;
+    }
+    // A weak comparison: a proxy that compresses makes a tag weak.
+    let has = |etag: &HeaderValue| {
+        let tags = sent.iter().flat_map(|value| value.split(','));
+        tags.map(str::trim).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
+    };
+    [Coding::Identity, Coding::Gzip]
+        .map(|coding| etag(resource, revision, coding))
+        .into_iter()
+        .find(has)
+}
+
+/// Returns whether the client accepts gzip (RFC 9110, 12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let text: Cow<'_, str> =
+        accepted.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",").into();
+    let quality = |coding: &str| {
+        text.split(',').find_map(|accepted| {
+            let (name, parameters) = accepted.split_once(';').unwrap_or((accepted, ""));
+            let quality = || parameters.trim().strip_prefix("q=")?.trim().parse::<f32>().ok();
+            name.trim().eq_ignore_ascii_case(coding).then(|| quality().unwrap_or(1.0))
+        })
+    };
+    quality("gzip").or_else(|| quality("x-gzip")).or_else(|| quality("*")).is_some_and(|q| q > 0.0)
+}
+
+/// Compresses a body. None in practice never: writing to memory does not fail.
+fn gzip(body: &[u8]) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 3), Compression::new(5));
+    encoder.write_all(body).ok()?;
+    Some(encoder.finish().ok()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_used_if_the_client_accepts_it() {
+        for (accepted, expected) in [
+            ("gzip", true),
+            ("br, GZIP;q=0.5", true),
+            ("deflate, gzip ; q=1.0", true),
+            ("*", true),
+            ("gzip;q=0, *", false),
+            ("identity", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+            assert_eq!(accepts_gzip(&headers), expected, "{accepted}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn an_entity_tag_is_of_resource_revision_and_coding() {
+        let (one, two) = (Revision { number: 1, tag: 7 }, Revision { number: 2, tag: 7 });
+        let other_copy = Revision { number: 1, tag: 8 };
+        let tags = [
+            etag("a", one, Coding::Identity),
+            etag("b", one, Coding::Identity),
+            etag("a", two, Coding::Identity),
+            etag("a", other_copy, Coding::Identity),
+            etag("a", one, Coding::Gzip),
+        ];
+        let distinct: std::collections::HashSet<_> = tags.iter().collect();
+        assert_eq!(distinct.len(), tags.len());
+    }
+}

@@ -1,0 +1,137 @@
+//! How many movies have each genre and each year.
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Row;
+
+use super::{
+    Filters, Revision, Store, StoreError,
+    catalogue_row::fold_genre,
+    reads::{self, Lent},
+    sql::{self, ListQuery},
+};
+
+/// The largest number of genres that are counted.
+const MAX_GENRES: i64 = 1000;
+
+/// How many movies have a genre.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct GenreCount {
+    /// The genre, as the movie has it that was inserted last.
+    pub genre: String,
+    /// How many movies have it, in any case.
+    pub count: i64,
+}
+
+/// How many movies have a year.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct YearCount {
+    /// The year.
+    pub year: i32,
+    /// How many movies have it.
+    pub count: i64,
+}
+
+impl Store {
+    /// Returns the most common genres of the movies that match, with the state of the catalogue that they
+    /// are of: `at_least` or a newer one.
+    ///
+    /// # Errors
+    /// If the database is unavailable, or the query takes too long.
+    pub async fn genres(
+        &self,
+        filters: &Filters,
+        at_least: Revision,
+    ) -> Result<(Revision, Vec<GenreCount>), StoreError> {
+        let mut sql = ListQuery::new(
+            "
+            /* counts::genres */
+            with counted as (
+                select genre, count(*) as count, max(id) as newest
+                from movies, unnest(genres_lc) as genre
+                where true",
+        );
+        if filters.push_to(&mut sql).is_none() {
+            return Ok((at_least, Vec::new()));
+        }
+        let limit = sql.bind(MAX_GENRES);
+        sql.push(&format!(
+            " group by genre
+                order by count(*) desc, genre
+                limit {limit}
+            )
+            select c.revision, c.tag, g.genre, g.count, m.doc
+            from catalogue c left join counted g on true left join movies m on m.id = g.newest
+            order by g.count desc, g.genre"
+        ));
+        let count = |row: &Row| {
+            let folded: Option<&str> = row.get("genre");
+            let genre = spelling(folded?, row.get("doc"));
+            Some(GenreCount { genre, count: row.get("count") })
+        };
+        self.counts(&sql, at_least, count).await
+    }
+
+    /// Returns the years of the movies that match, upwards, with the state of the catalogue that they are
+    /// of: `at_least` or a newer one.
+    ///
+    /// # Errors
+    /// If the database is unavailable, or the query takes too long.
+    pub async fn years(
+        &self,
+        filters: &Filters,
+        at_least: Revision,
+    ) -> Result<(Revision, Vec<YearCount>), StoreError> {
+        let mut sql = ListQuery::new(
+            "
+            /* counts::years */
+            with counted as (
+                select year, count(*) as count from movies where true",
+        );
+        if filters.push_to(&mut sql).is_none() {
+            return Ok((at_least, Vec::new()));
+        }
+        sql.push(
+            " group by year
+            )
+            select c.revision, c.tag, y.year, y.count
+            from catalogue c left join counted y on true
+            order by y.year",
+        );
+        let count = |row: &Row| {
+            let year: Option<i32> = row.get("year");
+            Some(YearCount { year: year?, count: row.get("count") })
+        };
+        self.counts(&sql, at_least, count).await
+    }
+
+    async fn counts<T>(
+        &self,
+        sql: &ListQuery,
+        at_least: Revision,
+        count: impl Fn(&Row) -> Option<T>,
+    ) -> Result<(Revision, Vec<T>), StoreError> {
+        let mut rows = read(self.reader().await?, sql).await?;
+        let revision = |rows: &[Row]| rows.first().map(Revision::new).unwrap_or_default();
+        if !self.is_recent(revision(&rows), at_least) {
+            rows = read(self.primary_reader().await?, sql).await?;
+        }
+        Ok((revision(&rows), rows.iter().filter_map(count).collect()))
+    }
+}
+
+async fn read(connection: Lent, sql: &ListQuery) -> Result<Vec<Row>, StoreError> {
+    let rows = sql::query(&connection, sql).await?;
+    reads::finish(connection);
+    Ok(rows)
+}
+
+/// Returns a folded genre as the movie `doc` has it.
+fn spelling(folded: &str, doc: &str) -> String {
+    #[derive(Deserialize)]
+    struct Genres {
+        genres: Vec<String>,
+    }
+    let movie: Option<Genres> = serde_json::from_str(doc).ok();
+    let mut genres = movie.into_iter().flat_map(|movie| movie.genres);
+    genres.find(|genre| fold_genre(genre) == folded).unwrap_or_else(|| folded.to_owned())
+}
