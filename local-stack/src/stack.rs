@@ -18,8 +18,8 @@ use aws::SecretsManager;
 use rest_api::{
     Aws,
     config::{
-        ApiToken, Budget, Config, Database, IgnoredKeys, LogFormat, Retry, ServerLimits,
-        TokenDigest,
+        ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat,
+        Retry, ServerLimits, TokenDigest,
     },
     objects::ObjectStore,
     reconcile,
@@ -165,6 +165,9 @@ impl Stack {
             budget: Budget::default(),
             ignored_keys: IgnoredKeys::default(),
             ledger_days: None,
+            // Pages of other sites are refused before.
+            cors_origins: CorsOrigins::Listed(Vec::new()),
+            cache_bytes: DEFAULT_CACHE,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: Some(sns::topic_arn()),

@@ -22,7 +22,10 @@ use local_stack::{
 };
 use rest_api::{
     Aws,
-    config::{ApiToken, Budget, Config, IgnoredKeys, LogFormat, Retry, ServerLimits, TokenDigest},
+    config::{
+        ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, IgnoredKeys, LogFormat, Retry,
+        ServerLimits, TokenDigest,
+    },
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -103,6 +106,8 @@ impl Environment {
             budget: Budget::default(),
             ignored_keys: IgnoredKeys::default(),
             ledger_days: None,
+            cors_origins: CorsOrigins::Any,
+            cache_bytes: DEFAULT_CACHE,
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: None,

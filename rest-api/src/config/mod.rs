@@ -17,6 +17,9 @@ pub use aws::Secret;
 
 use reader::Reader;
 
+/// The default of [`Config::cache_bytes`].
+pub const DEFAULT_CACHE: u64 = 64 << 20;
+
 /// The service's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {

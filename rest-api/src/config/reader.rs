@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    ApiToken, Budget, Config, CorsOrigins, Database, IgnoredKeys, LogFormat, Login, Retry, Secret,
-    ServerLimits, Tls, TokenDigest,
+    ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat, Login,
+    Retry, Secret, ServerLimits, Tls, TokenDigest,
 };
 
 /// Reads variables, and collects all errors. A variable with an error gets a substitute value.
@@ -50,13 +50,18 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             ledger_days: Some(self.parsed("MRU_LEDGER_DAYS", 365, "a number of days"))
                 .filter(|days| *days > 0),
             cors_origins: self.cors_origins("MRU_CORS_ORIGINS"),
-            cache_bytes: u64::from(self.parsed("MRU_CACHE_MB", 64_u32, "a number of MiB")) << 20,
+            cache_bytes: self.cache_bytes("MRU_CACHE_MB"),
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: self.topic_arn("MRU_RESULTS_TOPIC_ARN"),
             log_filter: self.optional("MRU_LOG").unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format(),
         }
+    }
+
+    fn cache_bytes(&mut self, name: &str) -> u64 {
+        let megabytes = u32::try_from(DEFAULT_CACHE >> 20).unwrap_or(u32::MAX);
+        u64::from(self.parsed(name, megabytes, "a number of MiB")) << 20
     }
 
     /// Reads origins, separated by commas. An empty value is no origin.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rest_api::store::{MovieQuery, Sort, Store};
+use rest_api::store::{MovieQuery, Revision, Sort, Store};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -65,7 +65,9 @@ async fn abandoned_statements_never_outnumber_the_pool_and_leave_it_usable() {
     let max = store.pool_status().iter().find(|(name, _)| *name == "reader").unwrap().1.max_size;
     let mut abandoned = Instant::now();
     for _ in 0..10 * max {
-        let given_up = timeout(Duration::from_millis(20), store.movies(&all_movies())).await;
+        let given_up =
+            timeout(Duration::from_millis(20), store.movies(&all_movies(), Revision::default()))
+                .await;
         assert!(given_up.is_err());
         abandoned = Instant::now();
         assert!(waiting(&sql, "movies").await <= i64::try_from(max).unwrap());
@@ -73,7 +75,7 @@ async fn abandoned_statements_never_outnumber_the_pool_and_leave_it_usable() {
     check_end(&sql, "movies", abandoned).await;
     lock.rollback().await.unwrap();
     let query = all_movies();
-    let all = (0..2 * max).map(|_| store.movies(&query));
+    let all = (0..2 * max).map(|_| store.movies(&query, Revision::default()));
     futures_util::future::try_join_all(Vec::from_iter(all)).await.unwrap();
     let backends = "select count(*) from pg_stat_activity where datname = current_database()";
     eventually(async || {
@@ -93,7 +95,10 @@ async fn a_cancel_request_is_sent_over_tls() {
     let (mut locking, sql) = (secure.sql("cancelled").await, secure.sql("cancelled").await);
     let lock = locking.transaction().await.unwrap();
     lock.batch_execute("lock table movies in access exclusive mode").await.unwrap();
-    let reading = tokio::spawn(async move { store.movies(&all_movies()).await.map(drop) });
+    let reading =
+        tokio::spawn(
+            async move { store.movies(&all_movies(), Revision::default()).await.map(drop) },
+        );
     eventually(async || waiting(&sql, "movies").await == 1).await;
     let abandoned = Instant::now();
     reading.abort();

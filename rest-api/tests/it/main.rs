@@ -14,16 +14,20 @@
 //! | `abandoned_reads::` | reads that are given up: cancelled, counted by the pool |
 //! | `batches::` | small files that are ingested together |
 //! | `budget::` | the budget of one file: records, staged bytes |
+//! | `cache::` | cached answers, entity tags, compression |
 //! | `catalogue::` | queries of the catalogue: filters, sort orders, pages |
+//! | `counts::` | `/genres` and `/years` |
 //! | `concurrent_ingests::` | ingests of the same object or the same movies that run at the same time |
 //! | `config::` | environment variables: defaults, checks, messages |
 //! | `corpus::` | the oracle of the fuzzer, on the corpus and on the files of the tests |
 //! | `deployment::` | chart, Terraform and health check agree with the programs |
 //! | `equal_text::` | texts that are equal: normal forms, case |
+//! | `exports::` | whole results as NDJSON |
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
 //! | `gone::` | objects that are gone before they are read |
+//! | `freshness::` | the age of answers, with several replicas and a cut listener |
 //! | `hostile_files::` | files made to occupy processors and memory |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
 //! | `ignored_keys::` | keys that are no files |
@@ -55,15 +59,19 @@
 mod abandoned_reads;
 mod batches;
 mod budget;
+mod cache;
 mod catalogue;
 mod concurrent_ingests;
 mod config;
 mod corpus;
+mod counts;
 mod deployment;
 mod equal_text;
+mod exports;
 mod failover;
 mod files;
 mod forged_notifications;
+mod freshness;
 mod gone;
 mod hostile_files;
 mod http;

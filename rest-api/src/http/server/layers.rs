@@ -48,15 +48,14 @@ pub(super) fn layered(
     routes: BoxedFilter<(warp::reply::Response,)>,
     metrics: Arc<Metrics>,
     memory: ResponseMemory,
-    origins: &CorsOrigins,
+    cors: CorsLayer,
 ) -> impl Service<
     Request<ReceivedBody>,
     Response = Response<impl Body<Data = Bytes, Error = impl Into<BoxError>> + Send + Unpin>,
     Error = impl Into<BoxError>,
     Future: Send,
 > + Clone
-+ Send
-+ use<> {
++ Send {
     let service = ServiceBuilder::new()
         .override_response_header(
             header::X_CONTENT_TYPE_OPTIONS,
@@ -74,7 +73,7 @@ pub(super) fn layered(
                 .on_failure(()),
         )
         .propagate_x_request_id()
-        .layer(cors(origins))
+        .layer(cors)
         .layer(CatchPanicLayer::custom(panic_response))
         .map_request(head_as_get)
         .and_then(move |response| {
@@ -86,7 +85,7 @@ pub(super) fn layered(
 }
 
 /// Lets pages of these origins read, and learn what they need for it.
-fn cors(origins: &CorsOrigins) -> CorsLayer {
+pub(super) fn cors(origins: &CorsOrigins) -> CorsLayer {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::HEAD])
         .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::IF_NONE_MATCH])

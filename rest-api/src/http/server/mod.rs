@@ -109,7 +109,8 @@ async fn accept_all(
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = layers::layered(routes, metrics, ResponseMemory::new(&limits), &origins);
+    let service =
+        layers::layered(routes, metrics, ResponseMemory::new(&limits), layers::cors(&origins));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();

@@ -8,8 +8,8 @@ use local_stack::sdk;
 use rest_api::{
     Aws,
     config::{
-        ApiToken, Budget, Config, Database, IgnoredKeys, LogFormat, Retry, ServerLimits,
-        TokenDigest,
+        ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat,
+        Retry, ServerLimits, TokenDigest,
     },
 };
 
@@ -50,6 +50,14 @@ impl Service {
     /// Returns a builder of another service on the database and bucket of this one.
     pub(crate) fn successor<'a>(self) -> Builder<'a> {
         Builder::new(Some(self))
+    }
+
+    /// Starts another replica on the same database and bucket, with another configuration.
+    pub(crate) async fn replica(&self, change: impl FnOnce(&mut Config)) -> Running {
+        let mut config = config(self.database.clone());
+        change(&mut config);
+        let sns = aws_sdk_sns::Client::new(&sdk(([127, 0, 0, 1], 1).into()));
+        Running::start(config, Aws { s3: self.s3.clone(), sns, secrets: no_secrets() }).await
     }
 
     /// Starts another replica on the same database and bucket, which publishes to a topic.
@@ -144,6 +152,8 @@ fn config(database: Database) -> Config {
         budget: Budget::default(),
         ignored_keys: IgnoredKeys::default(),
         ledger_days: None,
+        cors_origins: CorsOrigins::Any,
+        cache_bytes: DEFAULT_CACHE,
         retry: Retry {
             max_attempts: 3,
             max_attempts_refused: 2,

@@ -57,7 +57,7 @@ pub(crate) struct Service {
 
 /// A running service. It stops when this is dropped.
 pub(crate) struct Running {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<()>,
 }
