@@ -186,8 +186,8 @@ async fn pages_of_other_origins_may_read() {
     {
         let read = get(&service, "/movies", &[("origin", origin)]).await;
         assert_eq!(read.header("access-control-allow-origin"), allowed, "{origin}");
-        let vary = read.headers.get_all("vary").iter().map(|value| value.to_str().unwrap());
-        assert!(vary.clone().any(|value| value.contains("origin")), "{origin}");
-        assert!(vary.clone().any(|value| value.contains("accept-encoding")), "{origin}");
+        let vary: Vec<_> = read.headers.get_all("vary").iter().collect();
+        let vary = format!("{vary:?}");
+        assert!(vary.contains("origin") && vary.contains("accept-encoding"), "{origin}: {vary}");
     }
 }

@@ -171,8 +171,10 @@ async fn clients_that_do_not_read_large_pages_take_bounded_memory() {
     assert!(peak - before < MAX_RESPONSES_MB, "{peak} MB, {before} MB before");
 }
 
-/// The largest resident set of the service, whatever clients do. The chart's limit is 256 MiB.
+/// The largest resident set of the service, whatever clients do, beside its cache of 64 MiB. The chart's limit
+/// is 384 MiB.
 const MAX_RESIDENT_UNDER_ATTACK_MB: u64 = 160;
+const MAX_CACHE_MB: u64 = 96;
 
 /// The size of an unfinished head, in bytes. A head of 16 KiB is refused.
 const HEAD: usize = 15 << 10;
@@ -217,6 +219,11 @@ async fn all_bounds_together_fit_into_the_memory_of_a_pod() {
     let notification = notification::bare("large.ndjson").to_string();
     let recorded = around.send(around.post("/notify", notification)).await.json();
 
+    // Different answers of 2 MiB, which fill the cache.
+    for year in 2001..2061 {
+        let url = format!("http://{address}/movies?limit=2&year=2000..{year}");
+        assert_eq!(reqwest::get(url).await.unwrap().status(), StatusCode::OK);
+    }
     let mut clients = Vec::new();
     let mut send = async |bytes: &[u8]| {
         let mut client = TcpStream::connect(address).await.unwrap();
@@ -241,5 +248,5 @@ async fn all_bounds_together_fit_into_the_memory_of_a_pod() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let peak = peak_resident_mb(process.id());
     eprintln!("resident set {peak} MB at most");
-    assert!(peak < MAX_RESIDENT_UNDER_ATTACK_MB, "{peak} MB");
+    assert!(peak < MAX_RESIDENT_UNDER_ATTACK_MB + MAX_CACHE_MB, "{peak} MB");
 }
