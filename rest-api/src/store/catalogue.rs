@@ -39,7 +39,7 @@ pub struct MovieQuery {
     /// The largest number of movies.
     pub limit: i64,
     /// The id of the last movie of the previous page. The title and year of a movie never change, so
-    /// its id determines its position in every order.
+    /// its id determines its position in every order, as long as it exists.
     pub after: Option<i64>,
 }
 
@@ -89,7 +89,8 @@ impl Store {
     /// Returns the movies that match `query`, of the state `at_least` of the catalogue or a newer one.
     ///
     /// # Errors
-    /// If the database is unavailable, or the query takes too long.
+    /// [`StoreError::CursorGone`] if the last movie of the previous page is gone, and with it its position. If
+    /// the database is unavailable, or the query takes too long.
     pub async fn movies(
         &self,
         query: &MovieQuery,
@@ -98,11 +99,17 @@ impl Store {
         let Some(sql) = page_query(query) else {
             return Ok(MoviePage { revision: at_least, movies: Vec::new(), has_more: false });
         };
-        let page = read_page(self.reader().await?, &sql, query.limit).await?;
-        if self.is_recent(page.revision, at_least) {
-            return Ok(page);
+        let mut page = read_page(self.reader().await?, &sql, query.limit).await?;
+        if !self.is_recent(page.revision, at_least) {
+            page = read_page(self.primary_reader().await?, &sql, query.limit).await?;
         }
-        read_page(self.primary_reader().await?, &sql, query.limit).await
+        if let (true, Some(last)) = (page.movies.is_empty(), query.after)
+            && query.sort != Sort::Id
+            && self.movie(last, page.revision).await?.1.is_none()
+        {
+            return Err(StoreError::CursorGone);
+        }
+        Ok(page)
     }
 
     /// Returns the movie with this id, and the provenance of its content; and the state of the catalogue

@@ -54,6 +54,9 @@ pub enum StoreError {
         /// The limit that it exceeds.
         limit: String,
     },
+    /// The movie that a page begins after is gone.
+    #[error("the movie that the page begins after is gone")]
+    CursorGone,
     /// A statement failed: an error of the service.
     #[error("a database statement failed")]
     Statement(#[source] tokio_postgres::Error),
