@@ -255,7 +255,12 @@ pub(super) fn push_order(sql: &mut ListQuery, sort: Sort, after: Option<i64>) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{
-        super::{Years, catalogue_row::NAME_SEPARATOR, export::export_query},
+        super::{
+            Years,
+            catalogue_row::NAME_SEPARATOR,
+            counts::{genres_query, years_query},
+            export::export_query,
+        },
         *,
     };
 
@@ -278,6 +283,8 @@ pub(super) mod tests {
                     let query = MovieQuery { filters: filters.clone(), sort, limit: 10, after };
                     queries.push(page_query(&query).unwrap().text);
                     queries.push(export_query(&query).unwrap().text);
+                    queries.push(genres_query(&query.filters).unwrap().text);
+                    queries.push(years_query(&query.filters).unwrap().text);
                 }
             }
         }

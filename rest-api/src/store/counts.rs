@@ -42,27 +42,7 @@ impl Store {
         filters: &Filters,
         at_least: Revision,
     ) -> Result<(Revision, Vec<GenreCount>), StoreError> {
-        let mut sql = ListQuery::new(
-            "
-            /* counts::genres */
-            with counted as (
-                select genre, count(*) as count, max(id) as newest
-                from movies, unnest(genres_lc) as genre
-                where true",
-        );
-        if filters.push_to(&mut sql).is_none() {
-            return Ok((at_least, Vec::new()));
-        }
-        let limit = sql.bind(MAX_GENRES);
-        sql.push(&format!(
-            " group by genre
-                order by count(*) desc, genre
-                limit {limit}
-            )
-            select c.revision, c.tag, g.genre, g.count, m.doc
-            from catalogue c left join counted g on true left join movies m on m.id = g.newest
-            order by g.count desc, g.genre"
-        ));
+        let Some(sql) = genres_query(filters) else { return Ok((at_least, Vec::new())) };
         let count = |row: &Row| {
             let folded: Option<&str> = row.get("genre");
             let genre = spelling(folded?, row.get("doc"));
@@ -81,22 +61,7 @@ impl Store {
         filters: &Filters,
         at_least: Revision,
     ) -> Result<(Revision, Vec<YearCount>), StoreError> {
-        let mut sql = ListQuery::new(
-            "
-            /* counts::years */
-            with counted as (
-                select year, count(*) as count from movies where true",
-        );
-        if filters.push_to(&mut sql).is_none() {
-            return Ok((at_least, Vec::new()));
-        }
-        sql.push(
-            " group by year
-            )
-            select c.revision, c.tag, y.year, y.count
-            from catalogue c left join counted y on true
-            order by y.year",
-        );
+        let Some(sql) = years_query(filters) else { return Ok((at_least, Vec::new())) };
         let count = |row: &Row| {
             let year: Option<i32> = row.get("year");
             Some(YearCount { year: year?, count: row.get("count") })
@@ -117,6 +82,49 @@ impl Store {
         }
         Ok((revision(&rows), rows.iter().filter_map(count).collect()))
     }
+}
+
+/// Composes the query of the genres. None if no movie can match.
+pub(super) fn genres_query(filters: &Filters) -> Option<ListQuery> {
+    let mut sql = ListQuery::new(
+        "
+        /* counts::genres_query */
+        with counted as (
+            select genre, count(*) as count, max(id) as newest
+            from movies, unnest(genres_lc) as genre
+            where true",
+    );
+    filters.push_to(&mut sql)?;
+    let limit = sql.bind(MAX_GENRES);
+    sql.push(&format!(
+        " group by genre
+            order by count(*) desc, genre
+            limit {limit}
+        )
+        select c.revision, c.tag, g.genre, g.count, m.doc
+        from catalogue c left join counted g on true left join movies m on m.id = g.newest
+        order by g.count desc, g.genre"
+    ));
+    Some(sql)
+}
+
+/// Composes the query of the years. None if no movie can match.
+pub(super) fn years_query(filters: &Filters) -> Option<ListQuery> {
+    let mut sql = ListQuery::new(
+        "
+        /* counts::years_query */
+        with counted as (
+            select year, count(*) as count from movies where true",
+    );
+    filters.push_to(&mut sql)?;
+    sql.push(
+        " group by year
+        )
+        select c.revision, c.tag, y.year, y.count
+        from catalogue c left join counted y on true
+        order by y.year",
+    );
+    Some(sql)
 }
 
 async fn read(connection: Lent, sql: &ListQuery) -> Result<Vec<Row>, StoreError> {

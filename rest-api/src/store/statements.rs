@@ -129,6 +129,10 @@ async fn each_statement_fits_the_migrated_database() {
             .sort_by_key(|statement| statement.module != "staging" || statement.function != "new");
         let mut batches = BTreeSet::new();
         for Statement { module, function, text } in &statements {
+            // The beginning of a composed query, which is tested as a whole.
+            if text.matches('(').count() > text.matches(')').count() {
+                continue;
+            }
             let fits = if text.contains(";\n") {
                 batches.insert(format!("{module}::{function}"));
                 client.batch_execute(text).await
