@@ -128,7 +128,7 @@ async fn no_answer_is_older_than_the_bound_and_no_tag_has_two_contents() {
     };
     tokio::join!(write(), read(3), read(4), read(5), cut());
     let (answers, writes) = (answers.load(Ordering::Relaxed), written.0.lock().unwrap().len());
-    println!("{answers} answers checked against {writes} writes");
+    eprintln!("{answers} answers checked against {writes} writes");
     assert!(answers > 100 && writes > 10, "{answers} answers, {writes} writes");
 }
 
