@@ -33,6 +33,8 @@ mod multipart;
 mod objects;
 mod records;
 mod service;
+#[cfg(test)]
+mod tests;
 mod versions;
 
 use std::{
