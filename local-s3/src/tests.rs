@@ -1,7 +1,5 @@
 //! Tests of what a client cannot bring about: clocks, groups of changes, and lost files.
 
-#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
-
 use std::{
     fs,
     path::{Path, PathBuf},
