@@ -3,17 +3,23 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use redb::TableDefinition;
+use s3s::dto::Checksum;
 
 use crate::{
     OpenError, Options, Store,
-    conditions::WriteConditions,
+    checksums::hex,
+    conditions::{ReadConditions, WriteConditions},
+    contents::retry,
     events::Change,
     index::{Transaction, internal, now_ns},
+    objects::{Body, Selection},
+    records::Headers,
     versions,
 };
 
@@ -111,4 +117,51 @@ fn contents_without_an_index_are_not_removed() {
         assert!(error.to_string().contains("the index is missing"), "{error}");
         assert!(content.exists());
     }
+}
+
+#[tokio::test]
+async fn a_read_begins_again_if_its_content_is_removed_before_it_is_opened() {
+    let directory = Directory::new("removed");
+    let store = open(&directory.0).unwrap();
+    store.create_bucket_if_missing("bucket").await.unwrap();
+    let put = async |letter: u8| {
+        let stream = Some(s3s::Body::from(vec![letter; 20_000]).into());
+        let (md5, trailers, declared, sums) = (None, None, Vec::new(), Checksum::default());
+        let body = Body { stream, md5, sums, trailers, declared };
+        let (place, headers) = (("bucket".to_owned(), "k".to_owned()), Headers::default());
+        let conditions = WriteConditions::default();
+        store.put(place, body, headers, None, conditions, Change::Put).await.unwrap();
+        // The replaced content is removed after the answer.
+        while fs::read_dir(directory.0.join("_contents")).unwrap().count() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    put(b'a').await;
+    let selection = Selection {
+        bucket: "bucket".to_owned(),
+        key: "k".to_owned(),
+        version_id: None,
+        range: None,
+        part: None,
+        conditions: ReadConditions::default(),
+    };
+    let attempts = AtomicUsize::new(0);
+    let copied = retry(|| async {
+        let (selected, source) = store.locate(&selection)?;
+        if attempts.fetch_add(1, Ordering::Relaxed) < 3 {
+            put(b'b').await;
+        }
+        Ok((selected, store.contents.copy(vec![source], &[]).await?))
+    });
+    let (selected, content) = copied.await.unwrap();
+    assert_eq!(attempts.into_inner(), 4);
+    assert_eq!(selected.object.etag, hex(&content.md5));
+    // Another fault is reported at once.
+    let attempts = AtomicUsize::new(0);
+    let failed = retry(|| async {
+        attempts.fetch_add(1, Ordering::Relaxed);
+        Err::<(), _>(internal("a fault"))
+    });
+    failed.await.unwrap_err();
+    assert_eq!(attempts.into_inner(), 1);
 }

@@ -442,37 +442,6 @@ async fn concurrent_conditional_puts_make_one_object() {
 }
 
 #[tokio::test]
-async fn an_object_can_be_read_and_copied_while_it_is_replaced() {
-    let running = Running::start("replaced").await;
-    // One size for a file, and one for the index.
-    let body = |round: u8| vec![round; if round.is_multiple_of(2) { 20_000 } else { 100 }];
-    let put = async |round: u8| {
-        let put = running.s3.put_object().bucket(BUCKET).key("k");
-        put.body(ByteStream::from(body(round))).send().await.unwrap();
-    };
-    put(0).await;
-    let puts = async {
-        for round in 1..100 {
-            put(round).await;
-        }
-    };
-    let reads = async {
-        for _ in 0..100 {
-            let got = running.s3.get_object().bucket(BUCKET).key("k").send().await.unwrap();
-            let got = got.body.collect().await.unwrap().to_vec();
-            assert!(got == body(got[0]), "the object is not whole");
-        }
-    };
-    let copies = async {
-        for _ in 0..100 {
-            let copy = running.s3.copy_object().bucket(BUCKET).key("copy");
-            copy.copy_source("bucket/k").send().await.unwrap();
-        }
-    };
-    tokio::join!(puts, reads, copies);
-}
-
-#[tokio::test]
 async fn parts_are_verified() {
     let running = Running::start("parts").await;
     let body = |letter: u8| vec![letter; PART];
