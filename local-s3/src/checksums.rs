@@ -94,6 +94,14 @@ impl Algorithm {
         }
     }
 
+    /// Returns the algorithms that the header `x-amz-trailer` names.
+    pub(crate) fn declared(headers: &http::HeaderMap) -> S3Result<Vec<Self>> {
+        let values = headers.get_all("x-amz-trailer").into_iter();
+        let names = values.filter_map(|value| value.to_str().ok()).flat_map(|all| all.split(','));
+        let names = names.filter_map(|name| name.trim().strip_prefix("x-amz-checksum-"));
+        names.map(Self::parse).collect()
+    }
+
     /// Returns the checksum of this algorithm in `sums`.
     pub(crate) fn of(self, sums: &Checksum) -> Option<Sum> {
         let mut sums = sums.clone();
@@ -162,11 +170,12 @@ impl Sum {
 /// Checks the checksums that a client sent with a body.
 ///
 /// # Errors
-/// If one of them is malformed, or not that of the body.
+/// If one of them is malformed, was not computed, or is not that of the body.
 pub(crate) fn verify(given: &Checksum, computed: &Checksum) -> S3Result<()> {
     for (algorithm, name) in NAMES {
-        let (Some(given), Some(computed)) = (algorithm.of(given), algorithm.of(computed)) else {
-            continue;
+        let Some(given) = algorithm.of(given) else { continue };
+        let Some(computed) = algorithm.of(computed) else {
+            return Err(s3_error!(InvalidRequest, "The {} checksum was not declared.", name));
         };
         if given.value.len() != computed.value.len()
             || BASE64_STANDARD.decode(&given.value).is_err()

@@ -11,6 +11,7 @@ use std::{
     ops::Range,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -27,7 +28,7 @@ use uuid::Uuid;
 
 use crate::{
     checksums::Algorithm,
-    index::{SMALL, Transaction, internal},
+    index::{Kept, SMALL, Transaction, internal},
 };
 
 /// How many bytes are read or written at once.
@@ -35,6 +36,9 @@ const CHUNK: usize = 1 << 20;
 
 /// The most bytes of a content in the index.
 const SMALL_SIZE: usize = 16 << 10;
+
+/// How often a content is read that changes all the time.
+const MAX_ATTEMPTS: usize = 20;
 
 /// The directory of the contents.
 #[derive(Clone)]
@@ -44,8 +48,9 @@ pub(crate) struct Contents {
 
 /// A complete content. Its file is removed with it, unless it is kept.
 pub(crate) struct Content {
-    /// `None` for a small content, and when the file is kept.
+    /// `None` for a small content.
     path: Option<PathBuf>,
+    is_kept: Kept,
     /// The bytes of a small content.
     small: Vec<u8>,
     pub(crate) id: String,
@@ -56,17 +61,21 @@ pub(crate) struct Content {
     pub(crate) sums: Checksum,
 }
 
-/// Where to read a range of a content.
+/// Where to read bytes.
 pub(crate) enum Source {
-    /// In a file. An absolute path names one elsewhere.
-    File(String, Range<u64>),
+    /// In the file of a content, by id.
+    Content(String, Range<u64>),
+    /// In a file outside of the store.
+    Path(PathBuf, Range<u64>),
     Memory(Bytes),
 }
 
 impl Content {
-    /// Keeps the content in the transaction that refers to it.
-    pub(crate) fn keep(mut self, transaction: &Transaction) -> S3Result<()> {
-        if self.path.take().is_none() {
+    /// Keeps the content if the transaction is committed, which refers to it.
+    pub(crate) fn keep(&self, transaction: &Transaction) -> S3Result<()> {
+        if self.path.is_some() {
+            transaction.keep(Arc::clone(&self.is_kept));
+        } else {
             let mut table = transaction.table(SMALL)?;
             table.insert(self.id.as_str(), self.small.as_slice()).map_err(internal)?;
         }
@@ -76,7 +85,9 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if let Some(path) = &self.path
+            && !self.is_kept.load(Ordering::Relaxed)
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -172,15 +183,15 @@ impl Contents {
         let contents = self.clone();
         blocking(move || {
             for source in sources {
-                let (id, range) = match source {
-                    Source::File(id, range) => (id, range),
-                    Source::Memory(bytes) => {
+                let (path, range) = match contents.locate(source) {
+                    Ok(located) => located,
+                    Err(bytes) => {
                         growing.append(&bytes)?;
                         continue;
                     }
                 };
                 let mut rest = range.end - range.start;
-                let mut file = contents.at(&id, range.start)?;
+                let mut file = open_at(&path, range.start)?;
                 while rest > 0 {
                     let chunk = read_chunk(&mut file, rest)?;
                     growing.append(&chunk)?;
@@ -194,12 +205,11 @@ impl Contents {
 
     /// Returns the bytes of a range as a stream.
     pub(crate) async fn read(&self, source: Source) -> S3Result<StreamingBlob> {
-        let (id, range) = match source {
-            Source::File(id, range) => (id, range),
-            Source::Memory(bytes) => return Ok(s3s::Body::from(bytes).into()),
+        let (path, range) = match self.locate(source) {
+            Ok(located) => located,
+            Err(bytes) => return Ok(s3s::Body::from(bytes).into()),
         };
-        let contents = self.clone();
-        let file = blocking(move || contents.at(&id, range.start)).await?;
+        let file = blocking(move || open_at(&path, range.start)).await?;
         let state = (file, range.end - range.start);
         let chunks = stream::try_unfold(state, |(mut file, rest)| async move {
             if rest == 0 {
@@ -224,6 +234,11 @@ impl Contents {
         let _ = fs::remove_file(self.directory.join(id));
     }
 
+    /// Whether there are no files.
+    pub(crate) fn is_empty(&self) -> io::Result<bool> {
+        Ok(fs::read_dir(&self.directory)?.next().is_none())
+    }
+
     /// Removes all files that are not in `known`. Returns their number.
     pub(crate) fn sweep(&self, known: &HashSet<String>) -> io::Result<usize> {
         let mut removed = 0;
@@ -239,7 +254,15 @@ impl Contents {
 
     fn create(&self, algorithms: &[Algorithm]) -> Growing {
         let (id, sums) = (Uuid::new_v4().simple().to_string(), Checksum::default());
-        let content = Content { path: None, small: Vec::new(), id, size: 0, md5: [0; 16], sums };
+        let content = Content {
+            path: None,
+            is_kept: Kept::default(),
+            small: Vec::new(),
+            id,
+            size: 0,
+            md5: [0; 16],
+            sums,
+        };
         let mut hasher = ChecksumHasher::default();
         for algorithm in algorithms {
             algorithm.add_to(&mut hasher);
@@ -248,12 +271,21 @@ impl Contents {
         Growing { directory, file: None, content, md5: Md5::new(), hasher }
     }
 
-    /// Opens a content at an offset.
-    fn at(&self, id: &str, offset: u64) -> io::Result<File> {
-        let mut file = File::open(Path::new(&self.directory).join(id))?;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(file)
+    /// Returns the file of a source and the range in it, or the bytes of a source in memory.
+    fn locate(&self, source: Source) -> Result<(PathBuf, Range<u64>), Bytes> {
+        match source {
+            Source::Content(id, range) => Ok((self.directory.join(id), range)),
+            Source::Path(path, range) => Ok((path, range)),
+            Source::Memory(bytes) => Err(bytes),
+        }
     }
+}
+
+/// Opens a file at an offset.
+fn open_at(path: &Path, offset: u64) -> io::Result<File> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(file)
 }
 
 /// Reads up to `rest` bytes. An end before them is an error.
@@ -262,6 +294,25 @@ fn read_chunk(file: &mut File, rest: u64) -> io::Result<Bytes> {
     let mut chunk = BytesMut::zeroed(size);
     file.read_exact(&mut chunk)?;
     Ok(chunk.freeze())
+}
+
+/// Runs `attempt`, and again while another change removes the content that it is about to read.
+pub(crate) async fn retry<T, F: Future<Output = S3Result<T>>>(
+    mut attempt: impl FnMut() -> F,
+) -> S3Result<T> {
+    for _ in 1..MAX_ATTEMPTS {
+        match attempt().await {
+            Err(error) if is_gone(&error) => {}
+            result => return result,
+        }
+    }
+    attempt().await
+}
+
+/// Whether a file was not found.
+fn is_gone(error: &S3Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -45,7 +45,8 @@ impl Change {
     }
 }
 
-/// Records the event of a change in the transaction that makes it. `sequence` is the number of the change.
+/// Records the event of a change in the transaction that makes it. `version` has the time of the change;
+/// `sequence` is its number, which only grows and therefore may be ahead of the clock.
 pub(crate) fn record(
     transaction: &Transaction,
     change: Change,
@@ -62,8 +63,8 @@ pub(crate) fn record(
     if versioning == Versioning::Enabled {
         object["versionId"] = version.id().into();
     }
-    let time =
-        i64::try_from(sequence).map(DateTime::from_timestamp_nanos).unwrap_or_else(|_| Utc::now());
+    let time = i64::try_from(version.modified.0).ok().and_then(DateTime::from_timestamp_millis);
+    let time = time.unwrap_or_else(Utc::now);
     // The identities, the source address and the request ids are fixed: the format requires them.
     let event = json!({ "Records": [{
         "eventVersion": "2.1",
@@ -106,6 +107,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// Returns the name of the bucket.
+    pub fn bucket(&self) -> &str {
+        self.body["Records"][0]["s3"]["bucket"]["name"].as_str().unwrap_or_default()
+    }
+
     /// Removes the event from the outbox: it is never sent again.
     pub async fn acknowledge(&self) {
         let place = self.place;
@@ -132,14 +138,17 @@ impl Events {
         Self { commits: index.commits(), index, next: 0 }
     }
 
-    /// Waits for the next event. Returns `None` if the store is closed or its index cannot be read.
-    pub async fn next(&mut self) -> Option<Event> {
+    /// Waits for the next event.
+    ///
+    /// # Errors
+    /// If the store is closed, or its index cannot be read.
+    pub async fn next(&mut self) -> S3Result<Event> {
         loop {
             self.commits.mark_unchanged();
-            if let Some(event) = self.first().ok()? {
-                return Some(event);
+            if let Some(event) = self.first()? {
+                return Ok(event);
             }
-            self.commits.changed().await.ok()?;
+            self.commits.changed().await.map_err(|_| internal("the store is closed"))?;
         }
     }
 

@@ -35,7 +35,7 @@ pub async fn call(
     mut request: HttpRequest,
 ) -> Result<HttpResponse, HttpError> {
     let query = request.uri().query().unwrap_or_default();
-    let is_attributes = query.split('&').any(|pair| pair.starts_with("attributes"));
+    let is_attributes = query.split('&').any(|pair| pair.split('=').next() == Some("attributes"));
     let presigned = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
     let is_in_range =
         |time: &str| time.parse().is_ok_and(|time: u32| time > 0 && time <= MAX_PRESIGNED);
@@ -49,7 +49,8 @@ pub async fn call(
             Some(s3_error!(AccessDenied, "X-Amz-Expires must be between 1 and 604800 seconds"));
     }
     if is_form {
-        (request, refusal) = expand_filename(request).await;
+        let (expanded, wrong) = expand_filename(request).await;
+        (request, refusal) = (expanded, refusal.or(wrong));
     }
     let mut response = match refusal {
         None => service.call(request).await?,

@@ -10,7 +10,11 @@ use std::{
     cell::{Cell, RefCell},
     ops::Range,
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -49,24 +53,59 @@ pub(crate) const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("out
 /// The last sequence number, under the empty name.
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 
+/// Whether a content stays.
+pub(crate) type Kept = Arc<AtomicBool>;
+
+/// How many bytes of the index are kept in memory at most.
+const CACHE_SIZE: usize = 32 << 20;
+
 /// How many changes share a transaction at most.
 const MAX_GROUP: usize = 256;
 
 /// How long a change that can wait waits for one that cannot.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A change, and what to do when it is committed or lost.
-struct Job {
-    apply: Box<dyn FnOnce(&Transaction) -> Reply + Send>,
+/// A change that waits for the thread that writes.
+trait Job: Send {
+    /// Applies the change. It may be applied again, in another transaction. Returns `false` if the transaction
+    /// must be aborted.
+    fn apply(&mut self, transaction: &Transaction) -> bool;
+    /// Sends the result of the change.
+    fn reply(self: Box<Self>, is_committed: bool);
+    /// Whether it is in no hurry.
+    fn can_wait(&self) -> bool;
+}
+
+/// A change, its last outcome, and who waits for it.
+struct Pending<T, F> {
+    change: F,
+    outcome: Option<S3Result<T>>,
+    sender: oneshot::Sender<S3Result<T>>,
     can_wait: bool,
 }
-type Reply = (bool, Box<dyn FnOnce(bool) + Send>);
+
+impl<T: Send, F: FnMut(&Transaction) -> S3Result<T> + Send> Job for Pending<T, F> {
+    fn apply(&mut self, transaction: &Transaction) -> bool {
+        let outcome = self.outcome.insert((self.change)(transaction));
+        !matches!(outcome, Err(error) if *error.code() == S3ErrorCode::InternalError)
+    }
+
+    fn reply(self: Box<Self>, is_committed: bool) {
+        let lost = || Err(s3_error!(InternalError, "the index could not be written"));
+        let outcome = self.outcome.filter(|outcome| is_committed || outcome.is_err());
+        let _ = self.sender.send(outcome.unwrap_or_else(lost));
+    }
+
+    fn can_wait(&self) -> bool {
+        self.can_wait
+    }
+}
 
 /// The index of a store.
 #[derive(Clone)]
 pub(crate) struct Index {
     database: Arc<Database>,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Box<dyn Job>>,
     /// Changes with every commit.
     commits: watch::Receiver<u64>,
 }
@@ -77,6 +116,7 @@ pub(crate) struct Transaction {
     region: Arc<str>,
     last_sequence: Cell<u64>,
     removed: RefCell<Vec<String>>,
+    kept: RefCell<Vec<Kept>>,
 }
 
 impl Index {
@@ -85,7 +125,8 @@ impl Index {
     /// # Errors
     /// If the file is not an index, or another process uses it.
     pub(crate) fn open(file: &Path, contents: Contents, region: &str) -> Result<Self, OpenError> {
-        let database = Database::create(file).map_err(OpenError::index)?;
+        let database = Database::builder().set_cache_size(CACHE_SIZE).create(file);
+        let database = database.map_err(OpenError::index)?;
         let first = database.begin_write().map_err(OpenError::index)?;
         create_tables(&first).map_err(OpenError::index)?;
         first.commit().map_err(OpenError::index)?;
@@ -100,13 +141,14 @@ impl Index {
         Ok(Self { database, jobs, commits })
     }
 
-    /// Runs `change` in a transaction. Returns its result when the transaction is on the disk.
+    /// Runs `change` in a transaction. Returns its result when the transaction is on the disk. If the
+    /// transaction is aborted, because of another change perhaps, `change` runs again in one of its own.
     ///
     /// # Errors
     /// Those of `change`, which must not have written anything then.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&Transaction) -> S3Result<T> + Send + 'static,
+        change: impl FnMut(&Transaction) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
         self.write_when(false, change).await
     }
@@ -114,7 +156,7 @@ impl Index {
     /// The same for a change that is in no hurry: it shares the sync of another change.
     pub(crate) async fn write_later<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&Transaction) -> S3Result<T> + Send + 'static,
+        change: impl FnMut(&Transaction) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
         self.write_when(true, change).await
     }
@@ -122,21 +164,11 @@ impl Index {
     async fn write_when<T: Send + 'static>(
         &self,
         can_wait: bool,
-        change: impl FnOnce(&Transaction) -> S3Result<T> + Send + 'static,
+        change: impl FnMut(&Transaction) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
         let (sender, result) = oneshot::channel();
-        let apply = Box::new(move |transaction: &Transaction| {
-            let outcome = change(transaction);
-            let is_internal =
-                matches!(&outcome, Err(error) if *error.code() == S3ErrorCode::InternalError);
-            let reply = move |committed| {
-                let lost = || Err(s3_error!(InternalError, "the index could not be written"));
-                let _ = sender.send(if committed || outcome.is_err() { outcome } else { lost() });
-            };
-            (!is_internal, Box::new(reply) as Box<dyn FnOnce(bool) + Send>)
-        });
         self.jobs
-            .send(Job { apply, can_wait })
+            .send(Box::new(Pending { change, outcome: None, sender, can_wait }))
             .map_err(|_| s3_error!(InternalError, "the store is closed"))?;
         result.await.map_err(internal)?
     }
@@ -162,20 +194,25 @@ impl Index {
 
     /// Returns where to read a range of a content.
     pub(crate) fn source(&self, id: String, range: Range<u64>) -> S3Result<Source> {
-        let table = self.table(SMALL)?;
-        let Some(small) = table.get(id.as_str()).map_err(internal)? else {
-            return Ok(Source::File(id, range));
-        };
-        let bounds = (usize::try_from(range.start), usize::try_from(range.end));
-        let (Ok(start), Ok(end)) = bounds else { return Err(internal("the range is too large")) };
-        let bytes = small.value().get(start..end).map(Bytes::copy_from_slice);
-        bytes.map(Source::Memory).ok_or_else(|| internal("the content is too short"))
+        source_in(&self.read()?, id, range)
     }
 
     /// Returns what changes with every commit.
     pub(crate) fn commits(&self) -> watch::Receiver<u64> {
         self.commits.clone()
     }
+}
+
+/// Returns where to read a range of a content that `view` has.
+pub(crate) fn source_in(view: &ReadTransaction, id: String, range: Range<u64>) -> S3Result<Source> {
+    let table = view.open_table(SMALL).map_err(internal)?;
+    let Some(small) = table.get(id.as_str()).map_err(internal)? else {
+        return Ok(Source::Content(id, range));
+    };
+    let bounds = (usize::try_from(range.start), usize::try_from(range.end));
+    let (Ok(start), Ok(end)) = bounds else { return Err(internal("the range is too large")) };
+    let bytes = small.value().get(start..end).map(Bytes::copy_from_slice);
+    bytes.map(Source::Memory).ok_or_else(|| internal("the content is too short"))
 }
 
 impl Transaction {
@@ -206,6 +243,11 @@ impl Transaction {
         &self.region
     }
 
+    /// Notes a content that stays when the transaction is committed.
+    pub(crate) fn keep(&self, kept: Kept) {
+        self.kept.borrow_mut().push(kept);
+    }
+
     /// Removes a content: a file after the commit.
     pub(crate) fn remove_content(&self, id: String) -> S3Result<()> {
         if self.table(SMALL)?.remove(id.as_str()).map_err(internal)?.is_none() {
@@ -224,35 +266,48 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(self, queue: &mpsc::Receiver<Job>) {
+    fn run(self, queue: &mpsc::Receiver<Box<dyn Job>>) {
         while let Ok(first) = queue.recv() {
-            let (mut jobs, mut replies) = (vec![first], Vec::new());
-            while jobs.iter().all(|job| job.can_wait) && jobs.len() < MAX_GROUP {
+            let mut jobs = vec![first];
+            while jobs.iter().all(|job| job.can_wait()) && jobs.len() < MAX_GROUP {
                 let Ok(job) = queue.recv_timeout(PATIENCE) else { break };
                 jobs.push(job);
             }
-            let waiting = MAX_GROUP - jobs.len();
-            let result =
-                self.apply(jobs.into_iter().chain(queue.try_iter().take(waiting)), &mut replies);
-            if let Err(error) = &result {
-                error!(%error, "a transaction of the index failed");
+            jobs.extend(queue.try_iter().take(MAX_GROUP - jobs.len()));
+            let mut failed = self.finish(jobs).err().unwrap_or_default();
+            if failed.len() > 1 {
+                // One change must not fail the others.
+                let alone = failed.into_iter().filter_map(|job| self.finish(vec![job]).err());
+                failed = alone.flatten().collect();
             }
-            for reply in replies {
-                reply(result.is_ok());
-            }
-            for id in result.unwrap_or_default() {
-                self.contents.remove(&id);
+            for job in failed {
+                job.reply(false);
             }
             self.committed.send_modify(|count| *count += 1);
         }
     }
 
+    /// Applies `jobs` in one transaction, and replies to them. Returns them if the transaction failed.
+    fn finish(&self, mut jobs: Vec<Box<dyn Job>>) -> Result<(), Vec<Box<dyn Job>>> {
+        match self.apply(&mut jobs) {
+            Ok(removed) => {
+                for job in jobs {
+                    job.reply(true);
+                }
+                for id in removed {
+                    self.contents.remove(&id);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                error!(%error, jobs = jobs.len(), "a transaction of the index failed");
+                Err(jobs)
+            }
+        }
+    }
+
     /// Applies `jobs` in one transaction. Returns the contents to remove.
-    fn apply(
-        &self,
-        jobs: impl Iterator<Item = Job>,
-        replies: &mut Vec<Box<dyn FnOnce(bool) + Send>>,
-    ) -> S3Result<Vec<String>> {
+    fn apply(&self, jobs: &mut [Box<dyn Job>]) -> S3Result<Vec<String>> {
         let inner = self.database.begin_write().map_err(internal)?;
         let counters = inner.open_table(COUNTERS).map_err(internal)?;
         let last = counters.get("").map_err(internal)?.map_or(0, |last| last.value());
@@ -262,14 +317,13 @@ impl Writer {
             region: Arc::clone(&self.region),
             last_sequence: Cell::new(last),
             removed: RefCell::default(),
+            kept: RefCell::default(),
         };
         let mut is_sound = true;
         for job in jobs {
-            let (ended_well, reply) = (job.apply)(&transaction);
-            is_sound &= ended_well;
-            replies.push(reply);
+            is_sound &= job.apply(&transaction);
         }
-        let Transaction { inner, last_sequence, removed, .. } = transaction;
+        let Transaction { inner, last_sequence, removed, kept, .. } = transaction;
         if !is_sound {
             // A change may have been written in part.
             inner.abort().map_err(internal)?;
@@ -280,6 +334,10 @@ impl Writer {
         drop(counters);
         // The names of new contents must be on the disk before anything refers to them.
         self.contents.sync().map_err(internal)?;
+        // A commit that fails may be on the disk all the same, so its contents stay until the next start.
+        for kept in kept.into_inner() {
+            kept.store(true, Ordering::Relaxed);
+        }
         inner.commit().map_err(internal)?;
         Ok(removed.into_inner())
     }

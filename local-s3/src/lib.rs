@@ -33,6 +33,8 @@ mod multipart;
 mod objects;
 mod records;
 mod service;
+#[cfg(test)]
+mod tests;
 mod versions;
 
 use std::{
@@ -53,9 +55,7 @@ pub use http::call;
 
 use checksums::Algorithm;
 use contents::{Contents, Source};
-use index::{
-    BUCKETS, Index, OUTBOX, PARTS, Transaction, VERSIONS, decode, encode, internal, now_ns,
-};
+use index::{BUCKETS, Index, OUTBOX, PARTS, Transaction, VERSIONS, decode, encode, internal};
 use records::{Bucket, Headers, Part, Time, Version, Versioning};
 
 /// How many bodies are received at once. More wait.
@@ -76,7 +76,7 @@ pub struct Options {
 pub struct Import {
     pub bucket: String,
     pub key: String,
-    /// An absolute path.
+    /// Where the file is.
     pub file: PathBuf,
     pub modified: SystemTime,
     pub content_encoding: Option<String>,
@@ -99,6 +99,9 @@ pub enum OpenError {
     /// The index cannot be opened or read.
     #[error("the index cannot be used: {0}")]
     Index(String),
+    /// There are contents without an index. Without it nothing tells which of them are needed.
+    #[error("the index is missing, but there are contents: restore _index, or remove _contents")]
+    NoIndex,
     /// The directory cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -118,7 +121,13 @@ impl Store {
     pub fn open(directory: &Path, options: Options) -> Result<Self, OpenError> {
         fs::create_dir_all(directory)?;
         let contents = Contents::open(directory.join("_contents"))?;
-        let index = Index::open(&directory.join("_index"), contents.clone(), &options.region)?;
+        let file = directory.join("_index");
+        if !file.try_exists()? && !contents.is_empty()? {
+            return Err(OpenError::NoIndex);
+        }
+        let index = Index::open(&file, contents.clone(), &options.region)?;
+        // The names of the index and of the directory of contents.
+        fs::File::open(directory)?.sync_all()?;
         let known = known_contents(&index).map_err(OpenError::index)?;
         let removed = contents.sweep(&known)?;
         if removed > 0 {
@@ -139,7 +148,12 @@ impl Store {
     /// If the index cannot be read.
     pub async fn wait_for_acknowledgements(&self) -> S3Result<()> {
         let mut commits = self.index.commits();
-        let last = now_ns();
+        // Sequence numbers may be ahead of the clock.
+        let outbox = self.index.table(OUTBOX)?;
+        let Some(last) = outbox.last().map_err(internal)?.map(|(place, _)| place.value()) else {
+            return Ok(());
+        };
+        drop(outbox);
         loop {
             commits.mark_unchanged();
             if self.index.table(OUTBOX)?.range(..=last).map_err(internal)?.next().is_none() {
@@ -157,24 +171,28 @@ impl Store {
         self.add_bucket(name, Versioning::Enabled, None).await.map(|_| ())
     }
 
-    /// Copies a file into the store, unless its key has an object. No event tells of it.
+    /// Creates a bucket without versioning unless it exists.
+    ///
+    /// # Errors
+    /// If the index cannot be written.
+    pub async fn create_bucket_if_missing(&self, name: &str) -> S3Result<()> {
+        self.add_bucket(name, Versioning::Never, None).await.map(|_| ())
+    }
+
+    /// Copies a file into a bucket that exists, unless its key has an object. No event tells of it.
     ///
     /// # Errors
     /// If the file cannot be read, or the index cannot be written.
     pub async fn import(&self, import: Import) -> S3Result<()> {
         let Import { bucket, key, file, modified, content_encoding, content_type, metadata } =
             import;
-        self.add_bucket(&bucket, Versioning::Never, None).await?;
         let size = fs::metadata(&file).map_err(internal)?.len();
-        let source = file.to_str().ok_or_else(|| internal("the path is not UTF-8"))?.to_owned();
-        let content = self
-            .contents
-            .copy(vec![Source::File(source, 0..size)], &[Algorithm::Crc64nvme])
-            .await?;
+        let source = vec![Source::Path(file, 0..size)];
+        let content = self.contents.copy(source, &[Algorithm::Crc64nvme]).await?;
         let headers = Headers { content_encoding, content_type, metadata, ..Default::default() };
         let modified = Time::from(modified);
         let put = move |transaction: &Transaction| {
-            versions::import(transaction, (&bucket, &key), content, headers, modified)
+            versions::import(transaction, (&bucket, &key), &content, headers.clone(), modified)
         };
         self.index.write(put).await
     }

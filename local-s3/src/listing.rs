@@ -108,8 +108,10 @@ impl Query {
         let start = match (self.common_prefix(key), place) {
             // The page before ended with this common prefix.
             (Some(common), _) if common == key => (after_prefix(common), 0),
-            (_, Some(place)) => (key.clone().into_bytes(), place + 1),
-            (_, None) => after_key(key.as_bytes()),
+            (_, place) => match place.and_then(|place| place.checked_add(1)) {
+                Some(place) => (key.clone().into_bytes(), place),
+                None => after_key(key.as_bytes()),
+            },
         };
         start.max(prefix)
     }

@@ -11,8 +11,8 @@ use s3s::{
 use crate::{
     Store,
     checksums::{Algorithm, Sum, hex},
-    conditions::{WriteConditions, of_source},
-    contents::Content,
+    conditions::WriteConditions,
+    contents::{Content, retry},
     events::Change,
     index::{PARTS, RowKey, Transaction, UPLOADS, VERSIONS, decode, encode, internal},
     objects::{Body, Selection, check},
@@ -48,6 +48,24 @@ impl UploadPath {
         let row =
             table.get((self.bucket.as_str(), self.key.as_bytes(), place)).map_err(internal)?;
         decode(row.ok_or_else(missing)?.value())
+    }
+
+    /// Returns the object that the upload has become.
+    fn completed(
+        &self,
+        table: &impl ReadableTable<RowKey, &'static [u8]>,
+    ) -> S3Result<Option<(Version, Object)>> {
+        for version in versions::all(table, &self.bucket, &self.key)? {
+            let version = version?;
+            if let Some(object) = version
+                .object
+                .clone()
+                .filter(|object| object.upload.is_some() && object.upload == parse_id(&self.id))
+            {
+                return Ok(Some((version, object)));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes the upload and its parts. Their contents go, too.
@@ -101,6 +119,7 @@ impl Store {
         let begin = move |transaction: &Transaction| {
             transaction.bucket(&bucket)?;
             let (sequence, initiated) = (transaction.next_sequence(), Time::now());
+            let headers = headers.clone();
             let upload = Upload { sequence, initiated, headers, algorithm, is_composite, is_named };
             let mut uploads = transaction.table(UPLOADS)?;
             let place = (bucket.as_str(), key.as_bytes(), sequence);
@@ -134,9 +153,7 @@ impl Store {
     ) -> S3Result<(Part, Version)> {
         let number = check_number(number)?;
         let algorithms = [self.upload(&path)?.algorithm];
-        let selected = self.select(source).map_err(of_source)?;
-        let source = vec![self.index.source(selected.object.content, selected.bytes)?];
-        let content = self.contents.copy(source, &algorithms).await?;
+        let (selected, content) = self.copy_content(source, &algorithms).await?;
         let part = Part::new(number, &content, &algorithms);
         Ok((self.add_part(path, part, content).await?, selected.version))
     }
@@ -151,7 +168,7 @@ impl Store {
                 transaction.remove_content(decode::<Part>(replaced.value())?.content)?;
             }
             content.keep(transaction)?;
-            Ok(part)
+            Ok(part.clone())
         };
         self.index.write(add).await
     }
@@ -163,22 +180,15 @@ impl Store {
         named: &[CompletedPart],
         expected: Expected,
     ) -> S3Result<(Version, Object)> {
-        let upload = match (self.upload(&path), self.completed(&path)?) {
-            (Err(_), Some(done)) => return Ok(done),
-            (upload, _) => upload?,
-        };
-        let parts = chosen_parts(named, &self.parts(&upload)?)?;
-        let size: u64 = parts.iter().map(|part| part.size).sum();
-        if expected.size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
-            return Err(s3_error!(
-                InvalidRequest,
-                "The size of the object is not the one you specified"
-            ));
-        }
-        let sources =
-            parts.iter().map(|part| self.index.source(part.content.clone(), 0..part.size));
-        let sources = sources.collect::<S3Result<_>>()?;
-        let content = self.contents.copy(sources, &[upload.algorithm]).await?;
+        let (upload, parts, content) =
+            match retry(|| self.assemble(&path, named, expected.size)).await {
+                Ok(assembled) => assembled,
+                // Another request may have ended the upload.
+                Err(error) => {
+                    return path.completed(&self.index.table(VERSIONS)?)?.ok_or(error);
+                }
+            };
+        let size = content.size;
         let sum = object_sum(&upload, &parts, &content)?;
         let given = upload.algorithm.of(&expected.sums);
         if given.is_some_and(|given| base(&given) != sum.as_ref().map_or("", base)) {
@@ -191,14 +201,26 @@ impl Store {
         let etag = format!("{}-{}", hex(&Md5::checksum(&digests)), parts.len());
         let complete = move |transaction: &Transaction| {
             transaction.bucket(&path.bucket)?;
-            let upload = path.find(&transaction.table(UPLOADS)?)?;
+            let upload = match path.find(&transaction.table(UPLOADS)?) {
+                Ok(upload) => upload,
+                // Another request has ended the upload meanwhile.
+                Err(error) => {
+                    return path.completed(&transaction.table(VERSIONS)?)?.ok_or(error);
+                }
+            };
             let newest = versions::newest(&transaction.table(VERSIONS)?, &path.bucket, &path.key)?;
             expected.conditions.check(newest.as_ref())?;
             check_unchanged(transaction, &upload, &parts)?;
             path.remove(transaction, &upload)?;
-            let (id, headers) = (content.id.clone(), upload.headers);
-            let made_from = Some(upload.sequence);
-            let object = Object { content: id, size, etag, sum, parts, upload: made_from, headers };
+            let object = Object {
+                content: content.id.clone(),
+                size,
+                etag: etag.clone(),
+                sum: sum.clone(),
+                parts: parts.clone(),
+                upload: Some(upload.sequence),
+                headers: upload.headers,
+            };
             let (made, change) = (Some(object.clone()), Change::Completed);
             let version = versions::put(transaction, &path.bucket, &path.key, made, change)?;
             content.keep(transaction)?;
@@ -208,21 +230,27 @@ impl Store {
         self.index.write(complete).await
     }
 
-    /// Returns the object that an upload has become.
-    fn completed(&self, path: &UploadPath) -> S3Result<Option<(Version, Object)>> {
-        let table = self.index.table(VERSIONS)?;
-        let versions = versions::all(&table, &path.bucket, &path.key)?;
-        for version in versions {
-            let version = version?;
-            if let Some(object) = version
-                .object
-                .clone()
-                .filter(|object| object.upload.is_some() && object.upload == parse_id(&path.id))
-            {
-                return Ok(Some((version, object)));
-            }
+    /// Copies the parts that a client names into one content.
+    async fn assemble(
+        &self,
+        path: &UploadPath,
+        named: &[CompletedPart],
+        expected_size: Option<i64>,
+    ) -> S3Result<(Upload, Vec<Part>, Content)> {
+        let upload = self.upload(path)?;
+        let parts = chosen_parts(named, &self.parts(&upload)?)?;
+        let size: u64 = parts.iter().map(|part| part.size).sum();
+        if expected_size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The size of the object is not the one you specified"
+            ));
         }
-        Ok(None)
+        let sources =
+            parts.iter().map(|part| self.index.source(part.content.clone(), 0..part.size));
+        let sources = sources.collect::<S3Result<_>>()?;
+        let content = self.contents.copy(sources, &[upload.algorithm]).await?;
+        Ok((upload, parts, content))
     }
 
     /// Removes an upload and its parts.

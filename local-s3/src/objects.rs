@@ -2,6 +2,7 @@
 
 use std::ops::Range as Bytes;
 
+use redb::ReadTransaction;
 use s3s::{
     S3Error, S3Result, TrailingHeaders,
     dto::{Checksum, CopySource, HeadObjectOutput, Range, StreamingBlob, Tag},
@@ -12,9 +13,9 @@ use crate::{
     Store,
     checksums::{Algorithm, set_sums, verify, verify_md5},
     conditions::{ReadConditions, WriteConditions, of_source},
-    contents::Content,
+    contents::{Content, Source, retry},
     events::Change,
-    index::VERSIONS,
+    index::{Transaction, VERSIONS, encode, internal, source_in},
     records::{Headers, Object, Part, Version},
     versions,
 };
@@ -53,6 +54,15 @@ pub(crate) struct Body {
     pub(crate) sums: Checksum,
     /// The checksums that follow the body.
     pub(crate) trailers: Option<TrailingHeaders>,
+    /// The algorithms of the checksums that shall follow the body.
+    pub(crate) declared: Vec<Algorithm>,
+}
+
+impl Body {
+    /// Returns the algorithm of a checksum that the client sends.
+    pub(crate) fn given(&self) -> Option<Algorithm> {
+        Algorithm::all_of(&self.sums).first().or(self.declared.first()).copied()
+    }
 }
 
 /// An object that is read, or a part of it.
@@ -76,20 +86,23 @@ pub(crate) struct Selection {
 }
 
 impl Store {
-    /// Stores and verifies a body. It is computed the checksums of `algorithms`, and those that the client
+    /// Stores and verifies a body. Computes the checksums of `algorithms`, and adds those that the client
     /// sends.
     pub(crate) async fn receive(
         &self,
         body: Body,
         algorithms: &mut Vec<Algorithm>,
     ) -> S3Result<Content> {
-        let _place = self.bodies.acquire().await.map_err(crate::index::internal)?;
+        let _place = self.bodies.acquire().await.map_err(internal)?;
         let stream = body.stream.ok_or_else(|| s3_error!(IncompleteBody))?;
         algorithms.extend(Algorithm::all_of(&body.sums));
+        algorithms.extend(&body.declared);
         let content = self.contents.receive(stream, algorithms, MAX_BODY).await?;
         verify_md5(body.md5.as_deref(), content.md5)?;
         verify(&body.sums, &content.sums)?;
-        if let Some(trailers) = body.trailers.and_then(|trailers| trailers.take()) {
+        let trailers = body.trailers.and_then(|trailers| trailers.take());
+        if !body.declared.is_empty() || trailers.is_some() {
+            let trailers = trailers.unwrap_or_default();
             let value = |algorithm: &str| {
                 let value = trailers.get(format!("x-amz-checksum-{algorithm}"))?;
                 value.to_str().ok().map(str::to_owned)
@@ -102,6 +115,12 @@ impl Store {
                 checksum_sha256: value("sha256"),
                 checksum_type: None,
             };
+            if body.declared.iter().any(|algorithm| algorithm.of(&sums).is_none()) {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "A checksum in x-amz-trailer did not arrive"
+                ));
+            }
             verify(&sums, &content.sums)?;
         }
         Ok(content)
@@ -119,8 +138,7 @@ impl Store {
     ) -> S3Result<(Version, Object)> {
         self.index.bucket(&bucket)?;
         check(&key, &headers)?;
-        let given = Algorithm::all_of(&body.sums).first().copied();
-        let algorithm = given.or(algorithm).unwrap_or(Algorithm::Crc64nvme);
+        let algorithm = body.given().or(algorithm).unwrap_or(Algorithm::Crc64nvme);
         let content = self.receive(body, &mut vec![algorithm]).await?;
         let object = Object::whole(&content, algorithm, headers);
         self.publish((bucket, key), object, content, conditions, change).await
@@ -135,23 +153,35 @@ impl Store {
         conditions: WriteConditions,
         change: Change,
     ) -> S3Result<(Version, Object)> {
-        let put = move |transaction: &crate::index::Transaction| {
+        let put = move |transaction: &Transaction| {
             transaction.bucket(&bucket)?;
             let newest = versions::newest(&transaction.table(VERSIONS)?, &bucket, &key)?;
             conditions.check(newest.as_ref())?;
             let version = versions::put(transaction, &bucket, &key, Some(object.clone()), change)?;
             content.keep(transaction)?;
             tracing::info!(bucket, key, size = object.size, "object created");
-            Ok((version, object))
+            Ok((version, object.clone()))
         };
         self.index.write(put).await
     }
 
     /// Finds what to read.
     pub(crate) fn select(&self, selection: &Selection) -> S3Result<Selected> {
+        self.select_in(&self.index.read()?, selection)
+    }
+
+    /// Finds what to read, and where its bytes are: both at the same moment.
+    pub(crate) fn locate(&self, selection: &Selection) -> S3Result<(Selected, Source)> {
+        let view = self.index.read()?;
+        let selected = self.select_in(&view, selection)?;
+        let source = source_in(&view, selected.object.content.clone(), selected.bytes.clone())?;
+        Ok((selected, source))
+    }
+
+    fn select_in(&self, view: &ReadTransaction, selection: &Selection) -> S3Result<Selected> {
         let Selection { bucket, key, version_id, range, part, conditions } = selection;
         self.index.bucket(bucket)?;
-        let table = self.index.table(VERSIONS)?;
+        let table = view.open_table(VERSIONS).map_err(internal)?;
         let (version, object) = versions::object(&table, bucket, key, version_id.as_deref())?;
         conditions.check(&object, version.modified)?;
         let part = part.map(u16::try_from).transpose().map_err(|_| no_such_part())?;
@@ -179,7 +209,7 @@ impl Store {
         algorithm: Option<Algorithm>,
     ) -> S3Result<(Version, Object, Version)> {
         self.index.bucket(&bucket)?;
-        let Selected { object, version, bytes, .. } = self.select(source).map_err(of_source)?;
+        let Selected { object, .. } = self.select(source).map_err(of_source)?;
         check(&key, &headers)?;
         let is_itself = (&bucket, &key) == (&source.bucket, &source.key);
         let is_changed = is_replaced || source.version_id.is_some() || headers != object.headers;
@@ -193,13 +223,25 @@ impl Store {
         }
         let own = object.sum.as_ref().map(|sum| sum.algorithm);
         let algorithm = algorithm.or(own).unwrap_or(Algorithm::Crc64nvme);
-        let source = self.index.source(object.content, bytes)?;
-        let content = self.contents.copy(vec![source], &[algorithm]).await?;
+        let (Selected { version, .. }, content) = self.copy_content(source, &[algorithm]).await?;
         let object = Object::whole(&content, algorithm, headers);
         let conditions = WriteConditions::default();
         let (new, object) =
             self.publish((bucket, key), object, content, conditions, Change::Copy).await?;
         Ok((new, object, version))
+    }
+
+    /// Copies the bytes that a copy reads.
+    pub(crate) async fn copy_content(
+        &self,
+        source: &Selection,
+        algorithms: &[Algorithm],
+    ) -> S3Result<(Selected, Content)> {
+        retry(|| async {
+            let (selected, source) = self.locate(source).map_err(of_source)?;
+            Ok((selected, self.contents.copy(vec![source], algorithms).await?))
+        })
+        .await
     }
 
     /// Returns an object and its version.
@@ -218,17 +260,16 @@ impl Store {
         &self,
         (bucket, key): (String, String),
         id: Option<String>,
-        change: impl FnOnce(&mut Headers) + Send + 'static,
+        change: impl Fn(&mut Headers) + Send + 'static,
     ) -> S3Result<Version> {
-        let put = move |transaction: &crate::index::Transaction| {
+        let put = move |transaction: &Transaction| {
             transaction.bucket(&bucket)?;
             let mut table = transaction.table(VERSIONS)?;
             let (version, mut object) = versions::object(&table, &bucket, &key, id.as_deref())?;
             change(&mut object.headers);
-            let record =
-                crate::index::encode(&Version { object: Some(object), ..version.clone() })?;
+            let record = encode(&Version { object: Some(object), ..version.clone() })?;
             let place = (bucket.as_str(), key.as_bytes(), !version.sequence);
-            table.insert(place, record.as_slice()).map_err(crate::index::internal)?;
+            table.insert(place, record.as_slice()).map_err(internal)?;
             Ok(version)
         };
         self.index.write(put).await

@@ -52,6 +52,7 @@ macro_rules! body_of {
                 .or($request.headers.get("content-md5").map(|_| String::new())),
             sums: sums_of!($request.input),
             trailers: $request.trailing_headers.take(),
+            declared: crate::checksums::Algorithm::declared(&$request.headers)?,
         }
     };
 }

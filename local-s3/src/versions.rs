@@ -54,6 +54,22 @@ pub(crate) fn find(
     }
 }
 
+/// Returns the place after which a listing continues that ended with a version. The version may be gone.
+pub(crate) fn place(
+    table: &impl ReadableTable<RowKey, &'static [u8]>,
+    bucket: &str,
+    key: &str,
+    id: &str,
+) -> S3Result<u64> {
+    if let Some(sequence) = parse_id(id) {
+        return Ok(!sequence);
+    }
+    // The id of a null version does not tell its place. If it is gone, the versions of the key are listed
+    // again rather than left out.
+    let version = find(table, bucket, key, Some(id))?;
+    Ok(version.map_or(0, |version| !version.sequence))
+}
+
 /// Returns the versions of a key, the newest first.
 pub(crate) fn all<'a>(
     table: &'a impl ReadableTable<RowKey, &'static [u8]>,
@@ -124,7 +140,7 @@ pub(crate) fn put(
 pub(crate) fn import(
     transaction: &Transaction,
     (bucket, key): (&str, &str),
-    content: Content,
+    content: &Content,
     headers: Headers,
     modified: Time,
 ) -> S3Result<()> {
@@ -134,7 +150,7 @@ pub(crate) fn import(
         return Ok(());
     }
     let sequence = transaction.next_sequence();
-    let object = Some(Object::whole(&content, Algorithm::Crc64nvme, headers));
+    let object = Some(Object::whole(content, Algorithm::Crc64nvme, headers));
     let record = encode(&Version { sequence, is_null, modified, object })?;
     table.insert((bucket, key.as_bytes(), !sequence), record.as_slice()).map_err(internal)?;
     content.keep(transaction)?;
@@ -168,7 +184,9 @@ pub(crate) fn delete(
     if let Some(object) = &version.object {
         transaction.remove_content(object.content.clone())?;
     }
-    let (gone, sequence) = (Version { object: None, ..version }, transaction.next_sequence());
+    // The event has the time of the delete.
+    let gone = Version { object: None, modified: Time::now(), ..version };
+    let sequence = transaction.next_sequence();
     events::record(transaction, Change::Deleted, (bucket, key), &gone, sequence, versioning)?;
     Ok(Deletion { version_id, is_marker })
 }

@@ -4,8 +4,8 @@
 //! retried twice, as on AWS, with shorter delays. Then its event becomes a dead letter, which can be
 //! shown and redriven.
 //!
-//! An event is acknowledged when its invocation has succeeded, or when it is a dead letter. Dead letters are
-//! kept in memory only: after a restart the stack reconciles the bucket with the ledger instead.
+//! An event is acknowledged when its invocation has succeeded, or when it can never be delivered. A dead letter
+//! is kept in memory, and its event in the outbox of the store: a restart sends it again.
 
 #![expect(
     clippy::disallowed_methods,
@@ -13,12 +13,12 @@
 )]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use chrono::{DateTime, Utc};
 use futures_util::future::try_join_all;
 use ingest_lambda::PERMANENT_FAULT;
@@ -42,7 +42,7 @@ use crate::{
     function::Function,
     local_aws::{ACCOUNT_ID, REGION},
     loopback::{HostCheck, SecretPath},
-    s3::Events,
+    s3::{Event, Events},
 };
 
 /// How long one invocation may take.
@@ -54,6 +54,9 @@ const INSTANCES: usize = 4;
 
 /// How many events are in flight at most. The others wait in the outbox of the store.
 const MAX_EVENTS: usize = 1000;
+
+/// How many dead letters are kept in memory. The events of the others are sent again by the next start.
+const MAX_DEAD_LETTERS: usize = 1000;
 
 /// The delays before the second and the third attempt. AWS waits one minute, then two.
 ///
@@ -73,6 +76,12 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The event.
     pub event: Value,
+}
+
+/// A dead letter, and its event in the outbox.
+struct Kept {
+    letter: DeadLetter,
+    event: Event,
 }
 
 /// The result of an invocation.
@@ -101,7 +110,8 @@ struct Runtime {
     queued: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>>,
     /// The invocations that an instance of the function has received and not finished, by id.
     running: Arc<Mutex<HashMap<String, Running>>>,
-    dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
+    /// The oldest is the first.
+    dead_letters: Arc<Mutex<VecDeque<Kept>>>,
 }
 
 /// A running invocation.
@@ -117,8 +127,9 @@ struct Invocation {
     outcome: oneshot::Sender<Outcome>,
 }
 
-/// Starts [`INSTANCES`] of `function`, restarts those that exit, and invokes one for each of `events`.
-/// Serves their Runtime APIs on `listener` below `path`. Returns when `events` end.
+/// Starts [`INSTANCES`] of `function`, restarts those that exit, and invokes one for each of `events` of
+/// `bucket`. The events of other buckets are acknowledged. Serves their Runtime APIs on `listener` below
+/// `path`.
 ///
 /// The same listener serves the dead letters below `path`, at `GET /dead-letters`.
 /// `POST /dead-letters/redrive` invokes the function again for all of them, and responds with their
@@ -126,11 +137,12 @@ struct Invocation {
 /// for it.
 ///
 /// # Errors
-/// If the function cannot be started.
+/// If the function cannot be started, or the events cannot be read.
 pub async fn run(
     listener: TcpListener,
     path: SecretPath,
     function: Function,
+    bucket: String,
     mut events: Events,
 ) -> Result<()> {
     let (queue, queued) = mpsc::unbounded_channel();
@@ -157,12 +169,15 @@ pub async fn run(
     }));
     let dispatch = async {
         let places = Arc::new(Semaphore::new(MAX_EVENTS));
-        while let (Some(event), Ok(place)) =
-            (events.next().await, Arc::clone(&places).acquire_owned().await)
-        {
-            let runtime = runtime.clone();
+        loop {
+            let event = events.next().await;
+            let event = event.map_err(|error| anyhow!("cannot read the S3 store: {error}"))?;
+            let place = Arc::clone(&places).acquire_owned().await?;
+            let (runtime, is_ours) = (runtime.clone(), event.bucket() == bucket);
             tokio::spawn(async move {
-                if runtime.invoke(event.body.clone()).await {
+                if is_ours {
+                    runtime.invoke(event).await;
+                } else {
                     event.acknowledge().await;
                 }
                 drop(place);
@@ -172,38 +187,51 @@ pub async fn run(
     tokio::select! {
         () = serve => Ok(()),
         failed = supervise => failed.map(|_: Vec<()>| ()),
-        () = dispatch => Ok(()),
+        failed = dispatch => failed,
     }
 }
 
 impl Runtime {
-    /// Invokes the function until an attempt succeeds or the last one has failed. Returns whether it came to
-    /// that: not if the stack is stopping.
-    async fn invoke(self, event: Value) -> bool {
+    /// Invokes the function until an attempt succeeds or the last one has failed. Returns early if the stack is
+    /// stopping.
+    async fn invoke(self, event: Event) {
         let mut delays = RETRY_DELAYS.iter();
         for attempts in 1.. {
             let (sender, outcome) = oneshot::channel();
             let id = Uuid::new_v4().to_string();
-            let invocation = Invocation { id, event: event.clone(), outcome: sender };
+            let invocation = Invocation { id, event: event.body.clone(), outcome: sender };
             if self.queue.send(invocation).is_err() {
-                return false;
+                return;
             }
             let Failure { error, permanent } = match outcome.await {
-                Ok(Ok(())) => return true,
-                Err(_) => return false,
+                Ok(Ok(())) => return event.acknowledge().await,
+                Err(_) => return,
                 Ok(Err(failure)) => failure,
             };
             let Some(delay) = delays.next() else {
                 error!(error, permanent, attempts, "function failed, event is now a dead letter");
-                let letter =
-                    DeadLetter { failed_at: Utc::now(), error, permanent, attempts, event };
-                lock(&self.dead_letters).push(letter);
-                return true;
+                if permanent {
+                    event.acknowledge().await;
+                }
+                let (failed_at, body) = (Utc::now(), event.body.clone());
+                let letter = DeadLetter { failed_at, error, permanent, attempts, event: body };
+                return self.keep(Kept { letter, event });
             };
             warn!(error, retry_in_ms = delay.as_millis(), "function failed, retrying");
             sleep(*delay).await;
         }
-        false
+    }
+
+    /// Keeps a dead letter.
+    fn keep(&self, kept: Kept) {
+        let mut letters = lock(&self.dead_letters);
+        if letters.len() == MAX_DEAD_LETTERS
+            && let Some(Kept { letter, .. }) = letters.pop_front()
+        {
+            let object = letter.event["Records"][0]["s3"]["object"]["key"].as_str();
+            warn!(object, permanent = letter.permanent, "too many dead letters, oldest dropped");
+        }
+        letters.push_back(kept);
     }
 
     /// Invokes the function again for every dead letter. Returns their number.
@@ -217,6 +245,10 @@ impl Runtime {
             tokio::spawn(self.clone().invoke(letter.event));
         }
         redriven
+    }
+
+    fn dead_letters(&self) -> Vec<DeadLetter> {
+        lock(&self.dead_letters).iter().map(|kept| kept.letter.clone()).collect()
     }
 
     /// Records the outcome of a running invocation. Only the first outcome counts.
@@ -274,7 +306,7 @@ impl Runtime {
         });
         let dead_letters = path!("dead-letters").and(warp::get()).and(runtime);
         let dead_letters = dead_letters
-            .map(|runtime: Self| warp::reply::json(&*lock(&runtime.dead_letters)).into_response());
+            .map(|runtime: Self| warp::reply::json(&runtime.dead_letters()).into_response());
         next.or(response)
             .unify()
             .or(error)

@@ -100,7 +100,9 @@ impl Stack {
     ///
     /// # Errors
     /// If a component does not start.
-    pub async fn start(options: Options) -> Result<Self> {
+    pub async fn start(mut options: Options) -> Result<Self> {
+        // Nothing that is started may depend on the working directory.
+        options.data_dir = std::path::absolute(&options.data_dir)?;
         // reqwest needs a default provider. An error means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let lock = lock_directory(&options.data_dir)?;
@@ -150,7 +152,13 @@ impl Stack {
             api_url: format!("http://{api_at}/notify"),
             api_token: token.clone(),
         };
-        let lambda_task = tokio::spawn(lambda::run(lambda, lambda_path, function, events));
+        let lambda_task = tokio::spawn(lambda::run(
+            lambda,
+            lambda_path,
+            function,
+            options.bucket.clone(),
+            events,
+        ));
         let (result_sender, results) = mpsc::unbounded_channel();
         let sns_task = tokio::spawn(sns::serve(sns, sns_path, result_sender));
         let store = Store::new(&database, &aws.secrets, 0).await?;
@@ -213,7 +221,7 @@ impl Stack {
     }
 
     /// Waits until the events of earlier runs are delivered. Then queues the objects for which the API has
-    /// received no notification: those whose events were dead letters when the stack stopped.
+    /// received no notification, such as those that were taken over.
     ///
     /// # Errors
     /// If the bucket or the ledger cannot be read.

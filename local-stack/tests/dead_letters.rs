@@ -78,7 +78,7 @@ impl Environment {
             api_url: format!("http://{api}/notify"),
             api_token: TOKEN.to_owned(),
         };
-        tokio::spawn(lambda::run(listener, path, function, events));
+        tokio::spawn(lambda::run(listener, path, function, BUCKET.to_owned(), events));
         let environment = Self { directory, postgres, s3, lambda, lambda_root, api, objects };
         let database = environment.postgres.database("movies");
         rest_api::store::migrate(&database, &environment.aws().secrets).await.unwrap();
@@ -199,6 +199,9 @@ async fn puts_while_the_api_is_down_become_dead_letters_and_are_ingested_after_a
         assert!(letter["error"].as_str().unwrap().contains("could not be reached"), "{letter}");
         assert_eq!(letter["event"]["Records"][0]["s3"]["bucket"]["name"], BUCKET);
     }
+    // A restart would send them again.
+    let acknowledged = environment.objects.wait_for_acknowledgements();
+    assert!(tokio::time::timeout(Duration::from_secs(1), acknowledged).await.is_err());
     // The API is still down: they become dead letters again, after as many attempts.
     assert_eq!(environment.redrive().await, json!({ "redriven": 2 }));
     assert_eq!(environment.dead_letters().await.len(), 0);
@@ -211,7 +214,11 @@ async fn puts_while_the_api_is_down_become_dead_letters_and_are_ingested_after_a
     environment.wait_for_movie("During").await;
     environment.wait_for_movie("Meanwhile").await;
     assert_eq!(environment.dead_letters().await.len(), 0);
-    // Nothing is left to send again: neither of those that succeeded, nor of those that were dead letters.
+    // The function is not invoked for another bucket.
+    environment.s3.create_bucket().bucket("another").send().await.unwrap();
+    let put = environment.s3.put_object().bucket("another").key("k.json");
+    put.body(ByteStream::from_static(b"{}")).send().await.unwrap();
+    // Nothing is left to send again.
     environment.objects.wait_for_acknowledgements().await.unwrap();
     api.stop().await;
     environment.stop().await;

@@ -217,10 +217,36 @@ async fn a_put_with_a_wrong_digest_leaves_the_object_as_it_was() {
         assert_eq!(code(put.send().await).as_deref(), Some("BadDigest"), "{algorithm}");
     }
     assert_eq!(running.get("k").await, "good");
-    let running = running.restart().await;
-    assert_eq!(running.get("k").await, "good");
+    // Before a restart, which would remove them.
     let contents = std::fs::read_dir(running.directory.join("_contents")).unwrap();
     assert_eq!(contents.count(), 0, "refused bodies leave nothing");
+    let running = running.restart().await;
+    assert_eq!(running.get("k").await, "good");
+}
+
+#[tokio::test]
+async fn a_checksum_that_follows_the_body_is_computed_and_must_arrive() {
+    let running = Running::start("trailers").await;
+    let put = || running.s3.put_object().bucket(BUCKET).key("k");
+    // The body is complete, but nothing follows it.
+    let missing = put().body(ByteStream::from_static(b"x")).customize();
+    let missing = missing.mutate_request(|request| {
+        request.headers_mut().insert("x-amz-trailer", "x-amz-checksum-crc32");
+    });
+    assert_eq!(code(missing.send().await).as_deref(), Some("InvalidRequest"));
+    let head = || running.s3.head_object().bucket(BUCKET).key("k").send();
+    assert_eq!(code(head().await).as_deref(), Some("NotFound"));
+
+    // The header of the trailer alone tells the algorithm.
+    let file = running.directory.join("body");
+    std::fs::write(&file, "x").unwrap();
+    let body = ByteStream::from_path(&file).await.unwrap();
+    let named = put().checksum_algorithm(ChecksumAlgorithm::Sha256).body(body).customize();
+    let named = named.mutate_request(|request| {
+        request.headers_mut().remove("x-amz-sdk-checksum-algorithm");
+    });
+    let sum = named.send().await.unwrap().checksum_sha256;
+    assert_eq!(sum.as_deref(), Some("LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE="));
 }
 
 #[tokio::test]
@@ -343,6 +369,11 @@ async fn versions_are_kept_listed_and_deleted() {
     assert_eq!(running.get("k").await, "second");
     delete(&second).await.unwrap();
     assert_eq!(running.get("k").await, "first");
+    // A page continues after a version that was deleted meanwhile.
+    let list = running.s3.list_object_versions().bucket(BUCKET);
+    let list = list.key_marker("k").version_id_marker(&second).send().await.unwrap();
+    let ids: Vec<_> = list.versions().iter().map(|version| version.version_id().unwrap()).collect();
+    assert_eq!(ids, [first.as_str(), "null"]);
     let bucket = running.s3.delete_bucket().bucket(BUCKET).send().await;
     assert_eq!(code(bucket).as_deref(), Some("BucketNotEmpty"));
 
@@ -353,6 +384,9 @@ async fn versions_are_kept_listed_and_deleted() {
     let ids: Vec<_> = list.versions().iter().map(|version| version.version_id().unwrap()).collect();
     assert_eq!(ids, ["null", &first]);
     delete("null").await.unwrap();
+    let list = running.s3.list_object_versions().bucket(BUCKET);
+    let list = list.key_marker("k").version_id_marker("null").send().await.unwrap();
+    assert_eq!(list.versions()[0].version_id(), Some(first.as_str()), "listed again, not left out");
     delete(&first).await.unwrap();
     running.s3.delete_bucket().bucket(BUCKET).send().await.unwrap();
     let list = running.s3.list_objects_v2().bucket(BUCKET).send().await;
@@ -436,8 +470,13 @@ async fn parts_are_verified() {
     assert_eq!(listed.next_part_number_marker(), Some("5"));
     let uploads = running.s3.list_multipart_uploads().bucket(BUCKET).send().await.unwrap();
     assert_eq!(uploads.uploads()[0].upload_id(), Some(id.as_str()));
+    let after = running.s3.list_multipart_uploads().bucket(BUCKET).key_marker("k");
+    let after = after.upload_id_marker("ffffffffffffffff").send().await.unwrap();
+    assert_eq!(after.uploads().len(), 0);
 
-    assert_eq!(running.complete("k", &id, &parts).await, None);
+    // Two at once: each says that the object is there.
+    let complete = || running.complete("k", &id, &parts);
+    assert_eq!(tokio::join!(complete(), complete()), (None, None));
     // A client that lost the answer asks again.
     assert_eq!(running.complete("k", &id, &parts).await, None);
     let whole = [body(b'a'), body(b'b'), b"c".to_vec()].concat();
@@ -678,6 +717,7 @@ async fn objects_of_earlier_releases_are_taken_over() {
     std::fs::create_dir_all(directory.join("bucket/a")).unwrap();
     std::fs::write(directory.join("bucket/a/b.json.gz"), "content").unwrap();
     std::fs::write(directory.join("bucket/plain"), "plain").unwrap();
+    std::fs::create_dir_all(directory.join("empty")).unwrap();
     let attributes = ".bucket-YnVja2V0.object-YS9iLmpzb24uZ3o.metadata.json";
     let json = r#"{"content_encoding":"gzip","user_metadata":{"name":"value"}}"#;
     std::fs::write(directory.join(attributes), json).unwrap();
@@ -692,6 +732,7 @@ async fn objects_of_earlier_releases_are_taken_over() {
     let head = running.s3.head_object().bucket(BUCKET).key("a/b.json.gz").send().await.unwrap();
     assert_eq!(head.content_encoding(), Some("gzip"));
     assert_eq!(head.metadata().unwrap()["name"], "value");
+    running.s3.head_bucket().bucket("empty").send().await.unwrap();
     assert!(!directory.join("bucket").exists() && !directory.join(attributes).exists());
     let running = running.restart().await;
     assert_eq!(running.list("", "").await.0.len(), 2);

@@ -149,14 +149,15 @@ impl Store {
     ) -> Answer<PutBucketAclOutput> {
         let PutBucketAclInput { bucket, acl, .. } = request.input;
         let acl = check_acl(acl.as_ref().map(BucketCannedACL::as_str))?;
-        self.change_bucket(bucket, move |bucket| bucket.acl = acl.or(bucket.acl.take())).await?;
+        self.change_bucket(bucket, move |bucket| bucket.acl = acl.clone().or(bucket.acl.take()))
+            .await?;
         answer(PutBucketAclOutput::default())
     }
 
     async fn change_bucket(
         &self,
         name: String,
-        change: impl FnOnce(&mut BucketRecord) + Send + 'static,
+        change: impl Fn(&mut BucketRecord) + Send + 'static,
     ) -> S3Result<()> {
         let put = move |transaction: &Transaction| {
             let mut bucket = transaction.bucket(&name)?;

@@ -85,8 +85,8 @@ impl Store {
         query.after = match (marker, input.version_id_marker.as_deref().filter(|id| !id.is_empty()))
         {
             (Some(key), Some(id)) => {
-                let marker = versions::find(&table, &input.bucket, &key, Some(id))?;
-                Some((key, marker.map(|marker| !marker.sequence)))
+                let place = versions::place(&table, &input.bucket, &key, id)?;
+                Some((key, Some(place)))
             }
             (key, _) => key.map(|key| (key, None)),
         };

@@ -8,6 +8,7 @@ use crate::{
     access::check_acl,
     checksums::{Sum, set_sums, sums_of},
     conditions::{ReadConditions, WriteConditions, of_source},
+    contents::retry,
     events::{Change, encode_key},
     index::{Transaction, internal},
     objects::{Body, Selected, Selection, headers_of, source_of},
@@ -33,7 +34,7 @@ impl Store {
     ) -> Answer<PutObjectAclOutput> {
         let PutObjectAclInput { bucket, key, version_id, acl, .. } = request.input;
         let acl = check_acl(acl.as_ref().map(ObjectCannedACL::as_str))?;
-        let change = move |headers: &mut Headers| headers.acl = acl.or(headers.acl.take());
+        let change = move |headers: &mut Headers| headers.acl = acl.clone().or(headers.acl.take());
         self.change_headers((bucket, key), version_id, change).await?;
         answer(PutObjectAclOutput::default())
     }
@@ -84,13 +85,7 @@ impl Store {
         let input = request.input;
         let with_sums = input.checksum_mode.is_some();
         let selection = selection!(input);
-        let (selected, body) = match self.open_object(&selection).await {
-            // A put or a delete has removed the content just now: read what has taken its place.
-            Err(error) if *error.code() == S3ErrorCode::InternalError => {
-                self.open_object(&selection).await?
-            }
-            opened => opened?,
-        };
+        let (selected, body) = retry(|| self.open_object(&selection)).await?;
         let head = selected.describe(with_sums);
         let tag_count =
             i32::try_from(selected.object.headers.tags.len()).ok().filter(|count| *count > 0);
@@ -243,7 +238,9 @@ impl Store {
         let delete = move |transaction: &Transaction| {
             transaction.bucket(&bucket)?;
             let (mut deleted, mut errors) = (Vec::new(), Vec::new());
-            for ObjectIdentifier { key, version_id, e_tag, last_modified_time, size } in objects {
+            for ObjectIdentifier { key, version_id, e_tag, last_modified_time, size } in
+                objects.clone()
+            {
                 let conditions = WriteConditions {
                     if_match: e_tag.map(ETagCondition::ETag),
                     if_size: size,
@@ -296,7 +293,7 @@ impl Store {
     ) -> Answer<PutObjectTaggingOutput> {
         let PutObjectTaggingInput { bucket, key, version_id, tagging, .. } = request.input;
         check_tags(&tagging.tag_set)?;
-        let change = move |headers: &mut Headers| headers.tags = tagging.tag_set;
+        let change = move |headers: &mut Headers| headers.tags.clone_from(&tagging.tag_set);
         let version = self.change_headers((bucket, key), version_id, change).await?;
         answer(PutObjectTaggingOutput { version_id: version.shown_id() })
     }
@@ -316,8 +313,7 @@ impl Store {
 
     /// Finds what to read, and opens it.
     async fn open_object(&self, selection: &Selection) -> S3Result<(Selected, StreamingBlob)> {
-        let selected = self.select(selection)?;
-        let source = self.index.source(selected.object.content.clone(), selected.bytes.clone())?;
+        let (selected, source) = self.locate(selection)?;
         Ok((selected, self.contents.read(source).await?))
     }
 }

@@ -5,7 +5,7 @@ use s3s::{S3Request, dto::*, s3_error};
 use super::{Answer, algorithm, answer};
 use crate::{
     Store,
-    checksums::{Algorithm, set_sums, sums_of},
+    checksums::{set_sums, sums_of},
     conditions::{ReadConditions, WriteConditions, of_source},
     index::{UPLOADS, decode},
     listing::{Encoding, Page, Query},
@@ -42,8 +42,7 @@ impl Store {
     ) -> Answer<UploadPartOutput> {
         let body = body_of!(request);
         let input = request.input;
-        let given = Algorithm::all_of(&body.sums).first().copied();
-        let given = given.or(algorithm(input.checksum_algorithm.as_ref())?);
+        let given = body.given().or(algorithm(input.checksum_algorithm.as_ref())?);
         let path = UploadPath { bucket: input.bucket, key: input.key, id: input.upload_id };
         let part = self.receive_part(path, input.part_number, given, body).await?;
         let mut output = UploadPartOutput { e_tag: Some(part.etag()), ..Default::default() };

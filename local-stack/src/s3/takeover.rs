@@ -35,6 +35,8 @@ pub(super) async fn run(directory: &Path, store: &Store) -> Result<usize> {
         if name.starts_with(['_', '.']) || !entry.file_type()?.is_dir() {
             continue;
         }
+        let created = store.create_bucket_if_missing(&name).await;
+        created.with_context(|| format!("cannot create the bucket {name}"))?;
         for file in files_below(&entry.path())? {
             let key = file.strip_prefix(entry.path())?.to_str();
             let key = key.with_context(|| format!("{} is no key", file.display()))?;
