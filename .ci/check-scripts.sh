@@ -21,5 +21,5 @@ shellcheck "${shell[@]}"
 echo 'check-scripts: --help'
 for script in .ci/run scripts/*; do
     [ -x "$script" ] || fail "$script is not executable"
-    [[ $("$script" --help </dev/null) == *Usage:* ]] || fail "$script --help prints no usage"
+    [[ $("$script" --help </dev/null) == *[Uu]sage:* ]] || fail "$script --help prints no usage"
 done
