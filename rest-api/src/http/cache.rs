@@ -4,7 +4,7 @@
 //! entity tag names both, so a client that has it is answered without a query, even if the answer itself is
 //! no longer in memory.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -12,11 +12,10 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use quick_cache::{Weighter, sync::Cache};
 use sha2::{Digest, Sha256};
-use std::io::Write;
 use tokio::task::spawn_blocking;
 use warp::reply::Response;
 
-use super::{App, DATABASE_TIMEOUT, response};
+use super::{App, DATABASE_TIMEOUT, request::quality, response};
 use crate::{metrics::CacheResult, problem::Problem, store::Revision};
 
 /// A smaller body is not compressed: it fits into one packet anyway.
@@ -215,20 +214,11 @@ fn unchanged(headers: &HeaderMap, resource: &str, revision: Revision) -> Option<
 
 /// Returns whether the client accepts gzip (RFC 9110, 12.5.3).
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter();
-    let text: Cow<'_, str> =
-        accepted.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",").into();
-    let quality = |coding: &str| {
-        text.split(',').find_map(|accepted| {
-            let (name, parameters) = accepted.split_once(';').unwrap_or((accepted, ""));
-            let quality = || parameters.trim().strip_prefix("q=")?.trim().parse::<f32>().ok();
-            name.trim().eq_ignore_ascii_case(coding).then(|| quality().unwrap_or(1.0))
-        })
-    };
-    quality("gzip").or_else(|| quality("x-gzip")).or_else(|| quality("*")).is_some_and(|q| q > 0.0)
+    let quality = |coding| quality(headers, &header::ACCEPT_ENCODING, coding);
+    ["gzip", "x-gzip", "*"].into_iter().find_map(quality).is_some_and(|quality| quality > 0.0)
 }
 
-/// Compresses a body. None in practice never: writing to memory does not fail.
+/// Compresses a body. Returns none if writing to memory fails, which it does not.
 fn gzip(body: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 3), Compression::new(5));
     encoder.write_all(body).ok()?;

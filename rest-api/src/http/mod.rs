@@ -91,5 +91,5 @@ async fn in_time<T>(
     operation: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     let result = tokio::time::timeout(DATABASE_TIMEOUT, operation).await;
-    result.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
+    result.unwrap_or_else(|elapsed| Err(elapsed.into()))
 }

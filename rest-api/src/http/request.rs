@@ -8,7 +8,7 @@ use futures_util::{
     Stream, StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, Method, header};
 use tokio::time::{Instant, timeout_at};
 use warp::{Filter, filters::BoxedFilter};
 
@@ -116,16 +116,7 @@ impl Request {
     /// Returns whether the client names the media type `one`, and prefers it to `other` if it names both (RFC
     /// 9110, 12.5.1).
     pub(super) fn prefers(&self, one: &str, other: &str) -> bool {
-        let accepted = self.headers.get_all(header::ACCEPT).iter();
-        let text = accepted.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
-        let quality = |media_type: &str| {
-            text.split(',').find_map(|range| {
-                let mut parts = range.split(';').map(str::trim);
-                let is_named = parts.next()?.eq_ignore_ascii_case(media_type);
-                let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
-                is_named.then(|| quality.unwrap_or(1.0_f32))
-            })
-        };
+        let quality = |media_type| quality(&self.headers, &header::ACCEPT, media_type);
         quality(one).is_some_and(|one| one > 0.0 && quality(other).is_none_or(|other| one >= other))
     }
 
@@ -176,4 +167,15 @@ impl Request {
     fn content_length(&self) -> Option<usize> {
         self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
+}
+
+/// Returns the weight that a header such as `Accept` gives to `value`, if it names it (RFC 9110, 12.4.2).
+pub(super) fn quality(headers: &HeaderMap, name: &HeaderName, value: &str) -> Option<f32> {
+    let sent = headers.get_all(name).iter().filter_map(|sent| sent.to_str().ok());
+    sent.flat_map(|sent| sent.split(',')).find_map(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let is_named = parts.next()?.eq_ignore_ascii_case(value);
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.trim().parse().ok());
+        is_named.then(|| weight.unwrap_or(1.0))
+    })
 }

@@ -2,6 +2,7 @@
 
 use deadpool_postgres::PoolError;
 use schema::Fault;
+use tokio::time::error::Elapsed;
 use tokio_postgres::error::SqlState;
 
 use super::folding::FOLDING;
@@ -96,6 +97,12 @@ impl StoreError {
             Self::OverBudget { limit } => Some(Fault::at_root(format!("at most {limit}"), "more")),
             _ => None,
         }
+    }
+}
+
+impl From<Elapsed> for StoreError {
+    fn from(elapsed: Elapsed) -> Self {
+        Self::Unavailable(elapsed.into())
     }
 }
 

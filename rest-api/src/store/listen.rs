@@ -173,7 +173,7 @@ impl Store {
 
     async fn listen_once(&self) -> Result<(), StoreError> {
         let opened = timeout(TIMEOUT, self.connector.open(&self.listener_config)).await;
-        let (client, connection) = opened.map_err(timed_out)??;
+        let (client, connection) = opened??;
         // With a reader endpoint the revision is the one that the reader has.
         let revision = (!self.has_read_host).then_some(&*self.revision);
         forward(client, connection, self.hints(), revision).await
@@ -221,15 +221,11 @@ where
         loop {
             sleep(KEEPALIVE).await;
             let test = client.batch_execute("/* listen::forward */");
-            timeout(TIMEOUT, test).await.map_err(timed_out)??;
+            timeout(TIMEOUT, test).await??;
         }
     };
     tokio::select! {
         ended = receive => ended,
         failed = keep_alive => failed,
     }
-}
-
-fn timed_out(elapsed: tokio::time::error::Elapsed) -> StoreError {
-    StoreError::Unavailable(elapsed.into())
 }

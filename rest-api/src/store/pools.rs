@@ -161,7 +161,7 @@ pub(super) async fn checkout(pool: &Pool) -> Result<Object, StoreError> {
         Ok(connection) => Ok(connection?),
         Err(elapsed) => {
             pool.retain(|_, _| false);
-            Err(StoreError::Unavailable(elapsed.into()))
+            Err(elapsed.into())
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{
     sync::Mutex as AsyncMutex,
-    time::{Instant, error::Elapsed, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_postgres::Row;
 use tracing::debug;
@@ -162,13 +162,12 @@ impl Store {
 
     async fn watch_revision(&self) -> Result<(), StoreError> {
         let opened = timeout(TIMEOUT, self.connector.open(&self.revision_config)).await;
-        let (client, connection) = opened.map_err(timed_out)??;
+        let (client, connection) = opened??;
         let ask = async {
             let read = client.prepare(READ).await?;
             loop {
                 let asked_at = Instant::now();
-                let row = timeout(TIMEOUT, client.query_one(&read, &[])).await;
-                let row = row.map_err(timed_out)??;
+                let row = timeout(TIMEOUT, client.query_one(&read, &[])).await??;
                 self.revision.confirm(Revision::new(&row), asked_at, self.has_read_host);
                 sleep(POLL).await;
             }
@@ -178,8 +177,4 @@ impl Store {
             failed = ask => failed,
         }
     }
-}
-
-fn timed_out(elapsed: Elapsed) -> StoreError {
-    StoreError::Unavailable(elapsed.into())
 }
