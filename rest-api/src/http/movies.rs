@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use movie_file::{DecodePool, Limits, Reader};
 use serde_json::value::RawValue;
+use warp::reply::Response;
 
 use super::{
+    App,
     cache::{self, Fresh},
     export, params,
     query::{self, FilterParser},
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, Sort},
+    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, SearchQuery, Sort},
 };
 
 /// The largest body of `POST /movies`, in bytes, also after decompression. A larger file goes
@@ -38,11 +40,19 @@ const SORTS: [(&str, Sort); 5] = [
 
 /// A query of `GET /movies`.
 struct ListRequest {
-    query: MovieQuery,
+    query: Query,
     /// The properties of each movie; all if it is none.
     fields: Option<Vec<&'static str>>,
     /// A parameter that selects a page, if there is one.
     paged: Option<&'static str>,
+}
+
+/// Which movies, and in which order.
+enum Query {
+    /// In the order of a property.
+    Sorted(MovieQuery),
+    /// The best match first.
+    Search(SearchQuery),
 }
 
 /// `GET /movies`: a page of the movies that match.
@@ -53,22 +63,58 @@ pub(super) async fn list(request: Request) -> Answer {
         if let Some(name) = paged {
             return Err(Problem::parameter(name, "not with NDJSON, which is the whole result"));
         }
-        return export::respond(app, &query, fields).await;
+        return match query {
+            Query::Sorted(query) => export::respond(app, &query, fields).await,
+            Query::Search(_) => Err(Problem::parameter("q", "not with NDJSON, which is unranked")),
+        };
     }
+    let (mut response, next) = match query {
+        Query::Sorted(query) => sorted(app, &request.headers, query, fields).await?,
+        Query::Search(query) => search(app, &request.headers, query, fields).await?,
+    };
+    if let Some(cursor) = next {
+        link_next(&mut response, "/movies", &request.query, &cursor)?;
+    }
+    Ok(response)
+}
+
+/// Answers with a page of movies in the order of a property. Returns the cursor of the next page, too.
+async fn sorted(
+    app: &App,
+    headers: &HeaderMap,
+    query: MovieQuery,
+    fields: Option<Vec<&'static str>>,
+) -> Result<(Response, Option<String>), Problem> {
     let normalised = MovieQuery { filters: query.filters.normalised(), ..query.clone() };
     let resource = format!("movies {normalised:?} {fields:?}");
     let page = async |at_least| {
         let page = app.store.movies(&query, at_least).await?;
         let last = page.movies.last().filter(|_| page.has_more);
         let next = last.map(|last| params::cursor(sort_name(query.sort), last.id));
-        let json = movies_json(&page.movies, fields.as_deref())?.into_bytes();
+        let movies = page.movies.iter().map(|movie| (movie, None));
+        let json = movies_json(movies, fields.as_deref())?.into_bytes();
         Ok(Fresh { revision: page.revision, json, next })
     };
-    let (mut response, next) = cache::answer(app, &request.headers, resource, page).await?;
-    if let Some(cursor) = next {
-        link_next(&mut response, "/movies", &request.query, &cursor)?;
-    }
-    Ok(response)
+    cache::answer(app, headers, resource, page).await
+}
+
+/// Answers with a page of movies, the best match first. Returns the cursor of the next page, too.
+async fn search(
+    app: &App,
+    headers: &HeaderMap,
+    query: SearchQuery,
+    fields: Option<Vec<&'static str>>,
+) -> Result<(Response, Option<String>), Problem> {
+    let resource = format!("search {} {fields:?}", query.normalised());
+    let page = async |at_least| {
+        let page = app.store.search(&query, at_least).await?;
+        let last = page.movies.last().filter(|_| page.has_more);
+        let next = last.map(|last| query::search_cursor(last.position()));
+        let movies = page.movies.iter().map(|found| (&found.movie, Some(found.score())));
+        let json = movies_json(movies, fields.as_deref())?.into_bytes();
+        Ok(Fresh { revision: page.revision.unwrap_or(at_least), json, next })
+    };
+    cache::answer(app, headers, resource, page).await
 }
 
 fn sort_name(sort: Sort) -> &'static str {
@@ -76,8 +122,8 @@ fn sort_name(sort: Sort) -> &'static str {
 }
 
 fn parse(query: &str) -> Result<ListRequest, Problem> {
-    let known = [&query::FILTERS[..], &["limit", "after", "sort", "fields"]].concat();
-    let (mut sort, mut limit) = (Sort::default(), params::DEFAULT_LIMIT);
+    let known = [&query::FILTERS[..], &["q", "limit", "after", "sort", "fields"]].concat();
+    let (mut sort, mut limit, mut text) = (None, params::DEFAULT_LIMIT, None);
     let (mut after, mut fields, mut paged) = (None, None, None);
     let mut filters = FilterParser::default();
     for (name, value) in params::parse(query, &known)? {
@@ -85,39 +131,56 @@ fn parse(query: &str) -> Result<ListRequest, Problem> {
             paged = Some(name);
         }
         match name {
+            "q" if text.is_some() => return Err(Problem::parameter(name, "once")),
+            "q" => text = Some(params::text(name, value)?),
             "limit" => limit = params::limit(&value)?,
             "after" => after = Some(value),
             "fields" => fields = Some(query::fields(name, &value)?),
             "sort" => {
                 let known = SORTS.iter().find(|(known, _)| *known == value);
                 let problem = || Problem::parameter(name, "title, -title, year, -year or id");
-                sort = known.ok_or_else(problem)?.1;
+                sort = Some(known.ok_or_else(problem)?.1);
             }
             filter => filters.add(filter, value)?,
         }
     }
-    let after = after.map(|cursor| params::parse_cursor(&cursor, sort_name(sort))).transpose()?;
-    let query = MovieQuery { filters: filters.filters, sort, limit, after };
+    let filters = filters.filters;
+    let query = if let Some(text) = text {
+        if sort.is_some() {
+            return Err(Problem::parameter("sort", "not with q: the best match is first"));
+        }
+        let after = after.map(|cursor| query::parse_search_cursor(&cursor)).transpose()?;
+        Query::Search(SearchQuery::new(&text, filters, limit, after))
+    } else {
+        let sort = sort.unwrap_or_default();
+        let after = after.map(|cursor| params::parse_cursor(&cursor, sort_name(sort)));
+        Query::Sorted(MovieQuery { filters, sort, limit, after: after.transpose()? })
+    };
     Ok(ListRequest { query, fields, paged })
 }
 
-/// Returns movies as a JSON array, each with these properties, or all. Without a choice the stored
-/// documents are copied as they are, which is faster than parsing them.
+/// Returns movies, each with its score if it has one, as a JSON array: each with these properties, or all.
+/// Without a choice the stored documents are copied as they are, which is faster than parsing them.
 ///
 /// # Errors
 /// If a stored document is malformed.
-fn movies_json(
-    movies: &[MovieDocument],
+fn movies_json<'a>(
+    movies: impl Iterator<Item = (&'a MovieDocument, Option<f64>)> + Clone,
     fields: Option<&[&'static str]>,
 ) -> Result<String, Problem> {
-    let size: usize = movies.iter().map(|movie| movie.json.len() + 24).sum();
+    let size: usize = movies.clone().map(|(movie, _)| movie.json.len() + 40).sum();
     let mut json = String::with_capacity(size + 2);
     json.push('[');
-    for (number, movie) in movies.iter().enumerate() {
+    for (number, (movie, score)) in movies.enumerate() {
         if number > 0 {
             json.push(',');
         }
         push_selected(&mut json, movie, fields)?;
+        if let Some(score) = score {
+            // The last property, in front of the closing brace.
+            json.pop();
+            json.push_str(&format!(",\"score\":{score}}}"));
+        }
     }
     json.push(']');
     Ok(json)

@@ -93,11 +93,26 @@ pub(super) fn cursor(order: &str, id: i64) -> String {
 /// # Errors
 /// If it is malformed, or belongs to another order.
 pub(super) fn parse_cursor(value: &str, order: &str) -> Result<i64, Problem> {
-    let id = || {
-        let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
-        decoded.strip_prefix(order)?.strip_prefix(':')?.parse().ok()
-    };
-    id().ok_or_else(|| {
-        Problem::parameter("after", "take it from the Link header, and keep the same sort")
-    })
+    position(value, order).and_then(|id| id.parse().ok()).ok_or_else(wrong_cursor)
+}
+
+/// Returns the rank and the id in a cursor of [`cursor`] whose order ends with a colon and a rank.
+///
+/// # Errors
+/// If it is malformed, or belongs to another order.
+pub(super) fn parse_ranked_cursor(value: &str, order: &str) -> Result<(i32, i64), Problem> {
+    let position = position(value, order);
+    let ids = position.as_deref().and_then(|position| position.split_once(':'));
+    let ids = ids.and_then(|(rank, id)| Some((rank.parse().ok()?, id.parse().ok()?)));
+    ids.ok_or_else(wrong_cursor)
+}
+
+/// Returns what follows the order in a cursor.
+fn position(value: &str, order: &str) -> Option<String> {
+    let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
+    Some(decoded.strip_prefix(order)?.strip_prefix(':')?.to_owned())
+}
+
+fn wrong_cursor() -> Problem {
+    Problem::parameter("after", "take it from the Link header, and keep the same query")
 }

@@ -3,7 +3,7 @@
 use super::params;
 use crate::{
     problem::Problem,
-    store::{Filters, Years, is_indexable},
+    store::{Filters, SearchPosition, Years, is_indexable},
 };
 
 /// How many filters of `title` and `actor` may lack three letters or digits in a row. No index serves
@@ -72,6 +72,22 @@ pub(super) fn filters(query: &str) -> Result<Filters, Problem> {
         parser.add(name, value)?;
     }
     Ok(parser.filters)
+}
+
+/// The order of search results, in cursors.
+const SEARCH_ORDER: &str = "score";
+
+/// Returns the cursor after a search result.
+pub(super) fn search_cursor(position: SearchPosition) -> String {
+    params::cursor(&format!("{SEARCH_ORDER}:{}", position.rank), position.id)
+}
+
+/// Parses a cursor of [`search_cursor`].
+///
+/// # Errors
+/// If it is malformed, or belongs to another order.
+pub(super) fn parse_search_cursor(cursor: &str) -> Result<SearchPosition, Problem> {
+    params::parse_ranked_cursor(cursor, SEARCH_ORDER).map(|(rank, id)| SearchPosition { rank, id })
 }
 
 /// Parses a year, or a range of years with at least one end.

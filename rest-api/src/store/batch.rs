@@ -17,6 +17,7 @@ use super::{
     CatalogueRow, Claim, Merged, Store, StoreError, VersionPosition, listen, merge,
     merged_versions::{self, MergedVersion, Neighbors},
     queue,
+    search::{self, SearchText, words_of_terms},
     sql::{execute, query_one},
     staging::check_records,
 };
@@ -257,40 +258,46 @@ async fn write_movies(
         /* batch::write_movies */
         update movies m
         set cast_lc = r.cast_lc, genres_lc = string_to_array(r.genres_lc, chr(31)),
-            content_hash = r.content_hash, doc = r.doc, ingest_id = r.ingest_id,
+            content_hash = r.content_hash, doc = r.doc,
+            terms = array_to_tsvector(string_to_array(r.terms, ' ')), ingest_id = r.ingest_id,
             record = r.record, changed_at = now()
-        from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[],
-            $7::bigint[]) as r (id, cast_lc, genres_lc, content_hash, doc, ingest_id, record)
+        from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
+            $7::bigint[], $8::bigint[])
+            as r (id, cast_lc, genres_lc, content_hash, doc, terms, ingest_id, record)
         where m.id = r.id";
     let insert = "
         /* batch::write_movies */
         insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
-            ingest_id, record, changed_at)
+            title_key, terms, ingest_id, record, changed_at)
         select identity, title_lc, year, cast_lc, string_to_array(genres_lc, chr(31)),
-            content_hash, doc, ingest_id, record, now()
+            content_hash, doc, title_key, array_to_tsvector(string_to_array(terms, ' ')),
+            ingest_id, record, now()
         from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[],
-            $7::text[], $8::bigint[], $9::bigint[]) with ordinality as r (identity, title_lc,
-            year, cast_lc, genres_lc, content_hash, doc, ingest_id, record, nth)
+            $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[]) with ordinality
+            as r (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
+            terms, ingest_id, record, nth)
         order by nth
         returning identity, id";
     let changed = movies.values().filter(|movie| movie.id.is_some() && movie.row.is_some());
     let ids: Vec<i64> = changed.clone().filter_map(|movie| movie.id).collect();
     if !ids.is_empty() {
         let rows = Rows::new(changed);
-        let params: [&(dyn ToSql + Sync); 7] = [
+        let params: [&(dyn ToSql + Sync); 8] = [
             &ids,
             &rows.cast_lc,
             &rows.genres_lc,
             &rows.content_hash,
             &rows.doc,
+            &rows.terms,
             &rows.ingest_id,
             &rows.record,
         ];
         execute(transaction, update, &params).await?;
+        search::add_words(transaction, &words_of_terms(&rows.terms)).await?;
     }
     if !new_movies.is_empty() {
         let rows = Rows::new(new_movies.iter().filter_map(|identity| movies.get(identity)));
-        let params: [&(dyn ToSql + Sync); 9] = [
+        let params: [&(dyn ToSql + Sync); 11] = [
             &rows.identity,
             &rows.title_lc,
             &rows.year,
@@ -298,6 +305,8 @@ async fn write_movies(
             &rows.genres_lc,
             &rows.content_hash,
             &rows.doc,
+            &rows.title_key,
+            &rows.terms,
             &rows.ingest_id,
             &rows.record,
         ];
@@ -307,6 +316,7 @@ async fn write_movies(
                 movie.get_mut().id = row.get(1);
             }
         }
+        search::add_words(transaction, &words_of_terms(&rows.terms)).await?;
     }
     Ok(())
 }
@@ -322,6 +332,8 @@ struct Rows<'a> {
     genres_lc: Vec<String>,
     content_hash: Vec<i64>,
     doc: Vec<&'a str>,
+    title_key: Vec<String>,
+    terms: Vec<String>,
     ingest_id: Vec<Option<i64>>,
     record: Vec<i64>,
 }
@@ -340,6 +352,9 @@ impl<'a> Rows<'a> {
             rows.genres_lc.push(row.folded.joined_genres());
             rows.content_hash.push(row.content_hash);
             rows.doc.push(&row.doc);
+            let search = SearchText::new(&row.folded.title_lc, row.year, &row.folded.cast_lc);
+            rows.title_key.push(search.title_key);
+            rows.terms.push(search.terms);
             rows.ingest_id.push(ingest_id);
             rows.record.push(record);
         }

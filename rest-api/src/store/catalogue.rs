@@ -139,7 +139,7 @@ impl Store {
 /// Reads a page of at most `limit` movies.
 async fn read_page(connection: Lent, sql: &ListQuery, limit: i64) -> Result<MoviePage, StoreError> {
     let mut page = MoviePage { revision: Revision::default(), movies: Vec::new(), has_more: false };
-    let rows = sql::query_raw(&connection, sql).await?;
+    let rows = sql::query_raw(&*connection, sql).await?;
     pin_mut!(rows);
     if let Some(row) = rows.try_next().await? {
         page.revision = Revision::of_first_row(&row);

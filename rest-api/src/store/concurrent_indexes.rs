@@ -10,7 +10,7 @@ use tracing::info;
 use super::StoreError;
 
 /// The indexes, by name, and what they are on.
-const INDEXES: [(&str, &str); 4] = [
+const INDEXES: [(&str, &str); 6] = [
     // The queue, for each kind of object.
     ("ingests_in_queue", "ingests (large, run_after, id) where state in ('queued', 'running')"),
     // The versions of an object by sequencer: the same one, and its neighbors.
@@ -22,6 +22,9 @@ const INDEXES: [(&str, &str); 4] = [
     ("ingests_by_time", "ingests (key, bucket, ordered_at)"),
     // Those whose time is not known yet.
     ("ingests_without_time", "ingests (key, bucket) where ordered_at is null"),
+    // Search: by words, and by the beginning of a title.
+    ("movies_terms", "movies using gin (terms)"),
+    ("movies_by_title_key", "movies (title_key, id)"),
 ];
 
 /// Indexes of earlier releases that nothing uses any more.
@@ -49,7 +52,7 @@ pub(super) async fn missing(
         /* concurrent_indexes::missing */
         select relname::text
         from pg_index join pg_class on pg_class.oid = indexrelid
-        where indisvalid and indrelid = 'ingests'::regclass";
+        where indisvalid and indrelid in ('ingests'::regclass, 'movies'::regclass)";
     let rows = client.query(built, &[]).await?;
     let built: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let is_missing = |(name, _): &(&str, &str)| !built.iter().any(|built| built == name);

@@ -128,7 +128,7 @@ pub(super) fn years_query(filters: &Filters) -> Option<ListQuery> {
 }
 
 async fn read(connection: Lent, sql: &ListQuery) -> Result<Vec<Row>, StoreError> {
-    let rows = sql::query(&connection, sql).await?;
+    let rows = sql::query(&*connection, sql).await?;
     reads::finish(connection);
     Ok(rows)
 }

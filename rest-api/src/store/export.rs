@@ -27,7 +27,7 @@ impl Store {
     pub async fn export(&self, query: &MovieQuery) -> Result<Export, StoreError> {
         let Some(sql) = export_query(query) else { return Ok(Export { source: None }) };
         let connection = self.pools.exports.lend().await?;
-        let rows = Box::pin(sql::query_raw(&connection, &sql).await?);
+        let rows = Box::pin(sql::query_raw(&*connection, &sql).await?);
         Ok(Export { source: Some((rows, connection)) })
     }
 }

@@ -72,7 +72,8 @@ impl Store {
         let clean = "
             /* maintenance::maintain */
             select gin_clean_pending_list(index::regclass)
-            from unnest(array['movies_title_search', 'movies_cast_search', 'movies_genres']) index";
+            from unnest(array['movies_title_search', 'movies_cast_search', 'movies_genres',
+                'movies_terms']) index";
         execute(&connection, clean, &[]).await?;
         let size = "
             /* maintenance::maintain */

@@ -17,7 +17,7 @@ use super::{
     listen::{self, REVISION},
     merged_versions::{self, MergedVersion},
     previous_version::PreviousVersion,
-    queue,
+    queue, search,
     sql::{execute, query_one},
     staging::deduplicate,
 };
@@ -139,6 +139,7 @@ async fn merge(
         let outdated = remove_outdated(transaction, position).await?;
         merged.updated = update(transaction, ingest_id).await?;
         merged.inserted = insert(transaction, staged, ingest_id).await?;
+        search::add_staged(transaction).await?;
         let current = staged_ids(transaction).await? | outdated;
         merged.unchanged += current.len().cast_signed() - merged.inserted - merged.updated;
         movies |= current;
@@ -200,7 +201,8 @@ async fn update(transaction: &Transaction<'_>, ingest_id: i64) -> Result<i64, St
         /* merge::update */
         update movies m
         set cast_lc = s.cast_lc, genres_lc = s.genres_lc, content_hash = s.content_hash,
-            doc = s.doc, ingest_id = $1, record = s.record, changed_at = now()
+            doc = s.doc, terms = array_to_tsvector(string_to_array(s.terms, ' ')),
+            ingest_id = $1, record = s.record, changed_at = now()
         from staging s
         where m.identity = s.identity and m.content_hash <> s.content_hash";
     Ok(execute(transaction, update, &[&ingest_id]).await?.cast_signed())
@@ -224,8 +226,9 @@ async fn insert(
     let insert = "
         /* merge::insert */
         insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
-            ingest_id, record, changed_at)
-        select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, $1, record, now()
+            title_key, terms, ingest_id, record, changed_at)
+        select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
+            array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
         from staging s
         where not exists (select from movies m where m.identity = s.identity)
         order by record";
@@ -238,8 +241,9 @@ async fn first_load(transaction: &Transaction<'_>, ingest_id: i64) -> Result<i64
     let insert = "
         /* merge::first_load */
         insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
-            ingest_id, record, changed_at)
-        select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, $1, record, now()
+            title_key, terms, ingest_id, record, changed_at)
+        select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
+            array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
         from staging";
     let inserted = execute(transaction, insert, &[&ingest_id]).await?;
     transaction.batch_execute(&create_indexes).await?;

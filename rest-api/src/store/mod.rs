@@ -11,7 +11,7 @@
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance`, `retention` |
-//! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export` |
+//! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export`, `search` |
 
 mod batch;
 mod catalogue;
@@ -42,6 +42,7 @@ mod reconcile;
 mod refold;
 mod retention;
 mod revision;
+mod search;
 mod sql;
 mod staging;
 #[cfg(test)]
@@ -77,6 +78,7 @@ pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};
 pub use retention::Removed;
 pub use revision::Revision;
+pub use search::{FoundMovie, SearchPage, SearchPosition, SearchQuery};
 pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 
@@ -92,6 +94,7 @@ use listen::Hints;
 use pools::{Pools, checkout};
 use reads::Lent;
 use revision::KnownRevision;
+use search::KnownFrequencies;
 
 /// How often a process asks whether the database has been migrated.
 const MIGRATION_POLL: Duration = Duration::from_secs(1);
@@ -108,6 +111,7 @@ pub struct Store {
     /// For the connection that watches the revision.
     revision_config: tokio_postgres::Config,
     has_read_host: bool,
+    frequencies: Arc<KnownFrequencies>,
     outbox: Outbox,
     budget: Budget,
     lost_claims: Arc<LostClaims>,
@@ -137,6 +141,7 @@ impl Store {
             connector,
             hints: Arc::default(),
             revision: Arc::default(),
+            frequencies: Arc::default(),
             outbox: Outbox::default(),
             budget: Budget::default(),
             lost_claims: Arc::default(),
@@ -216,7 +221,7 @@ impl Store {
     }
 
     /// Returns the status of each pool of connections, by name.
-    pub fn pool_status(&self) -> [(&'static str, Status); 6] {
+    pub fn pool_status(&self) -> [(&'static str, Status); 7] {
         self.pools.status()
     }
 

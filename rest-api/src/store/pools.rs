@@ -46,6 +46,10 @@ const READ_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c jit=off \
 /// them would take disk space, and time before the first one.
 const EXPORT_OPTIONS: &str = "-c statement_timeout=630s -c enable_sort=off";
 
+/// Further options of sessions that search. Their statements name the index of each branch by its form: the
+/// planner must not read the whole table instead.
+const SEARCH_OPTIONS: &str = "-c enable_seqscan=off";
+
 /// How many exports run at once.
 const EXPORTS: usize = 4;
 
@@ -74,6 +78,11 @@ pub(super) struct Pools {
     /// For queries that the reader endpoint is too far behind for. Without such an endpoint the same as
     /// `reader`.
     pub(super) primary_reader: ReadPool,
+    /// For searches.
+    pub(super) search: ReadPool,
+    /// For searches that the reader endpoint is too far behind for. Without such an endpoint the same as
+    /// `search`.
+    pub(super) primary_search: ReadPool,
     /// For whole results, whose clients may read slowly.
     pub(super) exports: ReadPool,
     /// For requests that read the ledger. They see what was written before, so they go to the primary
@@ -107,19 +116,23 @@ impl Pools {
         let ledger_config = config(&[READ_OPTIONS, LEDGER_OPTIONS]);
         let read_host = database.read_host.as_ref().unwrap_or(&database.host);
         let export_config = reader_config(database, read_host, EXPORT_OPTIONS);
+        let [search_config, primary_search_config] =
+            [read_host, &database.host].map(|host| reader_config(database, host, SEARCH_OPTIONS));
         let [reader_config, primary_reader_config] =
             [read_host, &database.host].map(|host| reader_config(database, host, ""));
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
-        let reader = pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?;
-        let reader = ReadPool::new(reader, connector.tls.clone());
-        let primary_reader = if database.read_host.is_some() {
-            let pool =
-                pool(primary_reader_config, connector, RecyclingMethod::Verified, cores * 2)?;
-            ReadPool::new(pool, connector.tls.clone())
-        } else {
-            reader.clone()
+        let read_pool = |config, size| {
+            let pool = pool(config, connector, RecyclingMethod::Verified, size)?;
+            Ok::<_, StoreError>(ReadPool::new(pool, connector.tls.clone()))
         };
-        let exports = pool(export_config, connector, RecyclingMethod::Verified, EXPORTS)?;
+        let reader = read_pool(reader_config, cores * 4)?;
+        let search = read_pool(search_config, cores * 2)?;
+        let (primary_reader, primary_search) = if database.read_host.is_some() {
+            (read_pool(primary_reader_config, cores * 2)?, read_pool(primary_search_config, cores)?)
+        } else {
+            (reader.clone(), search.clone())
+        };
+        let exports = read_pool(export_config, EXPORTS)?;
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
             workers: pool(worker_config, connector, writable.clone(), workers + 6)?,
@@ -127,19 +140,22 @@ impl Pools {
             writer: pool(writer_config, connector, writable, cores * 4)?,
             reader,
             primary_reader,
-            exports: ReadPool::new(exports, connector.tls.clone()),
+            search,
+            primary_search,
+            exports,
             ledger: ReadPool::new(ledger, connector.tls.clone()),
         })
     }
 
     /// Returns the status of each pool, by name.
-    pub(super) fn status(&self) -> [(&'static str, Status); 6] {
-        let Self { workers, staging, writer, reader, primary_reader: _, exports, ledger } = self;
+    pub(super) fn status(&self) -> [(&'static str, Status); 7] {
+        let Self { workers, staging, writer, reader, search, exports, ledger, .. } = self;
         [
             ("workers", workers.status()),
             ("staging", staging.status()),
             ("writer", writer.status()),
             ("reader", reader.status()),
+            ("search", search.status()),
             ("exports", exports.status()),
             ("ledger", ledger.status()),
         ]

@@ -17,6 +17,10 @@ use super::{StoreError, connect, pools::checkout};
 /// and leave a connection that can be used again.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// The largest number of prepared statements that are kept for a connection. Clients compose any number of
+/// variants.
+const MAX_STATEMENTS: usize = 200;
+
 /// How long a cancelled statement may take to end. The statement timeout of the session is shorter, so
 /// only a connection to a silent server takes longer.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,6 +48,9 @@ impl ReadPool {
     /// If none is available in time.
     pub(super) async fn lend(&self) -> Result<Lent, StoreError> {
         let connection = checkout(&self.pool).await?;
+        if connection.statement_cache.size() > MAX_STATEMENTS {
+            connection.statement_cache.clear();
+        }
         let tls = self.tls.clone();
         Ok(guard(connection, Box::new(|connection| give_up(connection, tls))))
     }

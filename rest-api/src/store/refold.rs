@@ -23,6 +23,7 @@ use super::{
     catalogue_row::{FoldedText, NAME_SEPARATOR},
     folding::FOLDING,
     merge, merged_versions,
+    search::{self, SearchText, words_of_terms},
     sql::{execute, query_one},
 };
 
@@ -128,6 +129,7 @@ struct Movie {
     changed_at: Option<DateTime<Utc>>,
     record: Option<i64>,
     folded: FoldedText,
+    search: SearchText,
 }
 
 /// The properties of a movie that its columns are computed from.
@@ -154,7 +156,10 @@ impl Movie {
             serde_json::from_str(row.get("doc")).map_err(malformed)?;
         let [cast, genres] = [&cast, &genres].map(|names| names.iter().map(String::as_str));
         let folded = FoldedText::new(&title, year, href.as_deref(), cast, genres);
-        Ok(Self { id, changed_at: row.get("changed_at"), record: row.get("record"), folded })
+        let year = i32::try_from(year).unwrap_or_default();
+        let search = SearchText::new(&folded.title_lc, year, &folded.cast_lc);
+        let (changed_at, record) = (row.get("changed_at"), row.get("record"));
+        Ok(Self { id, changed_at, record, folded, search })
     }
 
     /// Returns whether the columns of `row` are those by the new rules.
@@ -164,6 +169,8 @@ impl Movie {
             && title_lc == row.get::<_, &str>("title_lc")
             && cast_lc == row.get::<_, &str>("cast_lc")
             && *genres_lc == row.get::<_, Vec<&str>>("genres_lc")
+            && self.search.title_key == row.get::<_, &str>("title_key")
+            && self.search.terms == row.get::<_, &str>("terms")
     }
 }
 
@@ -173,7 +180,8 @@ async fn read_next(
 ) -> Result<(usize, Option<i64>, Vec<Movie>), StoreError> {
     let next = "
         /* refold::read_next */
-        select id, identity, title_lc, cast_lc, genres_lc, ingest_id, record, changed_at, doc
+        select id, identity, title_lc, cast_lc, genres_lc, title_key,
+            array_to_string(tsvector_to_array(terms), ' ') as terms, record, changed_at, doc
         from movies
         where id > (select folded_up_to from catalogue)
         order by id";
@@ -295,9 +303,10 @@ async fn write(transaction: &Transaction<'_>, movies: &[Movie]) -> Result<(), St
         /* refold::write */
         update movies m
         set identity = r.identity, title_lc = r.title_lc, cast_lc = r.cast_lc,
-            genres_lc = string_to_array(r.genres_lc, $6)
-        from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[])
-            as r (id, identity, title_lc, cast_lc, genres_lc)
+            genres_lc = string_to_array(r.genres_lc, $6), title_key = r.title_key,
+            terms = array_to_tsvector(string_to_array(r.terms, ' '))
+        from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $7::text[],
+            $8::text[]) as r (id, identity, title_lc, cast_lc, genres_lc, title_key, terms)
         where m.id = r.id";
     let make_room = "
         /* refold::write */
@@ -315,10 +324,13 @@ async fn write(transaction: &Transaction<'_>, movies: &[Movie]) -> Result<(), St
     let casts: Vec<&str> = folded().map(|folded| &*folded.cast_lc).collect();
     let genres: Vec<String> = folded().map(FoldedText::joined_genres).collect();
     let separator = NAME_SEPARATOR.to_string();
-    let params: [&(dyn ToSql + Sync); 6] =
-        [&ids, &identities, &titles, &casts, &genres, &separator];
+    let search = movies.iter().map(|movie| &movie.search);
+    let keys: Vec<&str> = search.clone().map(|search| &*search.title_key).collect();
+    let terms: Vec<&str> = search.map(|search| &*search.terms).collect();
+    let params: [&(dyn ToSql + Sync); 8] =
+        [&ids, &identities, &titles, &casts, &genres, &separator, &keys, &terms];
     // Two movies may exchange their identities. The index is checked for each row.
     execute(transaction, make_room, &[&ids, &identities]).await?;
     execute(transaction, write, &params).await?;
-    Ok(())
+    search::add_words(transaction, &words_of_terms(&terms)).await
 }

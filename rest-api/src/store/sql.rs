@@ -3,7 +3,7 @@
 //! Each statement is prepared once for each connection. Over a network, preparing takes as long as
 //! running.
 
-use deadpool_postgres::{GenericClient, Object};
+use deadpool_postgres::GenericClient;
 use futures_util::TryStreamExt;
 use tokio_postgres::{Error, Row, RowStream, types::ToSql};
 
@@ -34,21 +34,17 @@ pub(super) async fn query_opt(
     on.query_opt(&on.prepare_cached(text).await?, params).await
 }
 
-/// The largest number of prepared statements that are kept for a connection.
-const MAX_STATEMENTS: usize = 200;
-
 /// Runs a query that a client has composed. Returns its rows as they arrive.
-pub(super) async fn query_raw(on: &Object, query: &ListQuery) -> Result<RowStream, Error> {
-    // There is any number of variants.
-    if on.statement_cache.size() > MAX_STATEMENTS {
-        on.statement_cache.clear();
-    }
+pub(super) async fn query_raw(
+    on: &impl GenericClient,
+    query: &ListQuery,
+) -> Result<RowStream, Error> {
     let statement = on.prepare_cached(&query.text).await?;
     on.query_raw(&statement, query.params()).await
 }
 
 /// Runs a query that a client has composed. Returns all its rows.
-pub(super) async fn query(on: &Object, query: &ListQuery) -> Result<Vec<Row>, Error> {
+pub(super) async fn query(on: &impl GenericClient, query: &ListQuery) -> Result<Vec<Row>, Error> {
     query_raw(on, query).await?.try_collect().await
 }
 

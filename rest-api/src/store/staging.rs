@@ -7,12 +7,16 @@
 
 use deadpool_postgres::{Object, Transaction};
 use futures_util::pin_mut;
-use tokio_postgres::{binary_copy::BinaryCopyInWriter, types::Type};
+use tokio_postgres::{
+    binary_copy::BinaryCopyInWriter,
+    types::{ToSql, Type},
+};
 
 use super::{
     CatalogueRow, Claim, Store, StoreError,
     catalogue_row::{FoldedText, ROW_OVERHEAD},
     previous_version::PreviousVersion,
+    search::SearchText,
     sql::query_one,
 };
 use crate::config::Budget;
@@ -89,7 +93,7 @@ impl Staging {
             create temporary table if not exists staging (
                 record bigint, identity uuid, title_lc text collate "C", year int,
                 cast_lc text collate "C", genres_lc text[] collate "C", content_hash bigint,
-                doc text
+                doc text, title_key text collate "C", terms text collate "C"
             )"#;
         connection.batch_execute(create).await?;
         Ok(Self {
@@ -109,7 +113,7 @@ impl Staging {
     /// [`StoreError::OverBudget`] if the file has more records than its budget, or movies that take
     /// more bytes. If the connection breaks.
     pub async fn add(&mut self, rows: &[CatalogueRow]) -> Result<(), StoreError> {
-        const COLUMNS: [Type; 8] = [
+        const COLUMNS: [Type; 10] = [
             Type::INT8,
             Type::UUID,
             Type::TEXT,
@@ -117,6 +121,8 @@ impl Staging {
             Type::TEXT,
             Type::TEXT_ARRAY,
             Type::INT8,
+            Type::TEXT,
+            Type::TEXT,
             Type::TEXT,
         ];
         let first = self.next_record;
@@ -128,7 +134,6 @@ impl Staging {
             return Ok(());
         }
         self.staged += changes.len() as i64;
-        self.staged_bytes += changes.iter().map(|(_, row)| row.size()).sum::<u64>();
         let connection = self.connection.as_ref().ok_or_else(no_connection)?;
         let copy = "
             /* staging::add */
@@ -139,10 +144,21 @@ impl Staging {
         for (record, row) in changes {
             let CatalogueRow { folded, year, content_hash, doc } = row;
             let FoldedText { identity, title_lc, cast_lc, genres_lc } = folded;
-            writer
-                .as_mut()
-                .write(&[&record, identity, title_lc, year, cast_lc, genres_lc, content_hash, doc])
-                .await?;
+            let SearchText { title_key, terms } = SearchText::new(title_lc, *year, cast_lc);
+            self.staged_bytes += row.size() + (title_key.len() + terms.len()) as u64;
+            let columns: [&(dyn ToSql + Sync); 10] = [
+                &record,
+                identity,
+                title_lc,
+                year,
+                cast_lc,
+                genres_lc,
+                content_hash,
+                doc,
+                &title_key,
+                &terms,
+            ];
+            writer.as_mut().write(&columns).await?;
         }
         writer.finish().await?;
         let budget = self.budget.staged_bytes;
@@ -231,7 +247,8 @@ pub(super) async fn deduplicate(transaction: &Transaction<'_>) -> Result<(i64, i
             ) d
             where s.identity = d.identity and s.record < d.last
             returning $1 + octet_length(title_lc) + octet_length(cast_lc) + octet_length(doc)
-                + octet_length(array_to_string(genres_lc, '')) as size
+                + octet_length(array_to_string(genres_lc, '')) + octet_length(title_key)
+                + octet_length(terms) as size
         )
         select count(*), coalesce(sum(size), 0)::bigint from replaced";
     let overhead = ROW_OVERHEAD as i32;

@@ -2,7 +2,12 @@
 //!
 //! The statements are the string literals of this directory that begin with a comment.
 
-use std::{collections::BTreeSet, error::Error, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use chrono::{DateTime, Utc};
 use local_stack::postgres::{Postgres, Purpose, USER};
@@ -59,12 +64,17 @@ impl<'ast> Visit<'ast> for Collector<'_> {
     }
 }
 
+/// Returns the files of a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.is_file()).collect()
+}
+
 /// Returns the statements of all modules of the store, but this one.
 fn statements() -> Vec<Statement> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
     let mut statements = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for path in [files(&directory), files(&directory.join("search"))].concat() {
         let module = path.file_stem().unwrap().to_string_lossy().into_owned();
         if module == "statements" {
             continue;

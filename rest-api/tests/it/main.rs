@@ -91,6 +91,7 @@ mod results;
 mod retention;
 mod s3_faults;
 mod schedules;
+mod search;
 mod secrets;
 mod server;
 mod sigkill;

@@ -1,0 +1,94 @@
+//! Conditions on the terms of a movie, as a `tsquery` of Postgres.
+
+/// A condition on the terms of a movie.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Condition {
+    /// It has this term.
+    Term(String),
+    /// It has a term that begins with this text.
+    Beginning(String),
+    /// It meets all of these.
+    All(Vec<Condition>),
+    /// It meets any of these; none can be met if there are none.
+    Any(Vec<Condition>),
+}
+
+impl Condition {
+    /// Returns the condition that a movie has any of these terms.
+    pub(super) fn any_term(terms: impl IntoIterator<Item = String>) -> Self {
+        Self::Any(terms.into_iter().map(Self::Term).collect())
+    }
+
+    /// Returns the condition as text that Postgres reads as a `tsquery`. None if no movie can meet it.
+    pub(super) fn to_tsquery(&self) -> Option<String> {
+        let mut text = String::new();
+        self.push_to(&mut text)?;
+        Some(text)
+    }
+
+    fn push_to(&self, text: &mut String) -> Option<()> {
+        match self {
+            Self::Term(term) => push_quoted(text, term),
+            Self::Beginning(term) => {
+                push_quoted(text, term);
+                text.push_str(":*");
+            }
+            Self::All(all) => push_joined(text, all, '&', |part, text| part.push_to(text))?,
+            Self::Any(any) => {
+                // A part that no movie can meet does not keep others from being met.
+                let can_be_met = |part: &&Self| part.to_tsquery().is_some();
+                let any: Vec<&Self> = any.iter().filter(can_be_met).collect();
+                push_joined(text, &any, '|', |part, text| part.push_to(text))?;
+            }
+        }
+        Some(())
+    }
+}
+
+/// Appends `parts` in parentheses. Returns none if there are none, or one cannot be met.
+fn push_joined<T>(
+    text: &mut String,
+    parts: &[T],
+    operator: char,
+    push: impl Fn(&T, &mut String) -> Option<()>,
+) -> Option<()> {
+    let (first, others) = parts.split_first()?;
+    text.push('(');
+    push(first, text)?;
+    for part in others {
+        text.push(operator);
+        push(part, text)?;
+    }
+    text.push(')');
+    Some(())
+}
+
+/// Appends a term in quotes. Within them, quotes and backslashes are doubled.
+fn push_quoted(text: &mut String, term: &str) {
+    text.push('\'');
+    for c in term.chars() {
+        if matches!(c, '\'' | '\\') {
+            text.push(c);
+        }
+        text.push(c);
+    }
+    text.push('\'');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_written_as_a_tsquery() {
+        let term = |term: &str| Condition::Term(term.to_owned());
+        let none = Condition::Any(Vec::new());
+        let condition = Condition::All(vec![
+            Condition::Any(vec![term("tstar"), none.clone(), term("cstar")]),
+            Condition::Beginning("twa".to_owned()),
+        ]);
+        assert_eq!(condition.to_tsquery().unwrap(), "(('tstar'|'cstar')&'twa':*)");
+        assert_eq!(term(r"t\'").to_tsquery().unwrap(), r"'t\\'''");
+        assert_eq!(Condition::All(vec![term("tstar"), none]).to_tsquery(), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! Search: movies whose title and cast match what was typed, the best matches first.
+//!
+//! - `words` splits text into words, `terms` is what the index has of a movie.
+//! - `dictionary` corrects typing errors.
+//! - `tiers` are the ways to match, `condition` the conditions on terms, `query` the statement.
+//! - `frequencies` tells how common terms are, for the plans.
+//!
+//! docs/adr/0012-search.md has the reasons and figures.
+
+mod condition;
+mod dictionary;
+mod frequencies;
+mod query;
+mod terms;
+mod tiers;
+mod words;
+
+use std::pin::pin;
+
+use deadpool_postgres::Transaction;
+use futures_util::TryStreamExt;
+use tokio_postgres::IsolationLevel;
+
+use super::{
+    Filters, MovieDocument, Revision, Store, StoreError,
+    reads::{self, ReadPool},
+    sql::{self, ListQuery},
+};
+pub(super) use dictionary::{add_staged, add_words};
+use frequencies::Frequencies;
+pub(super) use frequencies::KnownFrequencies;
+use query::Composer;
+pub use query::SearchPosition;
+pub(super) use terms::{SearchText, words_of_terms};
+use tiers::Tier;
+
+/// A page ends early, with a link to the next one, when its movies have more than this many bytes.
+const MAX_PAGE: usize = 2 << 20;
+
+/// Selects one page of the movies that match what was typed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SearchQuery {
+    /// The words, as search compares them.
+    words: Vec<String>,
+    /// What the movies match, too.
+    pub filters: Filters,
+    /// The largest number of movies.
+    pub limit: i64,
+    /// Where the previous page ended.
+    pub after: Option<SearchPosition>,
+}
+
+/// A movie, and how well it matches.
+#[derive(Debug)]
+pub struct FoundMovie {
+    /// The movie.
+    pub movie: MovieDocument,
+    /// Its rank: smaller is better.
+    rank: i32,
+}
+
+/// The movies of one page.
+#[derive(Debug)]
+pub struct SearchPage {
+    /// The state of the catalogue that the page is of. None if no state can have a movie that matches.
+    pub revision: Option<Revision>,
+    /// The best match first.
+    pub movies: Vec<FoundMovie>,
+    /// Whether more movies follow the last one.
+    pub has_more: bool,
+}
+
+impl SearchQuery {
+    /// Returns the query of the movies that match `text` and `filters`.
+    pub fn new(text: &str, filters: Filters, limit: i64, after: Option<SearchPosition>) -> Self {
+        Self { words: words::words(text), filters, limit, after }
+    }
+
+    /// Returns text that is the same for all queries that differ in spelling, order and repetition alone.
+    pub fn normalised(&self) -> String {
+        let Self { words, filters, limit, after } = self;
+        format!("{words:?} {:?} {limit} {after:?}", filters.normalised())
+    }
+}
+
+impl FoundMovie {
+    /// Returns how well the movie matches: at most 1, larger is better.
+    pub fn score(&self) -> f64 {
+        tiers::score(self.rank)
+    }
+
+    /// Returns its position in the order of results.
+    pub fn position(&self) -> SearchPosition {
+        SearchPosition { rank: self.rank, id: self.movie.id }
+    }
+}
+
+impl Store {
+    /// Returns the movies that match `query`, of the state `at_least` of the catalogue or a newer one.
+    ///
+    /// # Errors
+    /// [`StoreError::CursorGone`] if the last movie of the previous page is gone, and with it its position. If
+    /// the database is unavailable, or the search takes too long.
+    pub async fn search(
+        &self,
+        query: &SearchQuery,
+        at_least: Revision,
+    ) -> Result<SearchPage, StoreError> {
+        let page = self.read_search(&self.pools.search, query).await?;
+        if page.revision.is_none_or(|revision| self.is_recent(revision, at_least)) {
+            return Ok(page);
+        }
+        self.read_search(&self.pools.primary_search, query).await
+    }
+
+    async fn read_search(
+        &self,
+        pool: &ReadPool,
+        query: &SearchQuery,
+    ) -> Result<SearchPage, StoreError> {
+        let mut connection = pool.lend().await?;
+        let frequencies = self.frequencies.get(&*connection).await?;
+        // All statements read one state of the catalogue.
+        let builder = connection.build_transaction().read_only(true);
+        let transaction = builder.isolation_level(IsolationLevel::RepeatableRead).start().await?;
+        let page = search(&transaction, query, &frequencies).await?;
+        // It ends before the next statement of the connection, and nobody waits for its end.
+        drop(transaction);
+        reads::finish(connection);
+        if let (true, Some(last)) = (page.movies.is_empty(), query.after)
+            && last.rank == tiers::TITLE_BEGINS
+        {
+            // Without the last title its position is unknown.
+            let revision = page.revision.unwrap_or_default();
+            if self.movie(last.id, revision).await?.1.is_none() {
+                return Err(StoreError::CursorGone);
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// Reads a page: first of what matches as it was typed, then, if there is place, of what matches with typing
+/// errors.
+async fn search(
+    transaction: &Transaction<'_>,
+    query: &SearchQuery,
+    frequencies: &Frequencies,
+) -> Result<SearchPage, StoreError> {
+    let mut page = Page::new(query.limit);
+    let exact = tiers::exact(&query.words);
+    if query.after.is_none_or(|after| after.rank < tiers::CORRECTED) {
+        let sql = exact_query(query, &exact, frequencies);
+        page.read(transaction, sql).await?;
+    }
+    if !page.is_full() && query.words.len() <= tiers::MAX_CORRECTED {
+        let corrections = dictionary::corrections(transaction, &query.words).await?;
+        let corrected = tiers::corrected(&query.words, &corrections);
+        let sql = corrected_query(query, &exact, &corrected, frequencies, page.missing());
+        page.read(transaction, sql).await?;
+    }
+    Ok(page.page)
+}
+
+/// Composes the statement of the movies that match what was typed. None if no movie can match.
+fn exact_query(
+    query: &SearchQuery,
+    exact: &[Tier],
+    frequencies: &Frequencies,
+) -> Option<ListQuery> {
+    let (title, others) = exact.split_at_checked(1)?;
+    let mut composer = Composer::new(query, exact.iter(), frequencies, query.limit);
+    composer.push_tiers(title)?;
+    composer.push_beginnings()?;
+    composer.push_tiers(others)?;
+    composer.finish()
+}
+
+/// Composes the statement of up to `limit` movies that match what may have been meant. None if no movie can
+/// match.
+fn corrected_query(
+    query: &SearchQuery,
+    exact: &[Tier],
+    corrected: &[Tier],
+    frequencies: &Frequencies,
+    limit: i64,
+) -> Option<ListQuery> {
+    let mut composer = Composer::new(query, exact.iter().chain(corrected), frequencies, limit);
+    for tiers in corrected.chunk_by(|_, next| next.rank != tiers::ONE_MISSING) {
+        composer.push_tiers(tiers)?;
+    }
+    composer.finish()
+}
+
+/// A page that is being read.
+struct Page {
+    page: SearchPage,
+    limit: usize,
+    /// The size of its movies, in bytes.
+    size: usize,
+}
+
+impl Page {
+    fn new(limit: i64) -> Self {
+        let page = SearchPage { revision: None, movies: Vec::new(), has_more: false };
+        Self { page, limit: usize::try_from(limit).unwrap_or_default(), size: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.page.has_more
+    }
+
+    /// Returns how many movies are missing.
+    fn missing(&self) -> i64 {
+        self.limit.saturating_sub(self.page.movies.len()).try_into().unwrap_or(i64::MAX)
+    }
+
+    /// Appends the movies of a statement.
+    async fn read(
+        &mut self,
+        transaction: &Transaction<'_>,
+        sql: Option<ListQuery>,
+    ) -> Result<(), StoreError> {
+        let Some(sql) = sql else { return Ok(()) };
+        let mut rows = pin!(sql::query_raw(transaction, &sql).await?);
+        if let Some(row) = rows.try_next().await? {
+            self.page.revision = Some(Revision::of_first_row(&row));
+        }
+        while let Some(row) = rows.try_next().await? {
+            if self.page.movies.len() == self.limit || self.size > MAX_PAGE {
+                self.page.has_more = true;
+                break;
+            }
+            let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };
+            self.size += movie.json.len();
+            self.page.movies.push(FoundMovie { movie, rank: row.get("rank") });
+        }
+        Ok(())
+    }
+}

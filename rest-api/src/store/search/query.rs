@@ -1,0 +1,239 @@
+//! Composes the statement of a search from its tiers.
+//!
+//! One expression computes the rank of a movie. Each branch of the statement finds the movies of some ranks by
+//! the index that suits them. Postgres runs the branches one after another, until the page is full.
+
+use super::{
+    SearchQuery,
+    condition::Condition,
+    frequencies::Frequencies,
+    terms,
+    tiers::{self, TITLE_BEGINS, Tier},
+};
+use crate::store::sql::ListQuery;
+
+/// Up to about so many movies are ranked together and sorted. More are found in the order of their ids, rank
+/// by rank.
+const MAX_SORTED: f64 = 3_000.0;
+
+/// The smallest and the largest number of movies that are read in the order of their ids, before all that match
+/// are looked up.
+const MIN_WALK: f64 = 1_000.0;
+const MAX_WALK: f64 = 50_000.0;
+
+/// How many times as many movies are read in the order of their ids as should be needed.
+const WALK_RESERVE: f64 = 20.0;
+
+/// Follows the key of a title in the order of keys, and all keys that begin with it.
+const AFTER_KEY: char = char::MAX;
+
+/// A position in the order of results.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct SearchPosition {
+    /// The rank of the movie there.
+    pub rank: i32,
+    /// The id of the movie.
+    pub id: i64,
+}
+
+/// A statement under composition.
+pub(super) struct Composer<'a> {
+    sql: ListQuery,
+    /// The expression of the rank of a movie.
+    rank: String,
+    query: &'a SearchQuery,
+    frequencies: &'a Frequencies,
+    /// The largest number of movies.
+    limit: i64,
+    /// The placeholders of the first key that begins with the text, and of the one after the last.
+    keys: [String; 2],
+    has_branch: bool,
+}
+
+impl<'a> Composer<'a> {
+    /// Returns a statement without branches, of up to `limit` movies and one more. It ranks movies by all
+    /// `tiers`.
+    pub(super) fn new<'t>(
+        query: &'a SearchQuery,
+        tiers: impl Iterator<Item = &'t Tier>,
+        frequencies: &'a Frequencies,
+        limit: i64,
+    ) -> Self {
+        let mut sql = ListQuery::new(
+            "
+            /* query::new */
+            (select revision as id, tag::text as doc, 0 as rank from catalogue)",
+        );
+        let key = terms::key(&query.words);
+        let keys = [sql.bind(key.clone()), sql.bind(format!("{key}{AFTER_KEY}"))];
+        let rank = rank_expression(&mut sql, &keys, tiers);
+        Self { sql, rank, query, frequencies, limit: limit + 1, keys, has_branch: false }
+    }
+
+    /// Adds the branches of the titles that begin with the text. Returns none if the filters match no movie.
+    pub(super) fn push_beginnings(&mut self) -> Option<()> {
+        if self.is_before(TITLE_BEGINS) {
+            return Some(());
+        }
+        let [first, end] = self.keys.clone();
+        let found = format!("title_key >= {first} and title_key < {end}");
+        let start = self.query.after.filter(|after| after.rank == TITLE_BEGINS).map(|after| {
+            let id = self.sql.bind(after.id);
+            format!("(title_key, id) > ((select title_key from movies where id = {id}), {id})")
+        });
+        let condition = format!("{found} and {}", start.as_deref().unwrap_or("true"));
+        let ranks = format!("rank = {TITLE_BEGINS}");
+        self.push_branch("movies", &condition, &ranks, "title_key, id")
+    }
+
+    /// Adds the branches of some tiers, whose ranks follow those of the branches before. Returns none if the
+    /// filters match no movie.
+    pub(super) fn push_tiers(&mut self, tiers: &[Tier]) -> Option<()> {
+        let all = |tier: &Tier| tier.condition(tier.max_edits());
+        let any = Condition::Any(tiers.iter().map(all).collect());
+        if self.frequencies.movies(&any) <= MAX_SORTED {
+            return self.push_sorted(&any, tiers);
+        }
+        let levels = tiers.iter().flat_map(|tier| {
+            let fewest = usize::from(tier.rank >= tiers::CORRECTED && tier.max_edits() > 0);
+            (fewest..=tier.max_edits())
+                .map(move |edits| (tier.rank_with(edits), tier.condition(edits)))
+        });
+        let mut levels: Vec<(i32, Condition)> = levels.collect();
+        levels.sort_by_key(|(rank, _)| *rank);
+        for (rank, condition) in levels {
+            self.push_level(rank, &condition)?;
+        }
+        Some(())
+    }
+
+    /// Adds a branch that finds all movies of some tiers, and sorts them.
+    fn push_sorted(&mut self, any: &Condition, tiers: &[Tier]) -> Option<()> {
+        let ranks = tiers.iter().flat_map(|tier| [tier.rank, tier.rank_with(tier.max_edits())]);
+        let (Some(first), Some(last)) = (ranks.clone().min(), ranks.max()) else { return Some(()) };
+        let Some(condition) = any.to_tsquery() else { return Some(()) };
+        if self.is_before(last) {
+            return Some(());
+        }
+        let condition = format!("terms @@ {}", tsquery(self.sql.bind(condition)));
+        let mut ranks = format!("rank between {first} and {last}");
+        if let Some(SearchPosition { rank, id }) =
+            self.query.after.filter(|after| after.rank >= first)
+        {
+            let (rank, id) = (self.sql.bind(rank), self.sql.bind(id));
+            ranks.push_str(&format!(" and (rank, id) > ({rank}, {id})"));
+        }
+        self.push_branch("movies", &condition, &ranks, "rank, id")
+    }
+
+    /// Adds the branches of one rank: of the movies that come first, if many match, and of all others.
+    fn push_level(&mut self, rank: i32, condition: &Condition) -> Option<()> {
+        let Some(text) = condition.to_tsquery() else { return Some(()) };
+        if self.is_before(rank) {
+            return Some(());
+        }
+        let start = self.query.after.filter(|after| after.rank == rank).map_or(0, |after| after.id);
+        let start = self.sql.bind(start);
+        let matches = format!("terms @@ {}", tsquery(self.sql.bind(text)));
+        let ranks = format!("rank = {rank}");
+        let movies = self.frequencies.movies(condition);
+        if movies <= MAX_SORTED {
+            let found = format!("{matches} and id > {start}");
+            return self.push_branch("movies", &found, &ranks, "id");
+        }
+        let needed = WALK_RESERVE * self.limit as f64 / self.frequencies.share_of(movies);
+        let walk = needed.clamp(MIN_WALK, MAX_WALK) as i64;
+        let (walk, before_last) = (self.sql.bind(walk), self.sql.bind(walk - 1));
+        let window =
+            format!("(select * from movies where id > {start} order by id limit {walk}) w");
+        self.push_branch(&window, &matches, &ranks, "id")?;
+        let end = format!(
+            "(select id from movies where id > {start} order by id offset {before_last} limit 1)"
+        );
+        let rest = format!("{end} is not null and id > {end} and {matches}");
+        self.push_branch("movies", &rest, &ranks, "id")
+    }
+
+    fn push_branch(&mut self, from: &str, found: &str, ranks: &str, order: &str) -> Option<()> {
+        self.has_branch = true;
+        // The inner query ends with an offset, so that the rank is computed once for each movie.
+        self.sql.push(&format!(
+            "
+            union all
+            (select id, doc, rank from (
+                select id, doc, title_key, {rank} as rank from {from} where {found}",
+            rank = self.rank
+        ));
+        self.query.filters.push_to(&mut self.sql)?;
+        let limit = self.sql.bind(self.limit);
+        self.sql.push(&format!(
+            " offset 0) ranked
+            where {ranks} order by {order} limit {limit})"
+        ));
+        Some(())
+    }
+
+    /// Whether the page begins after this rank.
+    fn is_before(&self, rank: i32) -> bool {
+        self.query.after.is_some_and(|after| rank < after.rank)
+    }
+
+    /// Returns the statement. Its first row is the revision, the others are the movies. None if it has no
+    /// branch.
+    pub(super) fn finish(mut self) -> Option<ListQuery> {
+        if !self.has_branch {
+            return None;
+        }
+        let limit = self.sql.bind(self.limit + 1);
+        self.sql.push(&format!(" limit {limit}"));
+        Some(self.sql)
+    }
+}
+
+fn tsquery(placeholder: String) -> String {
+    format!("{placeholder}::text::tsquery")
+}
+
+/// Returns the expression of the best rank of a movie among `tiers`.
+fn rank_expression<'t>(
+    sql: &mut ListQuery,
+    [first, end]: &[String; 2],
+    tiers: impl Iterator<Item = &'t Tier>,
+) -> String {
+    let mut exact = String::new();
+    let mut corrected = String::new();
+    for tier in tiers {
+        let Some(condition) = tier.condition(tier.max_edits()).to_tsquery() else { continue };
+        let condition = tsquery(sql.bind(condition));
+        let rank = tier.rank;
+        if rank > TITLE_BEGINS && !exact.contains("title_key") {
+            exact.push_str(&format!(
+                " when title_key >= {first} and title_key < {end} then {TITLE_BEGINS}"
+            ));
+        }
+        if rank < tiers::CORRECTED {
+            exact.push_str(&format!(" when terms @@ {condition} then {rank}"));
+            continue;
+        }
+        let mut edits = String::from("0");
+        for slot in tier.slots_with_edits() {
+            let largest = slot.len();
+            edits.push_str(" + case");
+            for (number, with) in slot.iter().enumerate() {
+                if let Some(with) = with.to_tsquery() {
+                    let with = tsquery(sql.bind(with));
+                    edits.push_str(&format!(" when terms @@ {with} then {number}"));
+                }
+            }
+            edits.push_str(&format!(" else {largest} end"));
+        }
+        let per_edit = tier.rank_with(1) - rank;
+        corrected.push_str(&format!(
+            ", case when terms @@ {condition} then {rank} + {per_edit} * ({edits}) end"
+        ));
+    }
+    if exact.is_empty() {
+        exact.push_str(" when false then 0");
+    }
+    format!("coalesce(case{exact} end, least(null::int{corrected}))")
+}

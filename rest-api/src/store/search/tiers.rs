@@ -1,0 +1,246 @@
+//! The ways in which a movie can match what was typed, best first.
+//!
+//! | rank | the movie has |
+//! | ---: | --- |
+//! | 0 | exactly this title |
+//! | 10 | a title that begins with this text |
+//! | 20 | all words in its title |
+//! | 30 | all words in one name |
+//! | 40 | all words in title, cast and year |
+//! | 50 | all words in one name, the last one begun |
+//! | 60 | all words in title, cast and year, the last one begun |
+//! | 70 + 3 e | all words in its title, with e edits |
+//! | 71 + 3 e | all words in one name, with e edits |
+//! | 72 + 3 e | all words in title, cast and year, with e edits |
+//! | 200 | all of these but one word |
+//!
+//! A movie has the best rank of those that it matches. Of equal rank, the movie that came first is first;
+//! titles with the same beginning are in alphabetical order.
+
+use super::{condition::Condition, dictionary::Correction, terms};
+
+/// The ranks of the tiers that are referred to by name.
+pub(super) const EXACT: i32 = 0;
+pub(super) const TITLE_BEGINS: i32 = 10;
+const TITLE: i32 = 20;
+const NAME: i32 = 30;
+const WORDS: i32 = 40;
+const NAME_BEGUN: i32 = 50;
+const WORD_BEGUN: i32 = 60;
+pub(super) const CORRECTED: i32 = 70;
+pub(super) const ONE_MISSING: i32 = 200;
+
+/// The distance of the ranks of two successive numbers of edits.
+const PER_EDIT: i32 = 3;
+
+/// The shortest beginning of a word that other words are found by, in characters.
+const MIN_BEGINNING: usize = 3;
+
+/// The largest number of words whose typing errors are corrected.
+pub(super) const MAX_CORRECTED: usize = 12;
+
+/// The largest number of corrections of one word, and of two neighbouring words.
+const MAX_CORRECTIONS: usize = 100;
+const MAX_PAIRS: usize = 400;
+
+/// A way to match. A movie meets each slot by one of its options.
+#[derive(Clone, Debug)]
+pub(super) struct Tier {
+    /// The rank of a match without edits.
+    pub(super) rank: i32,
+    slots: Vec<Slot>,
+}
+
+/// What a word or two may stand for: terms, each with the edits that lead to it, the fewest first.
+type Slot = Vec<(usize, Condition)>;
+
+impl Tier {
+    fn new(rank: i32, slots: Vec<Slot>) -> Self {
+        Self { rank, slots }
+    }
+
+    fn exact(rank: i32, conditions: impl IntoIterator<Item = Condition>) -> Self {
+        Self::new(rank, conditions.into_iter().map(|condition| vec![(0, condition)]).collect())
+    }
+
+    /// Returns the condition that each slot is met with at most so many edits.
+    pub(super) fn condition(&self, edits: usize) -> Condition {
+        let met = |slot: &Slot| {
+            let near = slot.iter().filter(|(needed, _)| *needed <= edits);
+            Condition::Any(near.map(|(_, condition)| condition.clone()).collect())
+        };
+        Condition::All(self.slots.iter().map(met).collect())
+    }
+
+    /// Returns the largest number of edits that a match may have.
+    pub(super) fn max_edits(&self) -> usize {
+        let largest = |slot: &Slot| slot.iter().map(|(edits, _)| *edits).max().unwrap_or_default();
+        self.slots.iter().map(largest).sum()
+    }
+
+    /// Returns the rank of a match with so many edits.
+    pub(super) fn rank_with(&self, edits: usize) -> i32 {
+        self.rank + PER_EDIT * i32::try_from(edits).unwrap_or(i32::MAX / PER_EDIT)
+    }
+
+    /// Returns for each slot that needs edits the conditions to meet it with none, with one, and so on.
+    pub(super) fn slots_with_edits(&self) -> impl Iterator<Item = Vec<Condition>> {
+        let largest = |slot: &Slot| slot.iter().map(|(edits, _)| *edits).max().unwrap_or_default();
+        self.slots.iter().filter(move |slot| largest(slot) > 0).map(move |slot| {
+            let with = |edits: usize| {
+                let options = slot.iter().filter(|(needed, _)| *needed == edits);
+                Condition::Any(options.map(|(_, condition)| condition.clone()).collect())
+            };
+            (0..largest(slot)).map(with).collect()
+        })
+    }
+}
+
+/// Returns the score of a movie of this rank: at most 1, larger is better.
+pub(super) fn score(rank: i32) -> f64 {
+    let hundredths = match rank {
+        ..CORRECTED => 100 - rank,
+        CORRECTED..ONE_MISSING => (29 - (rank - CORRECTED) / 2).max(6),
+        _ => 5,
+    };
+    f64::from(hundredths) / 100.0
+}
+
+/// Returns the tiers of words as they were typed, but for the beginning of the title, which is no condition on
+/// terms.
+pub(super) fn exact(words: &[String]) -> Vec<Tier> {
+    let Some((last, first)) = words.split_last() else { return Vec::new() };
+    let all: Vec<usize> = (0..words.len()).collect();
+    let slots = |slot: fn(&[String], usize) -> Vec<String>| {
+        all.iter().map(move |at| Condition::any_term(slot(words, *at)))
+    };
+    let either =
+        |at: &usize| Condition::any_term([in_title(words, *at), in_cast(words, *at)].concat());
+    let mut tiers = vec![
+        Tier::exact(EXACT, [Condition::Term(terms::whole(words))]),
+        Tier::exact(TITLE, slots(in_title)),
+        Tier::exact(NAME, in_name(words)),
+        Tier::exact(WORDS, all.iter().map(either)),
+    ];
+    let begun = |term: String| Condition::Beginning(term);
+    if let Some(before) = first.last() {
+        let before_last = if first.len() > 1 { in_name(first) } else { Vec::new() };
+        let last = begun(format!("C{before}{last}"));
+        tiers.push(Tier::exact(NAME_BEGUN, before_last.into_iter().chain([last])));
+    }
+    if !first.is_empty() || last.chars().count() >= MIN_BEGINNING {
+        let last = Condition::Any(vec![begun(format!("t{last}")), begun(format!("c{last}"))]);
+        let before_last = all[..first.len()].iter().map(either);
+        tiers.push(Tier::exact(WORD_BEGUN, before_last.chain([last])));
+    }
+    tiers
+}
+
+/// Returns the tiers of words of which some were mistyped, given the corrections of each, and of those of which
+/// one is not known to the movie.
+pub(super) fn corrected(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Tier> {
+    let mut tiers = Vec::new();
+    if corrections.iter().any(|corrections| !corrections.is_empty()) {
+        let slot = |at: usize, families: &[&str]| -> Slot {
+            let exact = [in_title(words, at), in_cast(words, at)].concat();
+            let exact =
+                exact.into_iter().filter(|term| families.iter().any(|f| term.starts_with(*f)));
+            let exact = (0, Condition::any_term(exact));
+            let near =
+                corrections[at].iter().take(MAX_CORRECTIONS).map(|Correction { edits, word }| {
+                    (
+                        *edits,
+                        Condition::any_term(
+                            families.iter().map(|family| format!("{family}{word}")),
+                        ),
+                    )
+                });
+            [exact].into_iter().chain(near).collect()
+        };
+        let slots = |families: &[&str]| (0..words.len()).map(|at| slot(at, families)).collect();
+        tiers.push(Tier::new(CORRECTED, slots(&["t", "T"])));
+        tiers.push(Tier::new(CORRECTED + 1, names(words, corrections)));
+        tiers.push(Tier::new(CORRECTED + 2, slots(&["t", "T", "c", "C", "y"])));
+    }
+    // A short word is often mistyped beyond recognition.
+    let may_miss = |word: &String| words.len() > 2 || words.len() == 2 && word.chars().count() <= 3;
+    let all_but = |missing: usize| {
+        let any = |at: usize| {
+            let exact = [in_title(words, at), in_cast(words, at)].concat();
+            let near = corrections.get(at).into_iter().flatten().take(MAX_CORRECTIONS);
+            let near =
+                near.flat_map(|Correction { word, .. }| [format!("t{word}"), format!("c{word}")]);
+            Condition::any_term(exact.into_iter().chain(near))
+        };
+        Condition::All((0..words.len()).filter(|at| *at != missing).map(any).collect())
+    };
+    let missing = (0..words.len()).filter(|at| may_miss(&words[*at])).map(all_but);
+    let missing: Vec<Condition> = missing.collect();
+    if !missing.is_empty() && words.len() <= MAX_CORRECTED {
+        tiers.push(Tier::exact(ONE_MISSING, [Condition::Any(missing)]));
+    }
+    tiers
+}
+
+/// Returns the terms of a title that the word at `at` stands for: the word, or one that it is joined with a
+/// neighbour to.
+fn in_title(words: &[String], at: usize) -> Vec<String> {
+    in_text(words, at, ["t", "T"])
+}
+
+/// Returns the terms of a cast that the word at `at` stands for, and the year.
+fn in_cast(words: &[String], at: usize) -> Vec<String> {
+    let mut terms = in_text(words, at, ["c", "C"]);
+    if words[at].len() == 4 && words[at].bytes().all(|byte| byte.is_ascii_digit()) {
+        terms.push(format!("y{}", words[at]));
+    }
+    terms
+}
+
+fn in_text(words: &[String], at: usize, [single, joined]: [&str; 2]) -> Vec<String> {
+    let word = &words[at];
+    let mut terms = vec![format!("{single}{word}"), format!("{joined}{word}")];
+    if let Some(before) = at.checked_sub(1).map(|at| &words[at]) {
+        terms.push(format!("{single}{before}{word}"));
+    }
+    if let Some(after) = words.get(at + 1) {
+        terms.push(format!("{single}{word}{after}"));
+    }
+    terms
+}
+
+/// Returns the conditions that all words are in one name: each two neighbours are neighbours there.
+fn in_name(words: &[String]) -> Vec<Condition> {
+    if let [word] = words {
+        return vec![Condition::any_term([format!("c{word}"), format!("C{word}")])];
+    }
+    let pairs = words.windows(2).map(|pair| pair.concat());
+    pairs.map(|pair| Condition::any_term([format!("C{pair}"), format!("c{pair}")])).collect()
+}
+
+/// Returns the slots of all words in one name, some of them corrected.
+fn names(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Slot> {
+    let options = |at: usize| -> Vec<(usize, &str)> {
+        let near = corrections[at].iter().take(MAX_CORRECTIONS);
+        let near = near.map(|correction| (correction.edits, correction.word.as_str()));
+        [(0, words[at].as_str())].into_iter().chain(near).collect()
+    };
+    let term = |edits: usize, term: String| (edits, Condition::Term(term));
+    if words.len() == 1 {
+        return vec![
+            options(0).into_iter().map(|(edits, word)| term(edits, format!("c{word}"))).collect(),
+        ];
+    }
+    let pair = |at: usize| {
+        let seconds = options(at + 1);
+        let pairs = options(at).into_iter().flat_map(|(edits, first)| {
+            let seconds = seconds.iter();
+            seconds.map(move |(more, second)| (edits + more, format!("C{first}{second}")))
+        });
+        let mut pairs: Vec<(usize, String)> = pairs.collect();
+        pairs.sort();
+        pairs.truncate(MAX_PAIRS);
+        pairs.into_iter().map(|(edits, pair)| term(edits, pair)).collect()
+    };
+    (0..words.len() - 1).map(pair).collect()
+}

@@ -1,0 +1,166 @@
+//! `q=`: ranked, typo-tolerant search.
+
+use serde_json::{Value, json};
+
+use crate::support::Service;
+
+fn movie(title: &str, year: i64, cast: &[&str]) -> Value {
+    json!({ "title": title, "year": year, "cast": cast })
+}
+
+/// Returns the titles of the movies that are found.
+async fn titles(service: &Service, query: &str) -> Vec<String> {
+    let found = service.movies(&format!("q={query}")).await;
+    found.iter().map(|movie| movie["title"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn service_with(movies: &[Value]) -> Service {
+    let service = Service::start().await;
+    service.ingest("k", json!(movies).to_string()).await;
+    service
+}
+
+#[tokio::test]
+async fn the_best_match_is_first() {
+    let service = service_with(&[
+        movie("Untold", 2001, &["Alan Starr", "Bob Wars"]),
+        movie("Stat Wars", 2002, &[]),
+        movie("Star Warship", 2003, &[]),
+        movie("Wars of a Star", 2004, &[]),
+        movie("The Other", 2005, &["Star Wars"]),
+        movie("A Film", 2006, &["Star Smith", "John Wars"]),
+        movie("Star Wars: Return", 2007, &[]),
+        movie("Star-Wars", 2008, &[]),
+        movie("Nothing", 2009, &["Nobody"]),
+    ])
+    .await;
+    let expected = [
+        "Star-Wars",
+        "Star Wars: Return",
+        "Star Warship",
+        "Wars of a Star",
+        "The Other",
+        "A Film",
+        "Stat Wars",
+        "Untold",
+    ];
+    assert_eq!(titles(&service, "star+wars").await, expected);
+    let found = service.movies("q=star+wars").await;
+    let scores: Vec<f64> = found.iter().map(|movie| movie["score"].as_f64().unwrap()).collect();
+    assert!(scores.is_sorted_by(|one, next| one >= next) && scores[0] == 1.0, "{scores:?}");
+}
+
+#[tokio::test]
+async fn what_people_type_is_found() {
+    let movies = [
+        movie("Amélie", 2001, &["Audrey Tautou"]),
+        movie("Spider-Man", 2002, &["Tobey Maguire"]),
+        movie("Ocean’s Eleven", 2001, &["George Clooney", "Brad Pitt"]),
+        movie("君の名は。", 2016, &["神木隆之介"]),
+        movie("Dune", 1984, &["Kyle MacLachlan"]),
+        movie("Dune", 2021, &["Timothée Chalamet"]),
+        movie("M*A*S*H", 1970, &["Donald Sutherland"]),
+        movie("$", 1971, &["Warren Beatty"]),
+        movie("Fast & Furious", 2009, &["Vin Diesel"]),
+        movie("The Terminator", 1984, &["Arnold Schwarzenegger"]),
+    ];
+    let service = service_with(&movies).await;
+    for (query, expected) in [
+        ("amelie", "Amélie"),
+        ("AMÉLIE", "Amélie"),
+        ("spiderman", "Spider-Man"),
+        ("spider man", "Spider-Man"),
+        ("spidre man", "Spider-Man"),
+        ("oceans eleven", "Ocean’s Eleven"),
+        ("ocean's", "Ocean’s Eleven"),
+        ("Ｏｃｅａｎ’ｓ", "Ocean’s Eleven"),
+        ("eleven oceans", "Ocean’s Eleven"),
+        ("clooney", "Ocean’s Eleven"),
+        ("george clooney", "Ocean’s Eleven"),
+        ("georgeclooney", "Ocean’s Eleven"),
+        ("george cl", "Ocean’s Eleven"),
+        ("gerge cloney", "Ocean’s Eleven"),
+        ("clo", "Ocean’s Eleven"),
+        ("名は", "君の名は。"),
+        ("隆之介", "君の名は。"),
+        ("mash", "M*A*S*H"),
+        ("$", "$"),
+        ("fast and furious", "Fast & Furious"),
+        ("terminatro", "The Terminator"),
+        ("trminatro", "The Terminator"),
+        ("schwarzeneger", "The Terminator"),
+        ("the best terminator", "The Terminator"),
+        ("terminator schwarzenegger", "The Terminator"),
+    ] {
+        assert_eq!(
+            titles(&service, query).await.first().map_or("", |title| title),
+            expected,
+            "{query}"
+        );
+    }
+    let dune = service.movies("q=dune 1984").await;
+    assert_eq!(dune[0]["year"], 1984);
+    for query in ["qwertyuiop", "%00", "🎬", "%20", "terminatorrrr"] {
+        assert!(titles(&service, query).await.is_empty(), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn corrections_and_filters_are_those_of_the_catalogue() {
+    let service = service_with(&[
+        movie("Night Train", 1959, &["Lucyna Winnicka"]),
+        movie("Night Train", 1999, &["John Hurt"]),
+    ])
+    .await;
+    assert_eq!(service.movies("q=nihgt+train&year=1999").await.len(), 1);
+    assert_eq!(service.movies("q=winicka&title=night").await.len(), 1);
+    assert_eq!(service.movies("q=winicka&title=none").await.len(), 0);
+    // A movie that loses a name is no longer found by it; one that gets another is.
+    service.ingest("k", json!([movie("Night Train", 1959, &["Leon Niemczyk"])]).to_string()).await;
+    assert_eq!(service.movies("q=winnicka").await.len(), 0);
+    assert_eq!(service.movies("q=nimczyk").await.len(), 1);
+}
+
+/// Each result of a search comes once, in the same order, whatever the size of a page.
+#[tokio::test]
+async fn pages_have_each_result_once() {
+    let mut random = fastrand::Rng::with_seed(16);
+    let words = ["star", "stars", "start", "tsar", "wars", "war", "ware", "the", "a", "stara"];
+    let movies: Vec<Value> = (0..400)
+        .map(|number| {
+            let mut text = |count: usize| {
+                let words = (0..count).map(|_| random.choice(words).unwrap());
+                words.collect::<Vec<_>>().join(" ")
+            };
+            let (title, name) = (text(2), text(2));
+            json!({ "title": title, "year": 1900 + number % 100, "href": number.to_string(), "cast": [name] })
+        })
+        .collect();
+    let service = service_with(&movies).await;
+    for query in ["star", "star+wars", "the+star+wars", "a", "stra+wras", "st"] {
+        let all = service.movies(&format!("q={query}&limit=1000")).await;
+        assert!(all.len() > 20, "{query}: {}", all.len());
+        for limit in [1, 7, 100] {
+            let pages = service.movies(&format!("q={query}&limit={limit}")).await;
+            assert_eq!(pages.len(), all.len(), "{query} {limit}");
+            assert_eq!(pages, all, "{query} {limit}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn malformed_searches_are_refused() {
+    let service = Service::start().await;
+    for (query, named) in [
+        ("q=a&q=b", "q"),
+        ("q=a&sort=title", "sort"),
+        ("q=a&after=eA", "after"),
+        (&format!("q={}", "a".repeat(1000)), "q"),
+        ("q=a&limit=0", "limit"),
+    ] {
+        let refused = service.get(&format!("/movies?{query}")).await;
+        assert_eq!(refused.status, 400, "{query}");
+        assert!(refused.text.contains(named), "{}", refused.text);
+    }
+    assert_eq!(service.movies("q=").await.len(), 0);
+}
