@@ -8,6 +8,7 @@
 //! cargo run --release -p bench -- latency
 //! cargo run --release -p bench -- growth
 //! cargo run --release -p bench -- attack
+//! cargo run --release -p bench -- search --data DIRECTORY
 //! ```
 //!
 //! Times depend on the machine, so each is compared with a limit where one can be named: the time of
@@ -29,7 +30,8 @@
 //! backlog    uses files, ledger, limit, producers, report, service, stack
 //! latency    uses files, ledger, movies, report, stack
 //! growth     uses files, ledger, movies, report, service, stack
-//! main       uses attack, backlog, decode, growth, ingest, latency, movies, producers, report
+//! search     uses files, growth, movies, report, stack
+//! main       uses attack, backlog, decode, growth, ingest, latency, movies, producers, report, search
 //! ```
 
 mod attack;
@@ -45,6 +47,7 @@ mod memory;
 mod movies;
 mod producers;
 mod report;
+mod search;
 mod service;
 mod stack;
 
@@ -136,6 +139,16 @@ enum Command {
     ///
     /// Prints one table: latencies, memory, and leases lost.
     Attack,
+    /// Measure search: hits among the first ten results, and times, with typing errors
+    Search {
+        /// Directory of movie files (JSON arrays)
+        #[arg(long, value_name = "DIRECTORY")]
+        data: PathBuf,
+
+        /// Number of synthetic movies, made of the words of these files
+        #[arg(long, default_value_t = 1_000_000)]
+        movies: usize,
+    },
     /// Run the service alone; the command `attack` starts this program with it
     #[command(name = attack::SERVICE_COMMAND, hide = true)]
     Service,
@@ -165,6 +178,7 @@ async fn main() -> Result<()> {
         Command::Latency { files, movies } => latency::measure(files, movies).await,
         Command::Growth(options) => growth::measure(options).await,
         Command::Attack => attack::measure().await,
+        Command::Search { data, movies } => search::measure(&data, movies).await,
         Command::Service => attack::run_service().await,
         Command::Lambda => run_function().await,
     }

@@ -70,6 +70,60 @@ pub(crate) fn synthetic(count: usize) -> File {
     with_changes(movies)
 }
 
+/// Generates `count` movies of the words of `movies`, which are as common as there: titles of as many words,
+/// names of a first and a last name. One word of twenty is made of parts of two.
+pub(crate) fn recombined(movies: &[String], count: usize) -> Result<Vec<String>> {
+    let (mut words, mut lengths, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    let mut casts = Vec::new();
+    for movie in movies {
+        let movie: Value = serde_json::from_str(movie)?;
+        let title: Vec<&str> = movie["title"].as_str().unwrap_or_default().split(' ').collect();
+        lengths.push(title.len());
+        words.extend(title.into_iter().map(str::to_owned));
+        let cast = movie["cast"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let cast: Vec<&str> = cast.collect();
+        casts.push(cast.len());
+        names.extend(cast.into_iter().filter_map(|name| {
+            let (first, last) = name.split_once(' ')?;
+            Some((first.to_owned(), last.to_owned()))
+        }));
+    }
+    let genres = ["Drama", "Comedy", "Western", "Horror", "Crime", "Documentary", "Animated"];
+    let movie = |number| {
+        let random = &mut Rng::with_seed(number);
+        let any = |texts: &[String], random: &mut Rng| texts[random.usize(..texts.len())].clone();
+        let half = |text: String, is_first| {
+            let middle = text.chars().count().div_ceil(2);
+            let half: String = if is_first {
+                text.chars().take(middle).collect()
+            } else {
+                text.chars().skip(middle).collect()
+            };
+            half
+        };
+        let word = |random: &mut Rng| match random.u8(..20) {
+            0 => half(any(&words, random), true) + &half(any(&words, random), false).to_lowercase(),
+            _ => any(&words, random),
+        };
+        let length = lengths[random.usize(..lengths.len())];
+        let title: Vec<String> = (0..length).map(|_| word(random)).collect();
+        let name = |random: &mut Rng| {
+            let (first, last) = (random.usize(..names.len()), random.usize(..names.len()));
+            format!("{} {}", names[first].0, names[last].1)
+        };
+        let cast: Vec<String> =
+            (0..casts[random.usize(..casts.len())]).map(|_| name(random)).collect();
+        let genre = genres[random.usize(..genres.len())];
+        json!({
+            "title": title.join(" "), "year": random.u32(1900..2026), "cast": cast,
+            "genres": [genre], "href": number.to_string(),
+            "extract": (0..20).map(|_| word(random)).collect::<Vec<_>>().join(" "),
+        })
+        .to_string()
+    };
+    Ok((0..count as u64).map(movie).collect())
+}
+
 fn vocabulary(random: &mut Rng, count: usize) -> Vec<String> {
     let syllables = ["ka", "ro", "mi", "ten", "la", "su", "der", "no", "vi", "an", "go", "es"];
     let mut word = || -> String {

@@ -122,6 +122,35 @@ impl Figures {
         Ok(())
     }
 
+    /// Adds the share of queries whose first results have what was meant, the 50th and the 99th percentile of
+    /// their durations, and the longest one.
+    ///
+    /// # Errors
+    /// If there are no durations.
+    pub(crate) fn search(
+        &mut self,
+        name: &str,
+        hits: f64,
+        durations: &[Duration],
+        target: SearchTarget,
+    ) -> Result<()> {
+        let (p50, p99) = (percentile(durations, 50)?, percentile(durations, 99)?);
+        let longest = durations.iter().max().copied().context("nothing was measured")?;
+        let is_met = target.hits.is_none_or(|least| hits >= least)
+            && p50 <= target.p50
+            && p99 <= target.p99
+            && longest <= target.longest;
+        let [p50, p99, longest] = [p50, p99, longest].map(text);
+        let [p50_target, p99_target] = [target.p50, target.p99].map(text);
+        let least = target.hits.map(|least| format!("{least:.2} hits, ")).unwrap_or_default();
+        let hits = target.hits.map(|_| format!("{hits:.3} hits, ")).unwrap_or_default();
+        let result = result(is_met);
+        self.add(format!(
+            "| {name} | {hits}{p50} / {p99} / {longest} | {least}{p50_target} / {p99_target} | {result} |"
+        ));
+        Ok(())
+    }
+
     /// Adds a number of files a second that is to be at least `target`.
     pub(crate) fn rate(&mut self, name: &str, measured: f64, target: f64) {
         let result = result(measured >= target);
@@ -150,6 +179,17 @@ impl Figures {
             println!("{row}");
         }
     }
+}
+
+/// What a kind of search must reach.
+#[derive(Clone, Copy)]
+pub(crate) struct SearchTarget {
+    /// The share of queries whose first results have what was meant; none if that is not known.
+    pub(crate) hits: Option<f64>,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+    /// The longest time of any query.
+    pub(crate) longest: Duration,
 }
 
 fn result(is_met: bool) -> &'static str {

@@ -9,7 +9,7 @@
 //! | `reloads` | the versions of one large file |
 //! | `folding` | the movies whose folded text is computed anew |
 
-mod environment;
+pub(crate) mod environment;
 mod files;
 mod folding;
 mod late;
