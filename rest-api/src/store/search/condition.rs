@@ -19,6 +19,23 @@ impl Condition {
         Self::Any(terms.into_iter().map(Self::Term).collect())
     }
 
+    /// Returns the number of its terms.
+    pub(super) fn terms(&self) -> usize {
+        match self {
+            Self::Term(_) | Self::Beginning(_) => 1,
+            Self::All(parts) | Self::Any(parts) => parts.iter().map(Self::terms).sum(),
+        }
+    }
+
+    /// Whether all of several conditions must be met, in some part of it.
+    pub(super) fn has_all(&self) -> bool {
+        match self {
+            Self::Term(_) | Self::Beginning(_) => false,
+            Self::All(_) => true,
+            Self::Any(any) => any.iter().any(Self::has_all),
+        }
+    }
+
     /// Returns the condition as text that Postgres reads as a `tsquery`. None if no movie can meet it.
     pub(super) fn to_tsquery(&self) -> Option<String> {
         let mut text = String::new();

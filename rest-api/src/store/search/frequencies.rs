@@ -17,6 +17,9 @@ use crate::store::StoreError;
 /// How long frequencies are used.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
+/// Most terms are less common than the rarest of the most common ones by more than this factor.
+const RARER: f64 = 50.0;
+
 /// The frequencies that were read last, and when.
 #[derive(Debug, Default)]
 pub(in crate::store) struct KnownFrequencies(Mutex<Option<(Instant, Arc<Frequencies>)>>);
@@ -85,10 +88,10 @@ impl Frequencies {
 
     fn share(&self, condition: &Condition) -> f64 {
         match condition {
-            Condition::Term(term) => self.common.get(term).copied().unwrap_or(self.rare / 2.0),
+            Condition::Term(term) => self.common.get(term).copied().unwrap_or(self.rare / RARER),
             Condition::Beginning(term) => {
                 let with = self.common.iter().filter(|(common, _)| common.starts_with(term));
-                with.map(|(_, share)| share).sum::<f64>().max(self.rare / 2.0).min(1.0)
+                with.map(|(_, share)| share).sum::<f64>().max(self.rare).min(1.0)
             }
             Condition::All(all) => all.iter().map(|condition| self.share(condition)).product(),
             Condition::Any(any) => {

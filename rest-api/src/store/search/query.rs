@@ -21,6 +21,9 @@ const MAX_SORTED: f64 = 3_000.0;
 const MIN_WALK: f64 = 1_000.0;
 const MAX_WALK: f64 = 50_000.0;
 
+/// The largest number of comparisons of a term while movies are read in the order of their ids.
+const MAX_COMPARISONS: f64 = 1_000_000.0;
+
 /// How many times as many movies are read in the order of their ids as should be needed.
 const WALK_RESERVE: f64 = 20.0;
 
@@ -90,9 +93,10 @@ impl<'a> Composer<'a> {
     /// filters match no movie.
     pub(super) fn push_tiers(&mut self, tiers: &[Tier]) -> Option<()> {
         let all = |tier: &Tier| tier.condition(tier.max_edits());
-        let any = Condition::Any(tiers.iter().map(all).collect());
-        if self.frequencies.movies(&any) <= MAX_SORTED {
-            return self.push_sorted(&any, tiers);
+        let found: Vec<_> = tiers.iter().filter(|tier| !tier.is_covered).map(all).collect();
+        let movies: f64 = found.iter().map(|condition| self.frequencies.movies(condition)).sum();
+        if tiers.len() > 1 && movies <= MAX_SORTED {
+            return self.push_sorted(&found, tiers);
         }
         let levels = tiers.iter().flat_map(|tier| {
             let fewest = usize::from(tier.rank >= tiers::CORRECTED && tier.max_edits() > 0);
@@ -107,15 +111,20 @@ impl<'a> Composer<'a> {
         Some(())
     }
 
-    /// Adds a branch that finds all movies of some tiers, and sorts them.
-    fn push_sorted(&mut self, any: &Condition, tiers: &[Tier]) -> Option<()> {
+    /// Adds a branch that finds all movies of some tiers, which meet any of the conditions, and sorts them.
+    /// Each condition is looked up on its own: one that has all their terms would be slow.
+    fn push_sorted(&mut self, found: &[Condition], tiers: &[Tier]) -> Option<()> {
         let ranks = tiers.iter().flat_map(|tier| [tier.rank, tier.rank_with(tier.max_edits())]);
         let (Some(first), Some(last)) = (ranks.clone().min(), ranks.max()) else { return Some(()) };
-        let Some(condition) = any.to_tsquery() else { return Some(()) };
         if self.is_before(last) {
             return Some(());
         }
-        let condition = format!("terms @@ {}", tsquery(self.sql.bind(condition)));
+        let found = found.iter().filter_map(|condition| self.predicate(condition));
+        let found: Vec<String> = found.collect();
+        if found.is_empty() {
+            return Some(());
+        }
+        let condition = format!("({})", found.join(" or "));
         let mut ranks = format!("rank between {first} and {last}");
         if let Some(SearchPosition { rank, id }) =
             self.query.after.filter(|after| after.rank >= first)
@@ -126,23 +135,23 @@ impl<'a> Composer<'a> {
         self.push_branch("movies", &condition, &ranks, "rank, id")
     }
 
-    /// Adds the branches of one rank: of the movies that come first, if many match, and of all others.
+    /// Adds the branches of one rank: of the movies that come first, if many match, and of all others. The
+    /// sum `id + 0` keeps the planner from reading the others in the order of their ids.
     fn push_level(&mut self, rank: i32, condition: &Condition) -> Option<()> {
-        let Some(text) = condition.to_tsquery() else { return Some(()) };
         if self.is_before(rank) {
             return Some(());
         }
+        let Some(matches) = self.predicate(condition) else { return Some(()) };
         let start = self.query.after.filter(|after| after.rank == rank).map_or(0, |after| after.id);
         let start = self.sql.bind(start);
-        let matches = format!("terms @@ {}", tsquery(self.sql.bind(text)));
         let ranks = format!("rank = {rank}");
         let movies = self.frequencies.movies(condition);
         if movies <= MAX_SORTED {
-            let found = format!("{matches} and id > {start}");
-            return self.push_branch("movies", &found, &ranks, "id");
+            return self.push_found(&format!("{matches} and id + 0 > {start}"), rank);
         }
         let needed = WALK_RESERVE * self.limit as f64 / self.frequencies.share_of(movies);
-        let walk = needed.clamp(MIN_WALK, MAX_WALK) as i64;
+        let affordable = MAX_COMPARISONS / condition.terms() as f64;
+        let walk = needed.min(affordable).clamp(MIN_WALK, MAX_WALK) as i64;
         let (walk, before_last) = (self.sql.bind(walk), self.sql.bind(walk - 1));
         let window =
             format!("(select * from movies where id > {start} order by id limit {walk}) w");
@@ -150,8 +159,55 @@ impl<'a> Composer<'a> {
         let end = format!(
             "(select id from movies where id > {start} order by id offset {before_last} limit 1)"
         );
-        let rest = format!("{end} is not null and id > {end} and {matches}");
-        self.push_branch("movies", &rest, &ranks, "id")
+        self.push_found(&format!("{end} is not null and id + 0 > {end} and {matches}"), rank)
+    }
+
+    /// Adds a branch that finds all movies that match, and ranks them in the order of their ids until there are
+    /// enough of this rank.
+    fn push_found(&mut self, found: &str, rank: i32) -> Option<()> {
+        self.has_branch = true;
+        self.sql.push(&format!(
+            "
+            union all
+            (select f.id, m.doc, {rank} as rank
+            from (select id from movies where {found}"
+        ));
+        self.query.filters.push_to(&mut self.sql)?;
+        let limit = self.sql.bind(self.limit);
+        self.sql.push(&format!(
+            " order by id + 0 offset 0) f
+            cross join lateral (
+                select doc, title_key, terms from movies m where m.id = f.id offset 0
+            ) m
+            where {} = {rank} limit {limit})",
+            self.rank
+        ));
+        Some(())
+    }
+
+    /// Returns the predicate of a condition. None if no movie can meet it.
+    ///
+    /// Conditions that must all be met are predicates of their own, the rarest first: the index then compares
+    /// each movie with the terms of one of them at a time.
+    fn predicate(&mut self, condition: &Condition) -> Option<String> {
+        match condition {
+            Condition::All(all) => {
+                let mut all: Vec<&Condition> = all.iter().collect();
+                all.sort_by(|one, other| {
+                    let movies = |condition| self.frequencies.movies(condition);
+                    movies(one).total_cmp(&movies(other))
+                });
+                let all: Option<Vec<String>> =
+                    all.into_iter().map(|condition| self.predicate(condition)).collect();
+                Some(format!("({})", all?.join(" and ")))
+            }
+            Condition::Any(any) if any.iter().any(Condition::has_all) => {
+                let any: Vec<String> =
+                    any.iter().filter_map(|condition| self.predicate(condition)).collect();
+                (!any.is_empty()).then(|| format!("({})", any.join(" or ")))
+            }
+            _ => Some(format!("terms @@ {}", tsquery(self.sql.bind(condition.to_tsquery()?)))),
+        }
     }
 
     fn push_branch(&mut self, from: &str, found: &str, ranks: &str, order: &str) -> Option<()> {

@@ -9,9 +9,10 @@
 //! | 40 | all words in title, cast and year |
 //! | 50 | all words in one name, the last one begun |
 //! | 60 | all words in title, cast and year, the last one begun |
-//! | 70 + 3 e | all words in its title, with e edits |
-//! | 71 + 3 e | all words in one name, with e edits |
-//! | 72 + 3 e | all words in title, cast and year, with e edits |
+//! | 70 + 4 e | exactly this title, with e edits |
+//! | 71 + 4 e | all words in its title, with e edits |
+//! | 72 + 4 e | all words in one name, with e edits |
+//! | 73 + 4 e | all words in title, cast and year, with e edits |
 //! | 200 | all of these but one word |
 //!
 //! A movie has the best rank of those that it matches. Of equal rank, the movie that came first is first;
@@ -31,23 +32,31 @@ pub(super) const CORRECTED: i32 = 70;
 pub(super) const ONE_MISSING: i32 = 200;
 
 /// The distance of the ranks of two successive numbers of edits.
-const PER_EDIT: i32 = 3;
+const PER_EDIT: i32 = 4;
 
 /// The shortest beginning of a word that other words are found by, in characters.
 const MIN_BEGINNING: usize = 3;
 
 /// The largest number of words whose typing errors are corrected.
-pub(super) const MAX_CORRECTED: usize = 12;
+pub(super) const MAX_CORRECTED: usize = 20;
+
+/// The largest number of words of which one may be missing.
+const MAX_INCOMPLETE: usize = 8;
 
 /// The largest number of corrections of one word, and of two neighbouring words.
-const MAX_CORRECTIONS: usize = 100;
-const MAX_PAIRS: usize = 400;
+const MAX_CORRECTIONS: usize = 60;
+const MAX_PAIRS: usize = 200;
+
+/// The largest number of corrections of a word while another one is missing.
+const MAX_WITH_MISSING: usize = 20;
 
 /// A way to match. A movie meets each slot by one of its options.
 #[derive(Clone, Debug)]
 pub(super) struct Tier {
     /// The rank of a match without edits.
     pub(super) rank: i32,
+    /// Whether another tier of the same list finds all its movies.
+    pub(super) is_covered: bool,
     slots: Vec<Slot>,
 }
 
@@ -56,7 +65,12 @@ type Slot = Vec<(usize, Condition)>;
 
 impl Tier {
     fn new(rank: i32, slots: Vec<Slot>) -> Self {
-        Self { rank, slots }
+        Self { rank, is_covered: false, slots }
+    }
+
+    /// Returns the same tier, whose movies another tier of the list finds, too.
+    fn covered(self) -> Self {
+        Self { is_covered: true, ..self }
     }
 
     fn exact(rank: i32, conditions: impl IntoIterator<Item = Condition>) -> Self {
@@ -118,15 +132,15 @@ pub(super) fn exact(words: &[String]) -> Vec<Tier> {
         |at: &usize| Condition::any_term([in_title(words, *at), in_cast(words, *at)].concat());
     let mut tiers = vec![
         Tier::exact(EXACT, [Condition::Term(terms::whole(words))]),
-        Tier::exact(TITLE, slots(in_title)),
-        Tier::exact(NAME, in_name(words)),
+        Tier::exact(TITLE, slots(in_title)).covered(),
+        Tier::exact(NAME, in_name(words)).covered(),
         Tier::exact(WORDS, all.iter().map(either)),
     ];
     let begun = |term: String| Condition::Beginning(term);
     if let Some(before) = first.last() {
         let before_last = if first.len() > 1 { in_name(first) } else { Vec::new() };
         let last = begun(format!("C{before}{last}"));
-        tiers.push(Tier::exact(NAME_BEGUN, before_last.into_iter().chain([last])));
+        tiers.push(Tier::exact(NAME_BEGUN, before_last.into_iter().chain([last])).covered());
     }
     if !first.is_empty() || last.chars().count() >= MIN_BEGINNING {
         let last = Condition::Any(vec![begun(format!("t{last}")), begun(format!("c{last}"))]);
@@ -141,33 +155,29 @@ pub(super) fn exact(words: &[String]) -> Vec<Tier> {
 pub(super) fn corrected(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Tier> {
     let mut tiers = Vec::new();
     if corrections.iter().any(|corrections| !corrections.is_empty()) {
-        let slot = |at: usize, families: &[&str]| -> Slot {
-            let exact = [in_title(words, at), in_cast(words, at)].concat();
-            let exact =
-                exact.into_iter().filter(|term| families.iter().any(|f| term.starts_with(*f)));
-            let exact = (0, Condition::any_term(exact));
-            let near =
-                corrections[at].iter().take(MAX_CORRECTIONS).map(|Correction { edits, word }| {
-                    (
-                        *edits,
-                        Condition::any_term(
-                            families.iter().map(|family| format!("{family}{word}")),
-                        ),
-                    )
-                });
-            [exact].into_iter().chain(near).collect()
+        let slot = |at: usize, exact: Vec<String>, families: &[&str]| -> Slot {
+            let near = corrections[at].iter().take(MAX_CORRECTIONS);
+            let near = near.map(|Correction { edits, word }| {
+                let terms = families.iter().map(|family| format!("{family}{word}"));
+                (*edits, Condition::any_term(terms))
+            });
+            [(0, Condition::any_term(exact))].into_iter().chain(near).collect()
         };
-        let slots = |families: &[&str]| (0..words.len()).map(|at| slot(at, families)).collect();
-        tiers.push(Tier::new(CORRECTED, slots(&["t", "T"])));
-        tiers.push(Tier::new(CORRECTED + 1, names(words, corrections)));
-        tiers.push(Tier::new(CORRECTED + 2, slots(&["t", "T", "c", "C", "y"])));
+        let all = 0..words.len();
+        let in_titles = all.clone().map(|at| slot(at, in_title(words, at), &["t"])).collect();
+        let either = |at| [in_title(words, at), in_cast(words, at)].concat();
+        let in_either = all.map(|at| slot(at, either(at), &["t", "c"])).collect();
+        tiers.push(Tier::new(CORRECTED, vec![whole_titles(words, corrections)]));
+        tiers.push(Tier::new(CORRECTED + 1, in_titles).covered());
+        tiers.push(Tier::new(CORRECTED + 2, names(words, corrections)).covered());
+        tiers.push(Tier::new(CORRECTED + 3, in_either));
     }
     // A short word is often mistyped beyond recognition.
     let may_miss = |word: &String| words.len() > 2 || words.len() == 2 && word.chars().count() <= 3;
     let all_but = |missing: usize| {
         let any = |at: usize| {
             let exact = [in_title(words, at), in_cast(words, at)].concat();
-            let near = corrections.get(at).into_iter().flatten().take(MAX_CORRECTIONS);
+            let near = corrections.get(at).into_iter().flatten().take(MAX_WITH_MISSING);
             let near =
                 near.flat_map(|Correction { word, .. }| [format!("t{word}"), format!("c{word}")]);
             Condition::any_term(exact.into_iter().chain(near))
@@ -176,7 +186,7 @@ pub(super) fn corrected(words: &[String], corrections: &[Vec<Correction>]) -> Ve
     };
     let missing = (0..words.len()).filter(|at| may_miss(&words[*at])).map(all_but);
     let missing: Vec<Condition> = missing.collect();
-    if !missing.is_empty() && words.len() <= MAX_CORRECTED {
+    if !missing.is_empty() && words.len() <= MAX_INCOMPLETE {
         tiers.push(Tier::exact(ONE_MISSING, [Condition::Any(missing)]));
     }
     tiers
@@ -216,6 +226,37 @@ fn in_name(words: &[String]) -> Vec<Condition> {
     }
     let pairs = words.windows(2).map(|pair| pair.concat());
     pairs.map(|pair| Condition::any_term([format!("C{pair}"), format!("c{pair}")])).collect()
+}
+
+/// Returns the slot of a whole title with one or two words corrected.
+fn whole_titles(words: &[String], corrections: &[Vec<Correction>]) -> Slot {
+    let mut titles: Vec<(usize, Vec<&str>)> = vec![(0, words.iter().map(|word| &**word).collect())];
+    let mut last = titles.clone();
+    for _ in 0..2 {
+        let corrected = last.iter().flat_map(|(edits, title)| {
+            let corrections = corrections.iter().enumerate();
+            corrections.flat_map(move |(at, corrections)| {
+                let is_new =
+                    title[at..].iter().zip(&words[at..]).all(|(word, typed)| word == typed);
+                let corrections = corrections.iter().take(if is_new { MAX_CORRECTIONS } else { 0 });
+                corrections.map(move |Correction { edits: more, word }| {
+                    let mut title = title.clone();
+                    title[at] = word;
+                    (edits + more, title)
+                })
+            })
+        });
+        last = corrected.collect();
+        last.sort();
+        last.truncate(MAX_PAIRS);
+        titles.extend(last.iter().cloned());
+    }
+    titles.sort_by_key(|(edits, _)| *edits);
+    let whole = |(edits, title): (usize, Vec<&str>)| {
+        let title: Vec<String> = title.into_iter().map(str::to_owned).collect();
+        (edits, Condition::Term(terms::whole(&title)))
+    };
+    titles.into_iter().map(whole).collect()
 }
 
 /// Returns the slots of all words in one name, some of them corrected.
