@@ -1,15 +1,16 @@
 //! What a producer learns about a file that was rejected.
 
 use schema::{Fault, Faults};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// How many violations of one file are listed.
 pub const MAX_LISTED: usize = 1000;
 
 /// One fault of a file.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Violation {
-    /// The index of the record, from 0. None if the file as a whole is at fault.
+    /// The index of the record, from 0. Absent if the file as a whole is at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<u64>,
     /// The byte offset of the record in the decompressed file.

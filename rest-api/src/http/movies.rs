@@ -71,6 +71,11 @@ pub(super) async fn list(request: Request) -> Answer {
     Ok(response)
 }
 
+/// Returns the names of the orders.
+pub(super) fn sort_names() -> impl Iterator<Item = (&'static str, Sort)> {
+    SORTS.into_iter()
+}
+
 fn sort_name(sort: Sort) -> &'static str {
     SORTS.iter().find(|(_, known)| *known == sort).map_or("", |(name, _)| name)
 }

@@ -9,6 +9,7 @@ use chrono::{TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use schema::{Fault, MAX_NOTIFICATIONS, Notification, Timestamp};
+use schemars::JsonSchema;
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use tokio::{
@@ -69,7 +70,7 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     check(&notification, &app.access.buckets)?;
     let report = match examine(app, &notification, Instant::now() + HEAD_TIMEOUT).await {
         Examined::Record(report) => report,
-        Examined::Ignore(why) => return json(StatusCode::OK, &Outcome::Ignored(why)),
+        Examined::Ignore(why) => return json(StatusCode::OK, &Ignored { ignored: why }),
     };
     let (id, trace_id) = (request.request_id(), request.trace_id);
     let ingest = in_time(app.store.record(&report, &id, trace_id)).await?;
@@ -79,9 +80,17 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     accepted(&ingest, Some(seconds))
 }
 
+/// The answer to a notification whose key names no file. Nothing is recorded.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Ignored {
+    /// Why.
+    ignored: String,
+}
+
 /// The result for one notification of an array.
-#[derive(Serialize)]
-struct ElementResult {
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "NotificationResult")]
+pub(super) struct ElementResult {
     /// The status of a response to this notification alone.
     status: u16,
     #[serde(flatten)]
@@ -89,9 +98,9 @@ struct ElementResult {
 }
 
 /// What became of a notification.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Outcome {
+pub(super) enum Outcome {
     /// It is recorded. As in a list of ingests, the violations are left out.
     Ingest(Box<Ingest>),
     /// Its key names no file, for this reason. Nothing is recorded.

@@ -15,7 +15,7 @@ const MAX_UNINDEXED: usize = 2;
 pub(super) const FILTERS: [&str; 4] = ["title", "year", "genre", "actor"];
 
 /// The properties of a movie in an answer, in the order in which a movie has them.
-const FIELDS: [&str; 10] = [
+pub(super) const FIELDS: [&str; 10] = [
     "id",
     "cast",
     "extract",
