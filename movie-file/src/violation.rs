@@ -12,9 +12,11 @@ pub const MAX_LISTED: usize = 1000;
 pub struct Violation {
     /// The index of the record, from 0. Absent if the file as a whole is at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     pub record: Option<u64>,
     /// The byte offset of the record in the decompressed file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     pub offset: Option<u64>,
     /// The JSON Pointer within the record, what the schema expects there, and what was found.
     #[serde(flatten)]

@@ -92,7 +92,7 @@ fn parse(query: &str) -> Result<ListRequest, Problem> {
         match name {
             "limit" => limit = params::limit(&value)?,
             "after" => after = Some(value),
-            "fields" => fields = Some(query::fields(name, &value)?),
+            "fields" => query::fields(name, &value, fields.get_or_insert_default())?,
             "sort" => {
                 let known = SORTS.iter().find(|(known, _)| *known == value);
                 let problem = || Problem::parameter(name, "title, -title, year, -year or id");

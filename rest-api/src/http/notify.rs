@@ -87,26 +87,20 @@ pub(super) struct Ignored {
     ignored: String,
 }
 
-/// The result for one notification of an array.
+/// The result for one notification of an array, with the status of a response to this notification alone.
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "NotificationResult")]
-pub(super) struct ElementResult {
-    /// The status of a response to this notification alone.
-    status: u16,
-    #[serde(flatten)]
-    outcome: Outcome,
-}
-
-/// What became of a notification.
-#[derive(JsonSchema, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Outcome {
-    /// It is recorded. As in a list of ingests, the violations are left out.
-    Ingest(Box<Ingest>),
-    /// Its key names no file, for this reason. Nothing is recorded.
-    Ignored(String),
-    /// It is refused.
-    Problem(Problem),
+#[serde(untagged)]
+pub(super) enum ElementResult {
+    /// The notification is recorded. As in a list of ingests, the violations are left out.
+    #[schemars(title = "RecordedNotification")]
+    Recorded { status: u16, ingest: Box<Ingest> },
+    /// The key of the notification names no file, for this reason. Nothing is recorded.
+    #[schemars(title = "IgnoredNotification")]
+    Ignored { status: u16, ignored: String },
+    /// The notification is refused.
+    #[schemars(title = "RefusedNotification")]
+    Refused { status: u16, problem: Problem },
 }
 
 /// What is to be done about a notification that is right.
@@ -159,17 +153,17 @@ async fn notify_each(request: Request, body: &[u8], wait: Option<u64>) -> Answer
     }
     let (mut ingests, mut ignored) = (ingests.into_iter(), ignored.into_iter());
     let results = checked.into_iter().filter_map(|checked| {
-        let (status, outcome) = match checked {
-            Ok(_) => match ignored.next()? {
-                Some(why) => (StatusCode::OK, Outcome::Ignored(why)),
-                None => {
-                    let ingest = ingests.next()?;
-                    (status(&ingest, wait), Outcome::Ingest(Box::new(ingest)))
-                }
-            },
-            Err(problem) => (problem.status(), Outcome::Problem(problem)),
-        };
-        Some(ElementResult { status: status.as_u16(), outcome })
+        Some(match checked.map(|_| ignored.next()) {
+            Ok(Some(Some(ignored))) => {
+                ElementResult::Ignored { status: StatusCode::OK.as_u16(), ignored }
+            }
+            Ok(_) => {
+                let ingest = ingests.next()?;
+                let status = status(&ingest, wait).as_u16();
+                ElementResult::Recorded { status, ingest: Box::new(ingest) }
+            }
+            Err(problem) => ElementResult::Refused { status: problem.status().as_u16(), problem },
+        })
     });
     let results: Vec<ElementResult> = results.collect();
     Ok(with_preference_applied(json(StatusCode::ACCEPTED, &results)?, wait))

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Schemas, operation::failure};
 use crate::problem::{Code, Problem};
 
-/// The properties that every movie of the catalogue has, beside its id.
+/// The properties that every movie of the catalogue has, beside its id. A list may leave them out.
 const ALWAYS: [&str; 4] = ["title", "year", "cast", "genres"];
 
 /// Returns the components: first what the schema file defines, then what the answers consist of.
@@ -14,6 +14,7 @@ pub(super) fn components(mut schemas: Schemas) -> Value {
     schemas.of::<Problem>();
     let mut definitions = movie_schemas();
     definitions.extend(schemas.0.take_definitions(true));
+    definitions.values_mut().for_each(name_values);
     if let Some(Value::Object(code)) = definitions.get_mut("ProblemCode") {
         code.insert("description".into(), code_list().into());
     }
@@ -55,17 +56,17 @@ fn movie_schemas() -> Map<String, Value> {
             "properties": properties,
         })
     };
-    let whole =
-        movie(&ALWAYS, "A movie of the catalogue. An optional property that it lacks is absent.");
-    let excerpt =
-        movie(&[], "A movie of the catalogue, with `id` and the properties that `fields` names.");
+    let listed = movie(
+        &[],
+        "A movie of the catalogue. It has `id` and the properties that `fields` names; without `fields` also \
+         `title`, `year`, `cast` and `genres`, and the others if they are known.",
+    );
     let mut origin = movie(&ALWAYS, "A movie of the catalogue, and where its content comes from.");
     origin["properties"]["provenance"] = json!({ "$ref": "#/components/schemas/Provenance" });
     if let Some(required) = origin["required"].as_array_mut() {
         required.push("provenance".into());
     }
-    definitions.insert("CatalogueMovie".into(), whole);
-    definitions.insert("MovieExcerpt".into(), excerpt);
+    definitions.insert("CatalogueMovie".into(), listed);
     definitions.insert("MovieWithProvenance".into(), origin);
     definitions
 }
@@ -83,6 +84,24 @@ fn file_properties(movie: &Value) -> Map<String, Value> {
         }
     }
     properties
+}
+
+/// Turns a choice of described constants into an enumeration whose description lists them: code generators make
+/// a type of that.
+fn name_values(definition: &mut Value) {
+    let constant =
+        |choice: &Value| Some((choice.get("const")?.clone(), choice.get("description")?.clone()));
+    let choices = definition["oneOf"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let constants: Option<Vec<(Value, Value)>> = choices.iter().map(constant).collect();
+    let Some(constants) = constants.filter(|constants| !constants.is_empty()) else { return };
+    let line = |(name, about): &(Value, Value)| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().replace('\n', " ");
+        format!("\n- `{}`: {}", text(name), text(about))
+    };
+    let lines: String = constants.iter().map(line).collect();
+    let description = definition["description"].as_str().unwrap_or_default();
+    let values: Vec<Value> = constants.into_iter().map(|(name, _)| name).collect();
+    *definition = json!({ "description": format!("{description}\n{lines}"), "type": "string", "enum": values });
 }
 
 /// Returns the codes as a list in Markdown.

@@ -60,7 +60,6 @@ pub(crate) fn document() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "A catalogue of movies, made from files in an S3 bucket",
             "description": DESCRIPTION,
-            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": "/", "description": "The service that this document comes from" }],
         "tags": operations::tags(),
