@@ -11,7 +11,7 @@ use super::{
 use crate::problem::{Code, Problem};
 
 static PAGE: Page = Page::new(|| {
-    let policy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; \
                   img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                   frame-ancestors 'none'";
     Document::new("text/html; charset=utf-8", include_str!("docs/page.html")).with_policy(policy)

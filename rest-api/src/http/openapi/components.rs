@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Schemas, operation::failure};
+use super::{Schemas, operation::failure, operations::example};
 use crate::problem::{Code, Problem};
 
 /// The properties that every movie of the catalogue has, beside its id. A list may leave them out.
@@ -48,12 +48,15 @@ fn movie_schemas() -> Map<String, Value> {
             "type": "integer", "format": "int64",
         });
         properties.insert("id".into(), id);
+        let mut example = example();
+        example["id"] = 7.into();
         let required = [&["id"], required].concat();
         json!({
             "type": "object",
             "description": description,
             "required": required,
             "properties": properties,
+            "examples": [example],
         })
     };
     let listed = movie(
@@ -66,6 +69,14 @@ fn movie_schemas() -> Map<String, Value> {
     if let Some(required) = origin["required"].as_array_mut() {
         required.push("provenance".into());
     }
+    origin["examples"][0]["provenance"] = json!({
+        "ingest": 3,
+        "bucket": "movies-r-us",
+        "key": "my/movies.json",
+        "version_id": null,
+        "record": 0,
+        "changed_at": "2026-11-27T10:00:00Z",
+    });
     definitions.insert("CatalogueMovie".into(), listed);
     definitions.insert("MovieWithProvenance".into(), origin);
     definitions

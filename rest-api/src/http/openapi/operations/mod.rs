@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::operation::{Answer, Operation, Parameter};
 use crate::http::params;
 
+pub(super) use movies::example;
+
 pub(in crate::http) use ingests::{list_ingests, notify, read_ingest, retry_ingest};
 pub(in crate::http) use movies::{
     count_genres, count_years, create_movies, list_movies, read_movie, validate_file,

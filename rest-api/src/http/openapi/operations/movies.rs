@@ -132,27 +132,27 @@ fn filters() -> [Parameter; 4] {
             "Movies whose title contains this text, in any case. Repeated: it contains all of them.",
             text.clone(),
         )
-        .example(json!(["night train"])),
+        .example(json!(["hands"])),
         Parameter::query(
             "year",
             "Movies of this year, or of a range of years: `1990..1999`, `2000..`, `..1950`. Repeated: of any of \
              them.",
             years,
         )
-        .example(json!(["1959", "1990..1999"])),
+        .example(json!(["1931", "1935..1940"])),
         Parameter::query(
             "genre",
             "Movies of this genre, in any case. Repeated: of all of them.",
             text.clone(),
         )
-        .example(json!(["drama"])),
+        .example(json!(["crime"])),
         Parameter::query(
             "actor",
             "Movies with an actor whose name contains this text, in any case. Repeated: with actors for all of \
              them.",
             text,
         )
-        .example(json!(["niemczyk"])),
+        .example(json!(["barrymore"])),
     ]
 }
 
@@ -176,10 +176,8 @@ fn file_description() -> String {
 
 /// The media types of a file in a request.
 fn file_content() -> Value {
-    let (one, two) = (
-        json!({ "title": "Night Train", "year": 1959, "cast": ["Lucyna Winnicka"], "genres": ["Drama"] }),
-        json!({ "title": "Knife in the Water", "year": 1962 }),
-    );
+    let one = example();
+    let two = json!({ "title": "Hell's Island", "year": 1930 });
     json!({
         "application/json": {
             "schema": { "$ref": "#/components/schemas/MoviesFile" },
@@ -198,5 +196,15 @@ fn file_content() -> Value {
             },
             "example": [one, two],
         },
+    })
+}
+
+/// A movie of the sample.
+pub(in crate::http::openapi) fn example() -> Value {
+    json!({
+        "title": "Guilty Hands",
+        "year": 1931,
+        "cast": ["Lionel Barrymore", "Kay Francis"],
+        "genres": ["Drama", "Crime"],
     })
 }
