@@ -17,7 +17,7 @@ use crate::{store::StoreError, telemetry::chain, terminal::excerpt};
 const MAX_NAME: usize = 64;
 
 /// The kind of a problem.
-#[derive(Clone, Copy, Debug, Eq, JsonSchema, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, JsonSchema, PartialEq)]
 #[schemars(rename = "ProblemCode", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the titles in `Code::row` describe them")]
 pub enum Code {

@@ -19,8 +19,11 @@ pub(super) fn components(mut schemas: Schemas) -> Value {
         code.insert("description".into(), code_list().into());
     }
     let responses = Code::ALL.into_iter().filter(|code| code.status().is_some());
-    let responses: Map<String, Value> =
+    let mut responses: Map<String, Value> =
         responses.map(|code| (code.name().into(), failure(&[code]))).collect();
+    let head_too_large =
+        "The head of the request has more than 16 KiB or 100 fields. Without a body.";
+    responses.insert("head_too_large".into(), json!({ "description": head_too_large }));
     json!({
         "schemas": definitions,
         "responses": responses,

@@ -84,6 +84,9 @@ impl Operation {
             };
             responses.insert(status.as_u16(), response);
         }
+        // The server answers this before it knows the route.
+        let head_too_large = json!({ "$ref": "#/components/responses/head_too_large" });
+        responses.insert(431, head_too_large);
         let mut operation = self.texts;
         if !self.parameters.is_empty() {
             operation.insert("parameters".into(), json!(self.parameters));

@@ -124,7 +124,7 @@ pub(in crate::http) fn validate_file(schemas: &mut Schemas) -> Operation {
 /// The filters of queries on the catalogue. Each may be repeated.
 fn filters() -> [Parameter; 4] {
     let text = json!({ "type": "array", "items": { "type": "string", "maxLength": MAX_TEXT } });
-    let year = r"^(-?[0-9]{1,18}|-?[0-9]{1,18}\.\.(-?[0-9]{1,18})?|\.\.-?[0-9]{1,18})$";
+    let year = r"^(-?[0-9]{1,18}|-?[0-9]{1,18}\.\.(-?[0-9]{1,18})?|\.\.-?[0-9]{1,18})?$";
     let years = json!({ "type": "array", "items": { "type": "string", "pattern": year } });
     [
         Parameter::query(
