@@ -34,6 +34,8 @@ PUBLIC = [
     "/ingests/1/retry",
     "/genres",
     "/schema/movies.json",
+    "/docs",
+    "/docs/start.js",
     "/openapi.json",
 ]
 POD_IDENTITY_AGENT = "169.254.170.23/32"

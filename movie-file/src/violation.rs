@@ -1,19 +1,22 @@
 //! What a producer learns about a file that was rejected.
 
 use schema::{Fault, Faults};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// How many violations of one file are listed.
 pub const MAX_LISTED: usize = 1000;
 
 /// One fault of a file.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Violation {
-    /// The index of the record, from 0. None if the file as a whole is at fault.
+    /// The index of the record, from 0. Absent if the file as a whole is at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     pub record: Option<u64>,
     /// The byte offset of the record in the decompressed file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     pub offset: Option<u64>,
     /// The JSON Pointer within the record, what the schema expects there, and what was found.
     #[serde(flatten)]

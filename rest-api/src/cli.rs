@@ -24,6 +24,8 @@ pub(crate) enum Command {
     /// Check movie files as the service does, before you put them into the bucket
     #[command(after_help = VALIDATE)]
     Validate(ValidateArguments),
+    /// Print the OpenAPI document of the API, as a running service has it at /openapi.json
+    Openapi,
     /// Request the health of a running service; fail unless the status is 2xx
     Healthcheck {
         /// URL to request [default: /healthz of the service on this machine, by MRU_PROBE_LISTEN or

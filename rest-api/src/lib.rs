@@ -126,6 +126,11 @@ pub async fn run(
 /// The routes of the service.
 pub type Routes = warp::filters::BoxedFilter<(warp::reply::Response,)>;
 
+/// Returns the OpenAPI document of the API, as JSON for people to read.
+pub fn openapi_document() -> String {
+    format!("{:#}\n", http::document())
+}
+
 /// Runs the service as [`run`] does, and serves what `wrap` makes of its routes.
 ///
 /// # Errors

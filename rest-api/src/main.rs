@@ -4,7 +4,7 @@
 mod cli;
 
 use std::{
-    io::{self, BufWriter},
+    io::{self, BufWriter, Write},
     process::ExitCode,
 };
 
@@ -52,6 +52,7 @@ async fn execute(command: Command) -> Result<ExitCode, String> {
             let listen = lookup("MRU_PROBE_LISTEN").filter(|address| !address.is_empty());
             healthcheck::check(url, listen.or_else(|| lookup("MRU_LISTEN"))).await?;
         }
+        Command::Openapi => print_openapi().map_err(|error| format!("standard output: {error}"))?,
         Command::Migrate => migrate().await?,
         Command::Serve => serve().await?,
     }
@@ -81,6 +82,10 @@ async fn migrate() -> Result<(), String> {
     let (config, aws) = configure().await?;
     let migrated = store::migrate(&config.database, &aws.secrets).await;
     migrated.map_err(|error| chain(&error))
+}
+
+fn print_openapi() -> io::Result<()> {
+    io::stdout().write_all(rest_api::openapi_document().as_bytes())
 }
 
 async fn validate(arguments: ValidateArguments) -> ExitCode {

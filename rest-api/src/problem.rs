@@ -7,7 +7,8 @@
 use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use movie_file::Violations;
+use movie_file::{Violation, Violations};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
 use crate::{store::StoreError, telemetry::chain, terminal::excerpt};
@@ -16,7 +17,8 @@ use crate::{store::StoreError, telemetry::chain, terminal::excerpt};
 const MAX_NAME: usize = 64;
 
 /// The kind of a problem.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, JsonSchema, PartialEq)]
+#[schemars(rename = "ProblemCode", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the titles in `Code::row` describe them")]
 pub enum Code {
     // Of error responses.
@@ -51,6 +53,29 @@ impl Code {
         Self::DatabaseUnavailable,
     ];
 
+    /// All codes, in the order of their declaration.
+    pub const ALL: [Self; 19] = [
+        Self::InvalidParameter,
+        Self::MalformedJson,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::NotFailed,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::Violations,
+        Self::CheckTooExpensive,
+        Self::Internal,
+        Self::Unavailable,
+        Self::ObjectGone,
+        Self::ObjectRefused,
+        Self::ObjectStoreUnavailable,
+        Self::DatabaseUnavailable,
+        Self::DatabaseFull,
+        Self::WorkerDied,
+    ];
+
     /// Returns status, code and title. A code of failed ingests alone has no status.
     #[rustfmt::skip] // one row a line
     fn row(self) -> (Option<StatusCode>, &'static str, &'static str) {
@@ -82,6 +107,16 @@ impl Code {
     pub fn name(self) -> &'static str {
         self.row().1
     }
+
+    /// Returns the status of an error response. None if only failed ingests have this code.
+    pub fn status(self) -> Option<StatusCode> {
+        self.row().0
+    }
+
+    /// Returns what the code means.
+    pub fn title(self) -> &'static str {
+        self.row().2
+    }
 }
 
 /// A problem, to be sent to a client or stored with a failed ingest.
@@ -99,18 +134,39 @@ struct Content {
 }
 
 /// The problem object of RFC 9457, with our extension members.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 struct Body<'a> {
+    /// Always `about:blank`: `code` tells the kinds of problems apart.
     r#type: &'static str,
+    /// What the code means.
     title: &'static str,
+    /// The status of the response. Absent in the error of an ingest that no response has.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u16")]
     status: Option<u16>,
+    /// The kind of the problem. A code keeps its meaning; later releases may add codes.
+    #[schemars(with = "Code")]
     code: &'static str,
+    /// What is wrong here, and what would be right.
     detail: &'a str,
+    /// How many violations the body has.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     violation_count: Option<u64>,
+    /// The first 1,000 violations.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<Violation>")]
     violations: Option<&'a serde_json::Value>,
+}
+
+impl JsonSchema for Problem {
+    fn schema_name() -> Cow<'static, str> {
+        "Problem".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Body::json_schema(generator)
+    }
 }
 
 impl Problem {
@@ -237,5 +293,17 @@ impl From<StoreError> for Problem {
             }
             _ => Self::internal(&error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_codes_are_listed_by_their_names() {
+        let names: Vec<&str> = Code::ALL.into_iter().map(Code::name).collect();
+        let variants = schemars::schema_for!(Code);
+        assert_eq!(variants.get("enum"), Some(&serde_json::json!(names)));
     }
 }

@@ -6,13 +6,14 @@ use jsonschema::{
     ValidationError,
     error::{TypeKind, ValidationErrorKind as Kind},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::SCHEMA;
 
 /// One thing wrong with one record.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Fault {
     /// JSON Pointer (RFC 6901) to the faulty value. Empty for the record as a whole.
     pub pointer: String,

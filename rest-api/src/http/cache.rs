@@ -9,7 +9,7 @@ use std::{io::Write, sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use quick_cache::{Weighter, sync::Cache};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -143,7 +143,7 @@ where
         let revision = app.store.revision().await?;
         if let Some(etag) = unchanged(headers, &resource, revision) {
             app.metrics.cache(CacheResult::NotModified);
-            return Ok((not_modified(etag), None));
+            return Ok((response::not_modified(validators(etag)), None));
         }
         let compute = compute(revision);
         let (mut cached, result) = app.cache.get(&resource, revision, compute).await?;
@@ -170,15 +170,8 @@ impl Cached {
     }
 }
 
-fn not_modified(etag: HeaderValue) -> Response {
-    let mut response = response::body(StatusCode::NOT_MODIFIED, "application/json", Vec::new());
-    response.headers_mut().remove(header::CONTENT_TYPE);
-    response.headers_mut().extend(validators(etag));
-    response
-}
-
 /// Returns the headers by which caches keep an answer.
-fn validators(etag: HeaderValue) -> [(HeaderName, HeaderValue); 3] {
+pub(super) fn validators(etag: HeaderValue) -> [(HeaderName, HeaderValue); 3] {
     [
         (header::ETAG, etag),
         (header::CACHE_CONTROL, CACHE_CONTROL),
@@ -196,6 +189,14 @@ fn etag(resource: &str, revision: Revision, coding: Coding) -> HeaderValue {
 
 /// Returns the entity tag of the present answer that the client has, if it has one (`If-None-Match`).
 fn unchanged(headers: &HeaderMap, resource: &str, revision: Revision) -> Option<HeaderValue> {
+    held(headers, [Coding::Identity, Coding::Gzip].into_iter().map(|c| etag(resource, revision, c)))
+}
+
+/// Returns which one of `etags` the client has, if it has one (`If-None-Match`).
+pub(super) fn held(
+    headers: &HeaderMap,
+    mut etags: impl Iterator<Item = HeaderValue>,
+) -> Option<HeaderValue> {
     let sent = headers.get_all(header::IF_NONE_MATCH);
     let sent: Vec<&str> = sent.iter().filter_map(|value| value.to_str().ok()).collect();
     if sent.is_empty() {
@@ -206,20 +207,17 @@ fn unchanged(headers: &HeaderMap, resource: &str, revision: Revision) -> Option<
         let tags = sent.iter().flat_map(|value| value.split(','));
         tags.map(str::trim).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
     };
-    [Coding::Identity, Coding::Gzip]
-        .map(|coding| etag(resource, revision, coding))
-        .into_iter()
-        .find(has)
+    etags.find(has)
 }
 
 /// Returns whether the client accepts gzip (RFC 9110, 12.5.3).
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let quality = |coding| quality(headers, &header::ACCEPT_ENCODING, coding);
     ["gzip", "x-gzip", "*"].into_iter().find_map(quality).is_some_and(|quality| quality > 0.0)
 }
 
 /// Compresses a body. Returns none if writing to memory fails, which it does not.
-fn gzip(body: &[u8]) -> Option<Bytes> {
+pub(super) fn gzip(body: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 3), Compression::new(5));
     encoder.write_all(body).ok()?;
     Some(encoder.finish().ok()?.into())

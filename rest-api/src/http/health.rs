@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{
     in_time, params,
@@ -12,10 +13,17 @@ use super::{
 };
 use crate::problem::Problem;
 
+/// The state of the service.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Health {
+    /// `ok`: the process is alive. `ready`: it can serve.
+    status: &'static str,
+}
+
 /// `GET /healthz`: the process is alive.
 pub(super) async fn alive(request: Request) -> Answer {
     params::none(&request.query)?;
-    json(StatusCode::OK, &json!({ "status": "ok" }))
+    json(StatusCode::OK, &Health { status: "ok" })
 }
 
 /// `GET /readyz`: the database is available and migrated, and the service is not stopping.
@@ -25,5 +33,5 @@ pub(super) async fn ready(request: Request) -> Answer {
         return Err(Problem::unavailable("the service is stopping", Duration::from_secs(5)));
     }
     in_time(request.app.store.ready()).await?;
-    json(StatusCode::OK, &json!({ "status": "ready" }))
+    json(StatusCode::OK, &Health { status: "ready" })
 }

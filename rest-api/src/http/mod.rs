@@ -5,6 +5,7 @@
 //!   connections and responses.
 //! - `request`, `params` and `query` read what a handler needs, `response` builds what it returns.
 //! - `cache` keeps answers, and knows what clients have already.
+//! - `openapi` describes the routes; `docs` shows the description; `pages` serves it, and other documents.
 //! - The other modules are the handlers, one file a resource.
 //!
 //! A handler returns a response or a [`Problem`](crate::problem::Problem), never a rejection of
@@ -12,12 +13,14 @@
 
 mod cache;
 mod counts;
+mod docs;
 mod export;
 mod health;
 mod ingests;
 mod metrics;
 mod movies;
 mod notify;
+mod openapi;
 mod pages;
 mod params;
 mod query;
@@ -40,6 +43,7 @@ use crate::{
     store::{Store, StoreError},
 };
 use cache::ResponseCache;
+pub(crate) use openapi::document;
 pub(crate) use routes::{probe_routes, routes};
 pub(crate) use server::{Listener, serve};
 use validate::Validations;

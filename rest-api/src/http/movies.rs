@@ -117,6 +117,11 @@ async fn search(
     cache::answer(app, headers, resource, page).await
 }
 
+/// Returns the names of the orders.
+pub(super) fn sort_names() -> impl Iterator<Item = (&'static str, Sort)> {
+    SORTS.into_iter()
+}
+
 fn sort_name(sort: Sort) -> &'static str {
     SORTS.iter().find(|(_, known)| *known == sort).map_or("", |(name, _)| name)
 }
@@ -135,7 +140,7 @@ fn parse(query: &str) -> Result<ListRequest, Problem> {
             "q" => text = Some(params::text(name, value)?),
             "limit" => limit = params::limit(&value)?,
             "after" => after = Some(value),
-            "fields" => fields = Some(query::fields(name, &value)?),
+            "fields" => query::fields(name, &value, fields.get_or_insert_default())?,
             "sort" => {
                 let known = SORTS.iter().find(|(known, _)| *known == value);
                 let problem = || Problem::parameter(name, "title, -title, year, -year or id");

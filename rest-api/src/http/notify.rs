@@ -9,6 +9,7 @@ use chrono::{TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use schema::{Fault, MAX_NOTIFICATIONS, Notification, Timestamp};
+use schemars::JsonSchema;
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use tokio::{
@@ -69,7 +70,7 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     check(&notification, &app.access.buckets)?;
     let report = match examine(app, &notification, Instant::now() + HEAD_TIMEOUT).await {
         Examined::Record(report) => report,
-        Examined::Ignore(why) => return json(StatusCode::OK, &Outcome::Ignored(why)),
+        Examined::Ignore(why) => return json(StatusCode::OK, &Ignored { ignored: why }),
     };
     let (id, trace_id) = (request.request_id(), request.trace_id);
     let ingest = in_time(app.store.record(&report, &id, trace_id)).await?;
@@ -79,25 +80,27 @@ pub(super) async fn notify(mut request: Request) -> Answer {
     accepted(&ingest, Some(seconds))
 }
 
-/// The result for one notification of an array.
-#[derive(Serialize)]
-struct ElementResult {
-    /// The status of a response to this notification alone.
-    status: u16,
-    #[serde(flatten)]
-    outcome: Outcome,
+/// The answer to a notification whose key names no file. Nothing is recorded.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Ignored {
+    /// Why.
+    ignored: String,
 }
 
-/// What became of a notification.
-#[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Outcome {
-    /// It is recorded. As in a list of ingests, the violations are left out.
-    Ingest(Box<Ingest>),
-    /// Its key names no file, for this reason. Nothing is recorded.
-    Ignored(String),
-    /// It is refused.
-    Problem(Problem),
+/// The result for one notification of an array, with the status of a response to this notification alone.
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "NotificationResult")]
+#[serde(untagged)]
+pub(super) enum ElementResult {
+    /// The notification is recorded. As in a list of ingests, the violations are left out.
+    #[schemars(title = "RecordedNotification")]
+    Recorded { status: u16, ingest: Box<Ingest> },
+    /// The key of the notification names no file, for this reason. Nothing is recorded.
+    #[schemars(title = "IgnoredNotification")]
+    Ignored { status: u16, ignored: String },
+    /// The notification is refused.
+    #[schemars(title = "RefusedNotification")]
+    Refused { status: u16, problem: Problem },
 }
 
 /// What is to be done about a notification that is right.
@@ -150,17 +153,17 @@ async fn notify_each(request: Request, body: &[u8], wait: Option<u64>) -> Answer
     }
     let (mut ingests, mut ignored) = (ingests.into_iter(), ignored.into_iter());
     let results = checked.into_iter().filter_map(|checked| {
-        let (status, outcome) = match checked {
-            Ok(_) => match ignored.next()? {
-                Some(why) => (StatusCode::OK, Outcome::Ignored(why)),
-                None => {
-                    let ingest = ingests.next()?;
-                    (status(&ingest, wait), Outcome::Ingest(Box::new(ingest)))
-                }
-            },
-            Err(problem) => (problem.status(), Outcome::Problem(problem)),
-        };
-        Some(ElementResult { status: status.as_u16(), outcome })
+        Some(match checked.map(|_| ignored.next()) {
+            Ok(Some(Some(ignored))) => {
+                ElementResult::Ignored { status: StatusCode::OK.as_u16(), ignored }
+            }
+            Ok(_) => {
+                let ingest = ingests.next()?;
+                let status = status(&ingest, wait).as_u16();
+                ElementResult::Recorded { status, ingest: Box::new(ingest) }
+            }
+            Err(problem) => ElementResult::Refused { status: problem.status().as_u16(), problem },
+        })
     });
     let results: Vec<ElementResult> = results.collect();
     Ok(with_preference_applied(json(StatusCode::ACCEPTED, &results)?, wait))

@@ -12,11 +12,11 @@ const MAX_PARAMETERS: usize = 32;
 
 /// The longest text of a filter, in characters. Comparing a longer one with long stored names takes
 /// seconds.
-const MAX_TEXT: usize = 256;
+pub(super) const MAX_TEXT: usize = 256;
 
 /// The number of results of a page: the default, and the largest.
 pub(super) const DEFAULT_LIMIT: i64 = 100;
-const MAX_LIMIT: i64 = 1000;
+pub(super) const MAX_LIMIT: i64 = 1000;
 
 /// Returns the parameters of a query, decoded, in order. It leaves out those without a value.
 ///

@@ -15,7 +15,7 @@ const MAX_UNINDEXED: usize = 2;
 pub(super) const FILTERS: [&str; 4] = ["title", "year", "genre", "actor"];
 
 /// The properties of a movie in an answer, in the order in which a movie has them.
-const FIELDS: [&str; 10] = [
+pub(super) const FIELDS: [&str; 10] = [
     "id",
     "cast",
     "extract",
@@ -108,11 +108,15 @@ fn years(name: &str, value: &str) -> Result<Years, Problem> {
     Ok(years)
 }
 
-/// Parses the parameter `fields`. Returns the properties in the order of a movie; `id` is always one.
+/// Adds the properties that a parameter `fields` names. They stay in the order of a movie; `id` is always one.
 ///
 /// # Errors
 /// If one is unknown.
-pub(super) fn fields(name: &str, value: &str) -> Result<Vec<&'static str>, Problem> {
+pub(super) fn fields(
+    name: &str,
+    value: &str,
+    chosen: &mut Vec<&'static str>,
+) -> Result<(), Problem> {
     let mut named = vec!["id"];
     for field in value.split(',').map(str::trim).filter(|field| !field.is_empty()) {
         let known = FIELDS.iter().find(|known| **known == field);
@@ -121,5 +125,7 @@ pub(super) fn fields(name: &str, value: &str) -> Result<Vec<&'static str>, Probl
         };
         named.push(*known.ok_or_else(problem)?);
     }
-    Ok(FIELDS.into_iter().filter(|field| named.contains(field)).collect())
+    let is_chosen = |field: &&str| chosen.contains(field) || named.contains(field);
+    *chosen = FIELDS.into_iter().filter(is_chosen).collect();
+    Ok(())
 }

@@ -71,9 +71,14 @@ impl Request {
         Self { path_values, max_body, ..self }
     }
 
+    /// Returns the value of the first segment of the path that is in braces.
+    pub(super) fn path_value(&self) -> Option<&str> {
+        self.path_values.first().map(String::as_str)
+    }
+
     /// Returns the id in the path. None if it is not a number: there is no resource with such an id.
     pub(super) fn id(&self) -> Option<i64> {
-        self.path_values.first()?.parse().ok()
+        self.path_value()?.parse().ok()
     }
 
     /// Checks that the request carries the API token.

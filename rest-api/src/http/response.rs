@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use warp::reply::Response;
@@ -31,6 +31,14 @@ pub(super) fn body(status: StatusCode, media_type: &'static str, body: Vec<u8>) 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     let encoded = serde_json::to_vec(value).map_err(|error| Problem::internal(&error))?;
     Ok(body(status, "application/json", encoded))
+}
+
+/// Returns a response to a client that has the answer already, with these `headers`.
+pub(super) fn not_modified(headers: [(HeaderName, HeaderValue); 3]) -> Response {
+    let mut response = Response::new(Vec::new().into());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().extend(headers);
+    response
 }
 
 /// Returns a response to OPTIONS.

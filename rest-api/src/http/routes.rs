@@ -8,7 +8,9 @@ use tracing::error;
 use warp::{Filter, Rejection, filters::BoxedFilter, reply::Response};
 
 use super::{
-    App, counts, health, ingests, metrics, movies, notify, pages,
+    App, counts, docs, health, ingests, metrics, movies, notify,
+    openapi::{Describe, operations as about},
+    pages,
     request::{self, Request},
     response::{self, Answer},
     validate,
@@ -19,23 +21,26 @@ use Access::{ApiToken, Public};
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-static ROUTES: [Route; 15] = [
-    //   path                       who may call  largest body       handler
-    get( "/",                       Public,                          |r| pages::home(r).boxed()),
-    get( "/genres",                 Public,                          |r| counts::genres(r).boxed()),
-    get( "/healthz",                Public,                          |r| health::alive(r).boxed()),
-    get( "/ingests",                Public,                          |r| ingests::list(r).boxed()),
-    get( "/ingests/{id}",           Public,                          |r| ingests::read(r).boxed()),
-    post("/ingests/{id}/retry",     ApiToken,     0,                 |r| ingests::retry(r).boxed()),
-    get( "/metrics",                Public,                          |r| metrics::metrics(r).boxed()),
-    get( "/movies",                 Public,                          |r| movies::list(r).boxed()),
-    post("/movies",                 ApiToken,     movies::MAX_BODY,  |r| movies::create(r).boxed()),
-    get( "/movies/{id}",            Public,                          |r| movies::read(r).boxed()),
-    post("/notify",                 ApiToken,     notify::MAX_BODY,  |r| notify::notify(r).boxed()),
-    get( "/readyz",                 Public,                          |r| health::ready(r).boxed()),
-    get( "/schema/movies.json",     Public,                          |r| pages::schema(r).boxed()),
-    post("/validate",               Public,       movies::MAX_BODY,  |r| validate::validate(r).boxed()),
-    get( "/years",                  Public,                          |r| counts::years(r).boxed()),
+pub(super) static ROUTES: [Route; 18] = [
+    //   path                       who may call  largest body       description           handler
+    get( "/",                       Public,                          about::home,          |r| pages::home(r).boxed()),
+    get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
+    get( "/docs/{file}",            Public,                          about::docs_file,     |r| docs::file(r).boxed()),
+    get( "/genres",                 Public,                          about::count_genres,  |r| counts::genres(r).boxed()),
+    get( "/healthz",                Public,                          about::alive,         |r| health::alive(r).boxed()),
+    get( "/ingests",                Public,                          about::list_ingests,  |r| ingests::list(r).boxed()),
+    get( "/ingests/{id}",           Public,                          about::read_ingest,   |r| ingests::read(r).boxed()),
+    post("/ingests/{id}/retry",     ApiToken,     0,                 about::retry_ingest,  |r| ingests::retry(r).boxed()),
+    get( "/metrics",                Public,                          about::metrics,       |r| metrics::metrics(r).boxed()),
+    get( "/movies",                 Public,                          about::list_movies,   |r| movies::list(r).boxed()),
+    post("/movies",                 ApiToken,     movies::MAX_BODY,  about::create_movies, |r| movies::create(r).boxed()),
+    get( "/movies/{id}",            Public,                          about::read_movie,    |r| movies::read(r).boxed()),
+    post("/notify",                 ApiToken,     notify::MAX_BODY,  about::notify,        |r| notify::notify(r).boxed()),
+    get( "/openapi.json",           Public,                          about::openapi,       |r| pages::openapi(r).boxed()),
+    get( "/readyz",                 Public,                          about::ready,         |r| health::ready(r).boxed()),
+    get( "/schema/movies.json",     Public,                          about::read_schema,   |r| pages::schema(r).boxed()),
+    post("/validate",               Public,       movies::MAX_BODY,  about::validate_file, |r| validate::validate(r).boxed()),
+    get( "/years",                  Public,                          about::count_years,   |r| counts::years(r).boxed()),
 ];
 
 /// The routes of the listener for probes.
@@ -45,13 +50,15 @@ const PROBES: [&str; 3] = ["/healthz", "/metrics", "/readyz"];
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// One row of the table.
-struct Route {
-    method: Method,
+pub(super) struct Route {
+    pub(super) method: Method,
     /// The path, and the label of the route in the metrics. A segment in braces matches any text.
-    path: &'static str,
-    access: Access,
+    pub(super) path: &'static str,
+    pub(super) access: Access,
     /// The largest body that the handler reads, in bytes.
-    max_body: usize,
+    pub(super) max_body: usize,
+    /// What the OpenAPI document says.
+    pub(super) describe: Describe,
     handler: Handler,
 }
 
@@ -59,7 +66,7 @@ type Handler = fn(Request) -> BoxFuture<'static, Answer>;
 
 /// Who may call a route.
 #[derive(Clone, Copy)]
-enum Access {
+pub(super) enum Access {
     /// Everybody.
     Public,
     /// Whoever sends the API token.
@@ -70,12 +77,18 @@ enum Access {
 #[derive(Clone, Copy)]
 pub(super) struct RouteLabel(pub(super) &'static str);
 
-const fn get(path: &'static str, access: Access, handler: Handler) -> Route {
-    Route { method: Method::GET, path, access, max_body: 0, handler }
+const fn get(path: &'static str, access: Access, describe: Describe, handler: Handler) -> Route {
+    Route { method: Method::GET, path, access, max_body: 0, describe, handler }
 }
 
-const fn post(path: &'static str, access: Access, max_body: usize, handler: Handler) -> Route {
-    Route { method: Method::POST, path, access, max_body, handler }
+const fn post(
+    path: &'static str,
+    access: Access,
+    max_body: usize,
+    describe: Describe,
+    handler: Handler,
+) -> Route {
+    Route { method: Method::POST, path, access, max_body, describe, handler }
 }
 
 /// Returns the filter that serves the table.

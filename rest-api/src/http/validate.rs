@@ -16,7 +16,8 @@ use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
 use http::StatusCode;
 use movie_file::{DecodePool, Limits, Reader, Summary};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::timeout,
@@ -84,6 +85,15 @@ impl Default for Validations {
     }
 }
 
+/// What is said of a file without violations.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct ValidFile {
+    /// Always true: the response to any other file lists its violations.
+    valid: bool,
+    /// How many movies the file has.
+    movies: u64,
+}
+
 /// `POST /validate`: checks the body as the file of an ingest. Stores nothing.
 pub(super) async fn validate(mut request: Request) -> Answer {
     request.require_media_type(&MEDIA_TYPES)?;
@@ -97,7 +107,7 @@ pub(super) async fn validate(mut request: Request) -> Answer {
     if !violations.is_empty() {
         return Err(Problem::violations(violations.listed(), violations.count()));
     }
-    json(StatusCode::OK, &json!({ "valid": true, "movies": file.movies }))
+    json(StatusCode::OK, &ValidFile { valid: true, movies: file.movies })
 }
 
 impl Validations {

@@ -9,7 +9,7 @@ use super::{App, in_time};
 use crate::{problem::Problem, store::Ingest};
 
 /// The longest time that a response is held for `Prefer: wait`, in seconds.
-const MAX_WAIT: u64 = 30;
+pub(super) const MAX_WAIT: u64 = 30;
 
 /// How often a waiting request reads the ledger, in addition to its hints.
 const POLL: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, pin_mut};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -74,14 +75,19 @@ pub struct MovieWithProvenance {
 
 /// Where the present content of a movie comes from. `ingest` and the object are null if a client
 /// posted the movie. All fields are null if the content was stored before migration 2.
-#[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the API's, described there")]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct Provenance {
+    /// The ingest that brought the content.
     pub ingest: Option<i64>,
+    /// The bucket of the object.
     pub bucket: Option<String>,
+    /// The key of the object.
     pub key: Option<String>,
+    /// The version of the object, in a bucket that keeps versions.
     pub version_id: Option<String>,
+    /// The index of the movie's record in the file or in the body of the request, from 0.
     pub record: Option<i64>,
+    /// When the content last changed.
     pub changed_at: Option<DateTime<Utc>>,
 }
 

@@ -1,5 +1,6 @@
 //! How many movies have each genre and each year.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 
@@ -14,7 +15,7 @@ use super::{
 const MAX_GENRES: i64 = 1000;
 
 /// How many movies have a genre.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct GenreCount {
     /// The genre, as the movie has it that was inserted last.
     pub genre: String,
@@ -23,7 +24,7 @@ pub struct GenreCount {
 }
 
 /// How many movies have a year.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct YearCount {
     /// The year.
     pub year: i32,

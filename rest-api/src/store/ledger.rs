@@ -4,6 +4,8 @@ use aws::trace::TraceId;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Transaction};
 use futures_util::future::try_join_all;
+use movie_file::Violation;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
@@ -15,7 +17,7 @@ use super::{
 };
 
 /// The state of an ingest.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IngestState {
     /// It waits for a worker.
@@ -68,31 +70,56 @@ impl IngestState {
 }
 
 /// One ingest: an object version, and its result.
-#[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are the API's, described there")]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Ingest {
+    /// The number of the ingest, and of its page: `/ingests/{id}`.
     pub id: i64,
+    /// The bucket of the object.
     pub bucket: String,
+    /// The key of the object.
     pub key: String,
+    /// The version of the object, in a bucket that keeps versions.
     pub version_id: Option<String>,
+    /// The object's entity tag, without quotes. Null until it is known.
     pub etag: Option<String>,
+    /// The object's size in bytes. Null until it is known.
     pub size: Option<i64>,
+    /// Where the ingest is on its way.
     pub state: IngestState,
-    /// Why it is superseded: `newer_version_merged` or `content_replaced`.
+    /// Why it is superseded. `newer_version_merged`: a newer version of the object had been merged before.
+    /// `content_replaced`: newer content had replaced it in the bucket, and nothing of it was stored.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("enum" = ["newer_version_merged", "content_replaced"]))]
     pub superseded_reason: Option<String>,
+    /// How often a worker has begun it.
     pub attempts: i32,
+    /// When the first notification of the version came.
     pub received_at: DateTime<Utc>,
+    /// When the first attempt began.
     pub started_at: Option<DateTime<Utc>>,
+    /// When the ingest ended. Null while it is queued or running.
     pub finished_at: Option<DateTime<Utc>>,
+    /// How many movies were new. Null unless the ingest is succeeded or superseded.
     pub inserted: Option<i64>,
+    /// How many movies changed.
     pub updated: Option<i64>,
+    /// How many movies of the file the catalogue had already, with the same content.
     pub unchanged: Option<i64>,
+    /// How many violations the file has. Null until it has been read.
     pub violation_count: Option<i64>,
+    /// The first 1,000 violations of a rejected file. Lists of ingests leave them out.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw")]
+    #[schemars(with = "Vec<Violation>")]
     pub violations: Option<String>,
+    /// Why the last attempt failed, or that the object is gone.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw")]
+    #[schemars(schema_with = "problem")]
     pub error: Option<String>,
+}
+
+/// Returns the schema of a stored error, a problem object, by its name: this module does not know more of it.
+fn problem(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "$ref": "#/components/schemas/Problem" })
 }
 
 /// Serializes text that is JSON already.

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use deadpool_postgres::Transaction;
 use futures_util::{TryStreamExt, pin_mut};
 use roaring::RoaringTreemap;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -32,7 +33,7 @@ const PACKED: i64 = 1 << 16;
 const MAX_PARAMETER: usize = 100_000;
 
 /// The result of a merge, in movies.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Merged {
     /// Movies that were new.
     pub inserted: i64,

@@ -37,6 +37,7 @@
 //! | `metrics::` | `/metrics` |
 //! | `migrations::` | migrations: taken over, verified, run at once |
 //! | `notification_arrays::` | `POST /notify` with an array: a result for each notification |
+//! | `openapi::` | the OpenAPI document: current, obeyed by every answer, fit to generate a client from; `/docs` |
 //! | `order::` | duplicate and reordered notifications: the newest version wins |
 //! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
 //! | `reconcile::` | the command `rest-api reconcile` |
@@ -82,6 +83,7 @@ mod merge;
 mod metrics;
 mod migrations;
 mod notification_arrays;
+mod openapi;
 mod order;
 mod read_host;
 mod reconcile;

@@ -2,14 +2,13 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use aws_config::SdkConfig;
 use tokio::sync::OnceCell;
 
-use super::{eventually, free_address};
+use super::{eventually, free_address, python};
 
 const PACKAGE: &str = "ministack==1.5.33";
 
@@ -35,11 +34,11 @@ pub(crate) async fn address() -> SocketAddr {
 
 async fn start() -> Emulator {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let directory = tokio::task::spawn_blocking(fetch).await.unwrap();
+    let packages = python::packages(&[PACKAGE]).await;
     let address = free_address();
     let guard = Command::new("/bin/sh")
         .args(["-c", GUARD, "emulator", "python3", "-m", "ministack"])
-        .env("PYTHONPATH", directory)
+        .env("PYTHONPATH", packages)
         .envs([("BIND_HOST", "127.0.0.1"), ("LOG_LEVEL", "WARNING")])
         .env("GATEWAY_PORT", address.port().to_string())
         .stdin(Stdio::piped())
@@ -50,21 +49,4 @@ async fn start() -> Emulator {
     let health = format!("http://{address}/_localstack/health");
     eventually(async || reqwest::get(&health).await.is_ok_and(|r| r.status().is_success())).await;
     Emulator { address, _guard: guard }
-}
-
-fn fetch() -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
-    if directory.exists() {
-        return directory;
-    }
-    let unpacked = directory.with_extension(format!("unpacking-{}", std::process::id()));
-    let pip = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--root-user-action=ignore", PACKAGE, "--target"])
-        .arg(&unpacked)
-        .output()
-        .unwrap_or_else(|error| panic!("Python 3 with pip is needed to fetch {PACKAGE}: {error}"));
-    assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
-    // Atomic, so that an interrupted run leaves no incomplete directory.
-    std::fs::rename(&unpacked, &directory).unwrap();
-    directory
 }

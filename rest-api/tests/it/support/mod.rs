@@ -11,6 +11,7 @@ pub(crate) mod notification;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod python;
 pub(crate) mod secure_postgres;
 pub(crate) mod service;
 pub(crate) mod topic;
