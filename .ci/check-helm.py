@@ -33,6 +33,7 @@ PUBLIC = [
     "/ingests/1",
     "/ingests/1/retry",
     "/genres",
+    "/suggest",
     "/schema/movies.json",
     "/docs",
     "/docs/start.js",

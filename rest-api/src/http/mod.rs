@@ -28,6 +28,7 @@ mod request;
 mod response;
 mod routes;
 mod server;
+mod suggest;
 mod validate;
 mod wait;
 

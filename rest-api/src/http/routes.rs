@@ -13,7 +13,7 @@ use super::{
     pages,
     request::{self, Request},
     response::{self, Answer},
-    validate,
+    suggest, validate,
 };
 use crate::problem::{Code, Problem};
 use Access::{ApiToken, Public};
@@ -21,7 +21,7 @@ use Access::{ApiToken, Public};
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 18] = [
+pub(super) static ROUTES: [Route; 19] = [
     //   path                       who may call  largest body       description           handler
     get( "/",                       Public,                          about::home,          |r| pages::home(r).boxed()),
     get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
@@ -39,6 +39,7 @@ pub(super) static ROUTES: [Route; 18] = [
     get( "/openapi.json",           Public,                          about::openapi,       |r| pages::openapi(r).boxed()),
     get( "/readyz",                 Public,                          about::ready,         |r| health::ready(r).boxed()),
     get( "/schema/movies.json",     Public,                          about::read_schema,   |r| pages::schema(r).boxed()),
+    get( "/suggest",                Public,                          about::suggest,       |r| suggest::suggest(r).boxed()),
     post("/validate",               Public,       movies::MAX_BODY,  about::validate_file, |r| validate::validate(r).boxed()),
     get( "/years",                  Public,                          about::count_years,   |r| counts::years(r).boxed()),
 ];

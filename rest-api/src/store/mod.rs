@@ -78,7 +78,9 @@ pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};
 pub use retention::Removed;
 pub use revision::Revision;
-pub use search::{FoundMovie, SearchPage, SearchPosition, SearchQuery};
+pub use search::{
+    FoundMovie, SearchPage, SearchPosition, SearchQuery, Suggestion, SuggestionKind, search_key,
+};
 pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 

@@ -164,3 +164,27 @@ async fn malformed_searches_are_refused() {
     }
     assert_eq!(service.movies("q=").await.len(), 0);
 }
+
+#[tokio::test]
+async fn titles_and_names_complete_what_is_typed() {
+    let service = service_with(&[
+        movie("The Terminator", 1984, &["Arnold Schwarzenegger", "Linda Hamilton"]),
+        movie("The terminator", 2030, &[]),
+        movie("Twins", 1988, &["Arnold Schwarzenegger", "Danny DeVito"]),
+        movie("Arnold", 1973, &["Stella Stevens"]),
+    ])
+    .await;
+    let suggest = async |text: &str| service.get(&format!("/suggest?q={text}")).await.json();
+    let title = |text: &str, count: i64| json!({ "text": text, "kind": "title", "count": count });
+    let actor = |text: &str, count: i64| json!({ "text": text, "kind": "actor", "count": count });
+    assert_eq!(suggest("the te").await, json!([title("The Terminator", 2)]));
+    assert_eq!(suggest("termi").await, json!([title("The Terminator", 2)]));
+    assert_eq!(suggest("arnold s").await, json!([actor("Arnold Schwarzenegger", 2)]));
+    assert_eq!(suggest("schwarzeneger").await, json!([actor("Arnold Schwarzenegger", 2)]));
+    let both = json!([title("Arnold", 1), actor("Arnold Schwarzenegger", 2)]);
+    assert_eq!(suggest("arnold").await, both);
+    for nothing in ["", "%00", "qqqq"] {
+        assert_eq!(suggest(nothing).await, json!([]), "{nothing}");
+    }
+    assert_eq!(service.get("/suggest?query=a").await.status, 400);
+}

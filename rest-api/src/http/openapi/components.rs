@@ -62,11 +62,15 @@ fn movie_schemas() -> Map<String, Value> {
             "examples": [example],
         })
     };
-    let listed = movie(
+    let mut listed = movie(
         &[],
         "A movie of the catalogue. It has `id` and the properties that `fields` names; without `fields` also \
          `title`, `year`, `cast` and `genres`, and the others if they are known.",
     );
+    listed["properties"]["score"] = json!({
+        "description": "How well the movie matches `q`: larger is better. Only with `q`.",
+        "type": "number", "minimum": 0, "maximum": 1,
+    });
     let mut origin = movie(&ALWAYS, "A movie of the catalogue, and where its content comes from.");
     origin["properties"]["provenance"] = json!({ "$ref": "#/components/schemas/Provenance" });
     if let Some(required) = origin["required"].as_array_mut() {

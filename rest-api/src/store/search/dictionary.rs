@@ -31,7 +31,7 @@ const MAX_WORDS: usize = 10_000;
 
 /// Returns how many edits may lead from what was typed to `word`: to insert, delete or replace a letter, or to
 /// exchange two neighbours. None of a number: another number is another title.
-fn max_edits(word: &str) -> usize {
+pub(super) fn max_edits(word: &str) -> usize {
     match word.chars().count() {
         _ if word.chars().all(char::is_numeric) => 0,
         0..MIN_WORD => 0,

@@ -91,7 +91,7 @@ impl Frequencies {
             Condition::Term(term) => self.common.get(term).copied().unwrap_or(self.rare / RARER),
             Condition::Beginning(term) => {
                 let with = self.common.iter().filter(|(common, _)| common.starts_with(term));
-                with.map(|(_, share)| share).sum::<f64>().max(self.rare).min(1.0)
+                with.map(|(_, share)| share).sum::<f64>().max(self.rare / RARER).min(1.0)
             }
             Condition::All(all) => all.iter().map(|condition| self.share(condition)).product(),
             Condition::Any(any) => {

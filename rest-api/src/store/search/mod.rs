@@ -4,6 +4,7 @@
 //! - `dictionary` corrects typing errors.
 //! - `tiers` are the ways to match, `condition` the conditions on terms, `query` the statement.
 //! - `frequencies` tells how common terms are, for the plans.
+//! - `suggest` completes what is being typed.
 //!
 //! docs/adr/0012-search.md has the reasons and figures.
 
@@ -11,6 +12,7 @@ mod condition;
 mod dictionary;
 mod frequencies;
 mod query;
+mod suggest;
 mod terms;
 mod tiers;
 mod words;
@@ -23,7 +25,7 @@ use tokio_postgres::IsolationLevel;
 
 use super::{
     Filters, MovieDocument, Revision, Store, StoreError,
-    reads::{self, ReadPool},
+    reads::{self, Lent, ReadPool},
     sql::{self, ListQuery},
 };
 pub(super) use dictionary::{add_staged, add_words};
@@ -31,6 +33,7 @@ use frequencies::Frequencies;
 pub(super) use frequencies::KnownFrequencies;
 use query::Composer;
 pub use query::SearchPosition;
+pub use suggest::{Suggestion, SuggestionKind};
 pub(super) use terms::{SearchText, words_of_terms};
 use tiers::Tier;
 
@@ -70,6 +73,11 @@ pub struct SearchPage {
     pub has_more: bool,
 }
 
+/// Returns text that is equal for all texts that search takes for the same.
+pub fn search_key(text: &str) -> String {
+    words::words(text).join(" ")
+}
+
 impl SearchQuery {
     /// Returns the query of the movies that match `text` and `filters`.
     pub fn new(text: &str, filters: Filters, limit: i64, after: Option<SearchPosition>) -> Self {
@@ -106,11 +114,20 @@ impl Store {
         query: &SearchQuery,
         at_least: Revision,
     ) -> Result<SearchPage, StoreError> {
-        let page = self.read_search(&self.pools.search, query).await?;
-        if page.revision.is_none_or(|revision| self.is_recent(revision, at_least)) {
-            return Ok(page);
+        let mut page = self.read_search(&self.pools.search, query).await?;
+        if !page.revision.is_none_or(|revision| self.is_recent(revision, at_least)) {
+            page = self.read_search(&self.pools.primary_search, query).await?;
         }
-        self.read_search(&self.pools.primary_search, query).await
+        if let (true, Some(last)) = (page.movies.is_empty(), query.after)
+            && last.rank == tiers::TITLE_BEGINS
+        {
+            // Without the last title its position is unknown.
+            let revision = page.revision.unwrap_or(at_least);
+            if self.movie(last.id, revision).await?.1.is_none() {
+                return Err(StoreError::CursorGone);
+            }
+        }
+        Ok(page)
     }
 
     async fn read_search(
@@ -120,44 +137,57 @@ impl Store {
     ) -> Result<SearchPage, StoreError> {
         let mut connection = pool.lend().await?;
         let frequencies = self.frequencies.get(&*connection).await?;
-        // All statements read one state of the catalogue.
-        let builder = connection.build_transaction().read_only(true);
-        let transaction = builder.isolation_level(IsolationLevel::RepeatableRead).start().await?;
+        let transaction = snapshot(&mut connection).await?;
         let page = search(&transaction, query, &frequencies).await?;
         // It ends before the next statement of the connection, and nobody waits for its end.
         drop(transaction);
         reads::finish(connection);
-        if let (true, Some(last)) = (page.movies.is_empty(), query.after)
-            && last.rank == tiers::TITLE_BEGINS
-        {
-            // Without the last title its position is unknown.
-            let revision = page.revision.unwrap_or_default();
-            if self.movie(last.id, revision).await?.1.is_none() {
-                return Err(StoreError::CursorGone);
-            }
-        }
         Ok(page)
     }
 }
 
-/// Reads a page: first of what matches as it was typed, then, if there is place, of what matches with typing
-/// errors.
+/// Begins a transaction whose statements all read one state of the catalogue.
+async fn snapshot(connection: &mut Lent) -> Result<Transaction<'_>, StoreError> {
+    let builder = connection.build_transaction().read_only(true);
+    Ok(builder.isolation_level(IsolationLevel::RepeatableRead).start().await?)
+}
+
+/// Reads a page: of the movies that match what was typed, and of the whole titles and names that may have been
+/// meant. If there are none, of the movies with words that may have been meant; and if there are none either, of
+/// those that lack a word.
 async fn search(
     transaction: &Transaction<'_>,
     query: &SearchQuery,
     frequencies: &Frequencies,
 ) -> Result<SearchPage, StoreError> {
     let mut page = Page::new(query.limit);
+    let start = query.after.map_or(tiers::EXACT, |after| after.rank);
     let exact = tiers::exact(&query.words);
-    if query.after.is_none_or(|after| after.rank < tiers::CORRECTED) {
-        let sql = exact_query(query, &exact, frequencies);
-        page.read(transaction, sql).await?;
+    if start < tiers::CORRECTED {
+        page.read(transaction, exact_query(query, &exact, frequencies)).await?;
     }
-    if !page.is_full() && query.words.len() <= tiers::MAX_CORRECTED {
-        let corrections = dictionary::corrections(transaction, &query.words).await?;
-        let corrected = tiers::corrected(&query.words, &corrections);
-        let sql = corrected_query(query, &exact, &corrected, frequencies, page.missing());
-        page.read(transaction, sql).await?;
+    if page.is_full() || query.words.len() > tiers::MAX_CORRECTED {
+        return Ok(page.page);
+    }
+    let corrections = dictionary::corrections(transaction, &query.words).await?;
+    let (words, corrections) = (&query.words, &corrections);
+    let compose = |tiers: &[Tier], limit| {
+        let mut composer = Composer::new(query, exact.iter().chain(tiers), frequencies, limit);
+        composer.push_tiers(tiers)?;
+        composer.finish()
+    };
+    if start < tiers::WORDS_CORRECTED {
+        let corrected = tiers::corrected(words, corrections);
+        page.read(transaction, compose(&corrected, page.missing())).await?;
+    }
+    let is_first = |rank| start >= rank || query.after.is_none();
+    if page.is_empty() && is_first(tiers::WORDS_CORRECTED) && start < tiers::ONE_MISSING {
+        let corrected = tiers::words_corrected(words, corrections);
+        page.read(transaction, compose(&corrected, page.missing())).await?;
+    }
+    if page.is_empty() && is_first(tiers::ONE_MISSING) {
+        let incomplete = tiers::one_missing(words, corrections);
+        page.read(transaction, compose(&incomplete, page.missing())).await?;
     }
     Ok(page.page)
 }
@@ -173,22 +203,6 @@ fn exact_query(
     composer.push_tiers(title)?;
     composer.push_beginnings()?;
     composer.push_tiers(others)?;
-    composer.finish()
-}
-
-/// Composes the statement of up to `limit` movies that match what may have been meant. None if no movie can
-/// match.
-fn corrected_query(
-    query: &SearchQuery,
-    exact: &[Tier],
-    corrected: &[Tier],
-    frequencies: &Frequencies,
-    limit: i64,
-) -> Option<ListQuery> {
-    let mut composer = Composer::new(query, exact.iter().chain(corrected), frequencies, limit);
-    for tiers in corrected.chunk_by(|_, next| next.rank != tiers::ONE_MISSING) {
-        composer.push_tiers(tiers)?;
-    }
     composer.finish()
 }
 
@@ -208,6 +222,10 @@ impl Page {
 
     fn is_full(&self) -> bool {
         self.page.has_more
+    }
+
+    fn is_empty(&self) -> bool {
+        self.page.movies.is_empty()
     }
 
     /// Returns how many movies are missing.

@@ -8,7 +8,7 @@ use super::{
     condition::Condition,
     frequencies::Frequencies,
     terms,
-    tiers::{self, TITLE_BEGINS, Tier},
+    tiers::{self, MAX_EDITS, TITLE_BEGINS, Tier},
 };
 use crate::store::sql::ListQuery;
 
@@ -285,7 +285,7 @@ fn rank_expression<'t>(
         }
         let per_edit = tier.rank_with(1) - rank;
         corrected.push_str(&format!(
-            ", case when terms @@ {condition} then {rank} + {per_edit} * ({edits}) end"
+            ", case when terms @@ {condition} then {rank} + {per_edit} * least({edits}, {MAX_EDITS}) end"
         ));
     }
     if exact.is_empty() {

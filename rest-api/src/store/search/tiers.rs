@@ -9,11 +9,14 @@
 //! | 40 | all words in title, cast and year |
 //! | 50 | all words in one name, the last one begun |
 //! | 60 | all words in title, cast and year, the last one begun |
-//! | 70 + 4 e | exactly this title, with e edits |
-//! | 71 + 4 e | all words in its title, with e edits |
-//! | 72 + 4 e | all words in one name, with e edits |
-//! | 73 + 4 e | all words in title, cast and year, with e edits |
+//! | 70 + 2 e | exactly this title, with e edits |
+//! | 71 + 2 e | all words in one name, with e edits |
+//! | 110 + 2 e | all words in its title, with e edits |
+//! | 111 + 2 e | all words in title, cast and year, with e edits |
 //! | 200 | all of these but one word |
+//!
+//! Movies of a rank from 110 on are results only if there are none of a better one; those of rank 200 only if
+//! there are no others.
 //!
 //! A movie has the best rank of those that it matches. Of equal rank, the movie that came first is first;
 //! titles with the same beginning are in alphabetical order.
@@ -29,10 +32,14 @@ const WORDS: i32 = 40;
 const NAME_BEGUN: i32 = 50;
 const WORD_BEGUN: i32 = 60;
 pub(super) const CORRECTED: i32 = 70;
+pub(super) const WORDS_CORRECTED: i32 = 110;
 pub(super) const ONE_MISSING: i32 = 200;
 
 /// The distance of the ranks of two successive numbers of edits.
-const PER_EDIT: i32 = 4;
+const PER_EDIT: i32 = 2;
+
+/// More edits count as so many.
+pub(super) const MAX_EDITS: i32 = 15;
 
 /// The shortest beginning of a word that other words are found by, in characters.
 const MIN_BEGINNING: usize = 3;
@@ -45,7 +52,7 @@ const MAX_INCOMPLETE: usize = 8;
 
 /// The largest number of corrections of one word, and of two neighbouring words.
 const MAX_CORRECTIONS: usize = 60;
-const MAX_PAIRS: usize = 200;
+const MAX_PAIRS: usize = 600;
 
 /// The largest number of corrections of a word while another one is missing.
 const MAX_WITH_MISSING: usize = 20;
@@ -94,7 +101,7 @@ impl Tier {
 
     /// Returns the rank of a match with so many edits.
     pub(super) fn rank_with(&self, edits: usize) -> i32 {
-        self.rank + PER_EDIT * i32::try_from(edits).unwrap_or(i32::MAX / PER_EDIT)
+        self.rank + PER_EDIT * i32::try_from(edits).map_or(MAX_EDITS, |edits| edits.min(MAX_EDITS))
     }
 
     /// Returns for each slot that needs edits the conditions to meet it with none, with one, and so on.
@@ -114,7 +121,8 @@ impl Tier {
 pub(super) fn score(rank: i32) -> f64 {
     let hundredths = match rank {
         ..CORRECTED => 100 - rank,
-        CORRECTED..ONE_MISSING => (29 - (rank - CORRECTED) / 2).max(6),
+        CORRECTED..WORDS_CORRECTED => 30 - (rank - CORRECTED) / 2,
+        WORDS_CORRECTED..ONE_MISSING => (20 - (rank - WORDS_CORRECTED) / 4).max(6),
         _ => 5,
     };
     f64::from(hundredths) / 100.0
@@ -150,46 +158,60 @@ pub(super) fn exact(words: &[String]) -> Vec<Tier> {
     tiers
 }
 
-/// Returns the tiers of words of which some were mistyped, given the corrections of each, and of those of which
-/// one is not known to the movie.
+/// Returns the tiers of whole titles and names of which some words were mistyped, given the corrections of each.
 pub(super) fn corrected(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Tier> {
-    let mut tiers = Vec::new();
-    if corrections.iter().any(|corrections| !corrections.is_empty()) {
-        let slot = |at: usize, exact: Vec<String>, families: &[&str]| -> Slot {
-            let near = corrections[at].iter().take(MAX_CORRECTIONS);
-            let near = near.map(|Correction { edits, word }| {
-                let terms = families.iter().map(|family| format!("{family}{word}"));
-                (*edits, Condition::any_term(terms))
-            });
-            [(0, Condition::any_term(exact))].into_iter().chain(near).collect()
-        };
-        let all = 0..words.len();
-        let in_titles = all.clone().map(|at| slot(at, in_title(words, at), &["t"])).collect();
-        let either = |at| [in_title(words, at), in_cast(words, at)].concat();
-        let in_either = all.map(|at| slot(at, either(at), &["t", "c"])).collect();
-        tiers.push(Tier::new(CORRECTED, vec![whole_titles(words, corrections)]));
-        tiers.push(Tier::new(CORRECTED + 1, in_titles).covered());
-        tiers.push(Tier::new(CORRECTED + 2, names(words, corrections)).covered());
-        tiers.push(Tier::new(CORRECTED + 3, in_either));
+    if corrections.iter().all(Vec::is_empty) {
+        return Vec::new();
     }
-    // A short word is often mistyped beyond recognition.
-    let may_miss = |word: &String| words.len() > 2 || words.len() == 2 && word.chars().count() <= 3;
+    let titles = Tier::new(CORRECTED, vec![whole_titles(words, corrections)]);
+    // A single word is no whole name.
+    let names = || Tier::new(CORRECTED + 1, names(words, corrections));
+    [titles].into_iter().chain((words.len() > 1).then(names)).collect()
+}
+
+/// Returns the tiers of words of which some were mistyped, given the corrections of each.
+pub(super) fn words_corrected(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Tier> {
+    if corrections.iter().all(Vec::is_empty) {
+        return Vec::new();
+    }
+    let slot = |at: usize, exact: Vec<String>, families: &[&str]| -> Slot {
+        let near = corrections[at].iter().take(MAX_CORRECTIONS);
+        let near = near.map(|Correction { edits, word }| {
+            let terms = families.iter().map(|family| format!("{family}{word}"));
+            (*edits, Condition::any_term(terms))
+        });
+        [(0, Condition::any_term(exact))].into_iter().chain(near).collect()
+    };
+    let all = 0..words.len();
+    let in_titles = all.clone().map(|at| slot(at, in_title(words, at), &["t"])).collect();
+    let either = |at| [in_title(words, at), in_cast(words, at)].concat();
+    let in_either = all.map(|at| slot(at, either(at), &["t", "c"])).collect();
+    let titles = Tier::new(WORDS_CORRECTED, in_titles).covered();
+    vec![titles, Tier::new(WORDS_CORRECTED + 1, in_either)]
+}
+
+/// Returns the tier of all words but one, some of them corrected.
+pub(super) fn one_missing(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Tier> {
+    if !(2..=MAX_INCOMPLETE).contains(&words.len()) {
+        return Vec::new();
+    }
+    let any = |at: usize| {
+        let exact = [in_title(words, at), in_cast(words, at)].concat();
+        let near = corrections[at].iter().take(MAX_WITH_MISSING);
+        let near =
+            near.flat_map(|Correction { word, .. }| [format!("t{word}"), format!("c{word}")]);
+        Condition::any_term(exact.into_iter().chain(near))
+    };
     let all_but = |missing: usize| {
-        let any = |at: usize| {
-            let exact = [in_title(words, at), in_cast(words, at)].concat();
-            let near = corrections.get(at).into_iter().flatten().take(MAX_WITH_MISSING);
-            let near =
-                near.flat_map(|Correction { word, .. }| [format!("t{word}"), format!("c{word}")]);
-            Condition::any_term(exact.into_iter().chain(near))
-        };
         Condition::All((0..words.len()).filter(|at| *at != missing).map(any).collect())
     };
-    let missing = (0..words.len()).filter(|at| may_miss(&words[*at])).map(all_but);
-    let missing: Vec<Condition> = missing.collect();
-    if !missing.is_empty() && words.len() <= MAX_INCOMPLETE {
-        tiers.push(Tier::exact(ONE_MISSING, [Condition::Any(missing)]));
-    }
-    tiers
+    let missing = (0..words.len()).map(all_but).collect();
+    vec![Tier::exact(ONE_MISSING, [Condition::Any(missing)])]
+}
+
+/// Returns the condition that all words are in one name.
+pub(super) fn name(words: &[String]) -> Condition {
+    Condition::All(in_name(words))
 }
 
 /// Returns the terms of a title that the word at `at` stands for: the word, or one that it is joined with a
@@ -259,7 +281,7 @@ fn whole_titles(words: &[String], corrections: &[Vec<Correction>]) -> Slot {
     titles.into_iter().map(whole).collect()
 }
 
-/// Returns the slots of all words in one name, some of them corrected.
+/// Returns the slots of two or more words in one name, some of them corrected.
 fn names(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Slot> {
     let options = |at: usize| -> Vec<(usize, &str)> {
         let near = corrections[at].iter().take(MAX_CORRECTIONS);
@@ -267,11 +289,6 @@ fn names(words: &[String], corrections: &[Vec<Correction>]) -> Vec<Slot> {
         [(0, words[at].as_str())].into_iter().chain(near).collect()
     };
     let term = |edits: usize, term: String| (edits, Condition::Term(term));
-    if words.len() == 1 {
-        return vec![
-            options(0).into_iter().map(|(edits, word)| term(edits, format!("c{word}"))).collect(),
-        ];
-    }
     let pair = |at: usize| {
         let seconds = options(at + 1);
         let pairs = options(at).into_iter().flat_map(|(edits, first)| {

@@ -13,7 +13,7 @@ pub(super) use movies::example;
 
 pub(in crate::http) use ingests::{list_ingests, notify, read_ingest, retry_ingest};
 pub(in crate::http) use movies::{
-    count_genres, count_years, create_movies, list_movies, read_movie, validate_file,
+    count_genres, count_years, create_movies, list_movies, read_movie, suggest, validate_file,
 };
 pub(in crate::http) use service::{
     alive, docs, docs_file, home, metrics, openapi, read_schema, ready,

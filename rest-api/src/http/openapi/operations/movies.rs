@@ -15,13 +15,14 @@ use crate::{
         validate::ValidFile,
     },
     problem::Code,
-    store::{GenreCount, Merged, Provenance, Sort, YearCount},
+    store::{GenreCount, Merged, Provenance, Sort, Suggestion, YearCount},
 };
 
 /// `GET /movies`.
 pub(in crate::http) fn list_movies(_: &mut Schemas) -> Operation {
     let description = "\
         Lists the movies that match all filters. Without filters it lists all movies.\n\n\
+        With `q` it lists the movies whose title and cast match a text, the best match first.\n\n\
         With `Accept: application/x-ndjson` the answer is the whole result, one movie a line, of one state of \
         the catalogue. It then takes neither `limit` nor `after`.";
     let sort = json!({
@@ -31,6 +32,11 @@ pub(in crate::http) fn list_movies(_: &mut Schemas) -> Operation {
     });
     let fields = json!({ "type": "array", "items": { "type": "string", "enum": FIELDS } });
     let own = [
+        search_text(
+            "Words of the title, of names, and the year. Case, accents, punctuation and typing errors are \
+             forgiven. The best match comes first: the exact title, then titles that begin so, titles and names \
+             with all words, and last those with typing errors. Not with `sort`, nor with NDJSON.",
+        ),
         Parameter::query("sort", "The order. A minus sign turns it round.", sort).example("-year"),
         Parameter::query(
             "fields",
@@ -56,6 +62,24 @@ pub(in crate::http) fn list_movies(_: &mut Schemas) -> Operation {
         .parameters([if_none_match()])
         .answer(StatusCode::OK, page)
         .answer(StatusCode::NOT_MODIFIED, not_modified())
+}
+
+/// `GET /suggest`.
+pub(in crate::http) fn suggest(schemas: &mut Schemas) -> Operation {
+    let description =
+        "Completes what is being typed: at most 10 titles and names, the best match first.";
+    let suggestions = schemas.of::<Vec<Suggestion>>();
+    let answer = Answer::new("The titles and names.").headers(&CACHED).json(suggestions);
+    Operation::new("suggest", MOVIES, "Complete a title or a name", description)
+        .parameters([search_text("What was typed so far."), if_none_match()])
+        .answer(StatusCode::OK, answer)
+        .answer(StatusCode::NOT_MODIFIED, not_modified())
+}
+
+/// The parameter of text that is searched for.
+fn search_text(description: &str) -> Parameter {
+    let text = json!({ "type": "string", "maxLength": MAX_TEXT });
+    Parameter::query("q", description, text).example("spiderman")
 }
 
 /// `POST /movies`.
