@@ -42,9 +42,11 @@ async fn the_best_match_is_first() {
         "The Other",
         "A Film",
         "Stat Wars",
-        "Untold",
     ];
     assert_eq!(titles(&service, "star+wars").await, expected);
+    // Words with typing errors, and movies that lack a word, are results only if there are no others.
+    assert_eq!(titles(&service, "starr+alan+wras").await, ["Untold"]);
+    assert_eq!(titles(&service, "nothing+but+nobody").await, ["Nothing"]);
     let found = service.movies("q=star+wars").await;
     let scores: Vec<f64> = found.iter().map(|movie| movie["score"].as_f64().unwrap()).collect();
     assert!(scores.is_sorted_by(|one, next| one >= next) && scores[0] == 1.0, "{scores:?}");
@@ -137,9 +139,9 @@ async fn pages_have_each_result_once() {
         })
         .collect();
     let service = service_with(&movies).await;
-    for query in ["star", "star+wars", "the+star+wars", "a", "stra+wras", "st"] {
+    for query in ["star", "star+wars", "the+star+wars", "a", "stra+wras", "st", "wars+sta+wara", "ware+x"] {
         let all = service.movies(&format!("q={query}&limit=1000")).await;
-        assert!(all.len() > 20, "{query}: {}", all.len());
+        assert!(all.len() > 7, "{query}: {}", all.len());
         for limit in [1, 7, 100] {
             let pages = service.movies(&format!("q={query}&limit={limit}")).await;
             assert_eq!(pages.len(), all.len(), "{query} {limit}");
