@@ -13,7 +13,7 @@ use super::{
     export, params,
     query::{self, FilterParser},
     request::Request,
-    response::{Answer, json, link_next},
+    response::{Answer, json},
 };
 use crate::{
     problem::{Code, Problem},
@@ -64,11 +64,7 @@ pub(super) async fn list(request: Request) -> Answer {
         let json = movies_json(&page.movies, fields.as_deref())?.into_bytes();
         Ok(Fresh { revision: page.revision, json, next })
     };
-    let (mut response, next) = cache::answer(app, &request.headers, resource, page).await?;
-    if let Some(cursor) = next {
-        link_next(&mut response, "/movies", &request.query, &cursor)?;
-    }
-    Ok(response)
+    cache::answer(&request, resource, page).await
 }
 
 fn sort_name(sort: Sort) -> &'static str {
@@ -188,7 +184,7 @@ pub(super) async fn read(request: Request) -> Answer {
         let json = movie_json(&movie.ok_or_else(missing)?)?.into_bytes();
         Ok(Fresh { revision, json, next: None })
     };
-    Ok(cache::answer(app, &request.headers, format!("movie {id}"), movie).await?.0)
+    cache::answer(&request, format!("movie {id}"), movie).await
 }
 
 fn movie_json(found: &MovieWithProvenance) -> Result<String, Problem> {

@@ -126,8 +126,7 @@ impl Store {
     /// If the database is unavailable.
     pub async fn revision(&self) -> Result<Revision, StoreError> {
         let now = Instant::now();
-        let since = now.checked_sub(MAX_AGE).unwrap_or(now);
-        if let Some(present) = self.revision.confirmed_since(since) {
+        if let Some(present) = self.known_revision(now) {
             return Ok(present);
         }
         let _reading = self.revision.reading.lock().await;
@@ -140,6 +139,11 @@ impl Store {
         let row = query_one(&*connection, READ, &[]).await?;
         reads::finish(connection);
         Ok(self.revision.confirm(Revision::new(&row), asked_at, self.has_read_host))
+    }
+
+    /// Returns what [`Self::revision`] does, if that needs no query `now`.
+    pub(crate) fn known_revision(&self, now: Instant) -> Option<Revision> {
+        self.revision.confirmed_since(now.checked_sub(MAX_AGE).unwrap_or(now))
     }
 
     /// Learns of a revision that this process has made: from here on it responds with nothing older.
