@@ -1,7 +1,10 @@
 //! The pools of database connections, one for each purpose.
 
+use std::time::Duration;
+
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Status, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Status,
+    Timeouts,
 };
 use tokio_postgres::{Config, config::TargetSessionAttrs};
 
@@ -46,6 +49,13 @@ const READ_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c jit=off \
 /// them would take disk space, and time before the first one.
 const EXPORT_OPTIONS: &str = "-c statement_timeout=630s -c enable_sort=off";
 
+/// A connection for queries that was lent within this time is not tested again before it is lent: the test would take
+/// as much of the processor as a query that finds a few movies.
+const TESTED_FOR: Duration = Duration::from_secs(1);
+
+/// How many probes ask the database at once.
+const PROBES: usize = 2;
+
 /// How many exports run at once.
 const EXPORTS: usize = 4;
 
@@ -74,6 +84,8 @@ pub(super) struct Pools {
     /// For queries that the reader endpoint is too far behind for. Without such an endpoint the same as
     /// `reader`.
     pub(super) primary_reader: ReadPool,
+    /// For probes: no load of queries delays them.
+    pub(super) probes: ReadPool,
     /// For whole results, whose clients may read slowly.
     pub(super) exports: ReadPool,
     /// For requests that read the ledger. They see what was written before, so they go to the primary
@@ -110,11 +122,11 @@ impl Pools {
         let [reader_config, primary_reader_config] =
             [read_host, &database.host].map(|host| reader_config(database, host, ""));
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
-        let reader = pool(reader_config, connector, RecyclingMethod::Verified, cores * 4)?;
+        let probes = pool(reader_config.clone(), connector, RecyclingMethod::Verified, PROBES)?;
+        let reader = pool(reader_config, connector, RecyclingMethod::Fast, cores * 4)?;
         let reader = ReadPool::new(reader, connector.tls.clone());
         let primary_reader = if database.read_host.is_some() {
-            let pool =
-                pool(primary_reader_config, connector, RecyclingMethod::Verified, cores * 2)?;
+            let pool = pool(primary_reader_config, connector, RecyclingMethod::Fast, cores * 2)?;
             ReadPool::new(pool, connector.tls.clone())
         } else {
             reader.clone()
@@ -127,6 +139,7 @@ impl Pools {
             writer: pool(writer_config, connector, writable, cores * 4)?,
             reader,
             primary_reader,
+            probes: ReadPool::new(probes, connector.tls.clone()),
             exports: ReadPool::new(exports, connector.tls.clone()),
             ledger: ReadPool::new(ledger, connector.tls.clone()),
         })
@@ -134,7 +147,7 @@ impl Pools {
 
     /// Returns the status of each pool, by name.
     pub(super) fn status(&self) -> [(&'static str, Status); 6] {
-        let Self { workers, staging, writer, reader, primary_reader: _, exports, ledger } = self;
+        let Self { workers, staging, writer, reader, exports, ledger, .. } = self;
         [
             ("workers", workers.status()),
             ("staging", staging.status()),
@@ -172,10 +185,21 @@ fn pool(
     recycling_method: RecyclingMethod,
     size: usize,
 ) -> Result<Pool, StoreError> {
+    let is_tested_now_and_then = matches!(recycling_method, RecyclingMethod::Fast);
     let manager_config = ManagerConfig { recycling_method };
     let manager = Manager::from_connect(config, connector.clone(), manager_config);
     let timeout = Some(connect::TIMEOUT);
     let timeouts = Timeouts { wait: timeout, create: timeout, recycle: timeout };
-    let builder = Pool::builder(manager).max_size(size).timeouts(timeouts);
+    let mut builder = Pool::builder(manager).max_size(size).timeouts(timeouts);
+    if is_tested_now_and_then {
+        builder = builder.post_recycle(Hook::async_fn(|client, metrics| {
+            Box::pin(async move {
+                if metrics.last_used() > TESTED_FOR {
+                    client.simple_query("").await.map_err(HookError::Backend)?;
+                }
+                Ok(())
+            })
+        }));
+    }
     builder.runtime(Runtime::Tokio1).build().map_err(|error| StoreError::Setup(error.to_string()))
 }

@@ -22,7 +22,12 @@ use tokio::{
 use tokio_postgres::Row;
 use tracing::debug;
 
-use super::{Store, StoreError, connect::TIMEOUT, reads, sql::query_one};
+use super::{
+    Store, StoreError,
+    connect::TIMEOUT,
+    reads::{self, Cost},
+    sql::query_one,
+};
 use crate::telemetry::chain;
 
 /// How often the database is asked for the state of the catalogue.
@@ -135,7 +140,7 @@ impl Store {
             return Ok(present);
         }
         let asked_at = Instant::now();
-        let connection = self.reader().await?;
+        let connection = self.reader(Cost::Index).await?;
         let row = query_one(&*connection, READ, &[]).await?;
         reads::finish(connection);
         Ok(self.revision.confirm(Revision::new(&row), asked_at, self.has_read_host))

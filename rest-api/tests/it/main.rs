@@ -83,6 +83,7 @@ mod metrics;
 mod migrations;
 mod notification_arrays;
 mod order;
+mod overload;
 mod read_host;
 mod reconcile;
 mod reconcile_comparison;
