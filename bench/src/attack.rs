@@ -8,18 +8,18 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use local_stack::{
     client,
-    postgres::{Postgres, Purpose, USER},
-    s3::{ACCESS_KEY, Endpoint, SECRET_KEY},
+    postgres::{Postgres, Purpose},
+    s3::Endpoint,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -29,13 +29,13 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{movies, report::percentile};
-
-/// The hidden command that runs the service alone.
-pub(crate) const SERVICE_COMMAND: &str = "service";
+use crate::{
+    ingest, movies,
+    process::{TOKEN, start_service},
+    report::percentile,
+};
 
 const BUCKET: &str = "bench";
-const TOKEN: &str = "a-token-for-the-benchmark";
 
 /// The number of concurrent attackers that wait for responses.
 const ATTACKERS: usize = 32;
@@ -56,30 +56,6 @@ const MOVIES: usize = 20_000;
 const MAX_MOVIES_P99: Duration = Duration::from_millis(100);
 const MAX_HEALTH_P99: Duration = Duration::from_millis(20);
 const MAX_MEMORY_MB: u64 = 160;
-
-/// Runs the service as its environment says, until it is killed.
-pub(crate) async fn run_service() -> Result<()> {
-    let config = rest_api::config::Config::from_lookup(|name| env::var(name).ok())?;
-    let listener = TcpListener::bind(config.listen).await?;
-    rest_api::telemetry::init(&config.log_filter, config.log_format)
-        .map_err(|error| anyhow::anyhow!(error))?;
-    let aws = rest_api::Aws::from_env().await;
-    Ok(rest_api::run(config, aws, listener, std::future::pending()).await?)
-}
-
-/// The service as a process, which is killed at the end.
-struct Service {
-    process: Child,
-    address: SocketAddr,
-    url: String,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// Attacks the service, and prints what other clients notice.
 #[expect(clippy::print_stdout, reason = "the figures are the output of the program")]
@@ -105,12 +81,15 @@ async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
     s3.create_bucket().bucket(BUCKET).send().await?;
 
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(100)).build()?;
-    let service = start_service(postgres, &format!("http://{s3_address}"), &http).await?;
+    ingest::create_store(postgres, "attack").await?;
+    let s3_url = format!("http://{s3_address}");
+    let variables = [("MRU_LOG", "warn"), ("MRU_LOG_FORMAT", "text")];
+    let service = start_service(postgres, "attack", &s3_url, &variables, Stdio::inherit()).await?;
     let put = async |key: &str, body: Vec<u8>| {
         s3.put_object().bucket(BUCKET).key(key).body(ByteStream::from(body)).send().await
     };
     let notify = async |key: &str, wait: u32| -> Result<Value> {
-        let request = http.post(format!("{}/notify", service.url)).bearer_auth(TOKEN);
+        let request = http.post(service.url("/notify")).bearer_auth(TOKEN);
         let request = request.header("prefer", format!("wait={wait}"));
         let request = request.json(&json!({ "bucket": BUCKET, "key": key }));
         Ok(request.send().await?.error_for_status()?.json().await?)
@@ -128,7 +107,7 @@ async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
     let mut attackers = JoinSet::new();
     let end = Instant::now() + ATTACK;
     for number in 0..ATTACKERS {
-        let url = format!("{}/validate", service.url);
+        let url = service.url("/validate");
         attackers.spawn(attack(http.clone(), url, files[number % files.len()].clone(), end));
     }
     let requests = [
@@ -141,56 +120,15 @@ async fn run(postgres: &Postgres, directory: &Path) -> Result<String> {
         }
     }
     attackers.spawn(stall(service.address, end));
-    let movies = observe(&http, format!("{}/movies?actor=ka&genre=drama", service.url), end);
-    let health = observe(&http, format!("{}/healthz", service.url), end);
+    let movies = observe(&http, service.url("/movies?actor=ka&genre=drama"), end);
+    let health = observe(&http, service.url("/healthz"), end);
     let (movies, health) = tokio::try_join!(movies, health)?;
     let responses: usize = attackers.join_all().await.into_iter().sum();
 
-    let metrics = http.get(format!("{}/metrics", service.url)).send().await?.text().await?;
+    let metrics = http.get(service.url("/metrics")).send().await?.text().await?;
     let lost = metrics.lines().find_map(|line| line.strip_prefix("mru_ingest_leases_lost_total "));
-    let memory = peak_memory_mb(service.process.id()).context("no figure of memory")?;
+    let memory = service.memory_mb()?.1;
     report(&movies, &health, memory, lost.unwrap_or("?"), responses)
-}
-
-async fn start_service(postgres: &Postgres, s3: &str, http: &reqwest::Client) -> Result<Service> {
-    postgres.create_database("attack").await?;
-    let database = postgres.database("attack");
-    let no_secrets = aws::SecretsManager::new(&local_stack::sdk(([127, 0, 0, 1], 1).into()));
-    rest_api::store::migrate(&database, &no_secrets).await?;
-    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    let url = format!("http://{address}");
-    let variables = [
-        ("MRU_LISTEN", address.to_string()),
-        ("MRU_DB_HOST", database.host),
-        ("MRU_DB_PORT", database.port.to_string()),
-        ("MRU_DB_NAME", database.name),
-        ("MRU_DB_USER", USER.to_owned()),
-        ("MRU_DB_PASS", "unused".to_owned()),
-        ("MRU_DB_TLS", "disable".to_owned()),
-        ("MRU_API_TOKEN", TOKEN.to_owned()),
-        ("MRU_LOG", "warn".to_owned()),
-        ("MRU_LOG_FORMAT", "text".to_owned()),
-        ("AWS_REGION", "eu-west-1".to_owned()),
-        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
-        ("AWS_ENDPOINT_URL_S3", s3.to_owned()),
-    ];
-    let process = Command::new(env::current_exe()?)
-        .arg(SERVICE_COMMAND)
-        .env_clear()
-        .envs(variables)
-        .stdin(Stdio::null())
-        .spawn()
-        .context("cannot start the service")?;
-    let service = Service { process, address, url };
-    let ready = format!("{}/readyz", service.url);
-    for _ in 0..200 {
-        if http.get(&ready).send().await.is_ok_and(|response| response.status().is_success()) {
-            return Ok(service);
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    anyhow::bail!("the service did not become ready")
 }
 
 /// Sends a file until `end`, again and again. Returns the number of responses.
@@ -287,13 +225,6 @@ fn gzip(file: &[u8]) -> Result<Bytes> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(file)?;
     Ok(encoder.finish()?.into())
-}
-
-/// Returns the peak of the resident memory of a process, in MB (`VmHWM` of proc_pid_status(5)).
-fn peak_memory_mb(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? / 1024)
 }
 
 fn report(

@@ -53,8 +53,8 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// Creates the database `name`, and connects to it.
-async fn create_store(postgres: &Postgres, name: &str) -> Result<Store> {
+/// Creates the database `name` with its schema, and connects to it.
+pub(crate) async fn create_store(postgres: &Postgres, name: &str) -> Result<Store> {
     postgres.create_database(name).await?;
     let database = postgres.database(name);
     let nobody = aws::SecretsManager::new(&local_stack::sdk(([127, 0, 0, 1], 1).into()));
@@ -64,7 +64,7 @@ async fn create_store(postgres: &Postgres, name: &str) -> Result<Store> {
 
 /// Ingests `movies` as version number `version` of one object. Returns the time, and by how many MB
 /// the peak memory of the process grew.
-async fn ingest(
+pub(crate) async fn ingest(
     store: &Store,
     version: usize,
     movies: &[String],

@@ -9,6 +9,7 @@
 //! cargo run --release -p bench -- growth
 //! cargo run --release -p bench -- attack
 //! cargo run --release -p bench -- search --data DIRECTORY
+//! cargo run --release -p bench -- queries
 //! ```
 //!
 //! Times depend on the machine, so each is compared with a limit where one can be named: the time of
@@ -19,19 +20,21 @@
 //! Imports go one way. A module imports only from modules above it:
 //!
 //! ```text
-//! files, memory, movies, report, stack
+//! files, memory, movies, process, report, stack
 //! ledger     uses report
 //! limit      uses movies, report
 //! service    uses files
 //! decode     uses memory, movies, report
 //! ingest     uses limit, memory, movies, report
-//! attack     uses movies, report
+//! attack     uses ingest, movies, process, report
+//! queries    uses ingest, movies, process, report, stack
 //! producers  uses files, ledger, report, stack
 //! backlog    uses files, ledger, limit, producers, report, service, stack
 //! latency    uses files, ledger, movies, report, stack
 //! growth     uses files, ledger, movies, report, service, stack
 //! search     uses files, growth, movies, report, stack
-//! main       uses attack, backlog, decode, growth, ingest, latency, movies, producers, report, search
+//! main       uses attack, backlog, decode, growth, ingest, latency, movies, process, producers, queries, report,
+//!            search
 //! ```
 
 mod attack;
@@ -45,13 +48,15 @@ mod ledger;
 mod limit;
 mod memory;
 mod movies;
+mod process;
 mod producers;
+mod queries;
 mod report;
 mod search;
 mod service;
 mod stack;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -149,9 +154,19 @@ enum Command {
         #[arg(long, default_value_t = 1_000_000)]
         movies: usize,
     },
-    /// Run the service alone; the command `attack` starts this program with it
-    #[command(name = attack::SERVICE_COMMAND, hide = true)]
+    /// Measure queries: cached, uncached, a mix, expensive ones, and overload
+    ///
+    /// Prints one table. Each figure stands beside its limit, measured in the same run.
+    Queries(queries::Options),
+    /// Run the service alone; other commands start this program with it
+    #[command(name = process::SERVICE_COMMAND, hide = true)]
     Service,
+    /// Respond with a fixed body; the command `queries` starts this program with it
+    #[command(name = queries::bare::COMMAND, hide = true)]
+    Bare {
+        /// Address to listen at
+        listen: SocketAddr,
+    },
     /// Run the Lambda function; the local stack starts this program with this command
     #[command(name = FUNCTION_COMMAND, hide = true)]
     Lambda,
@@ -179,7 +194,9 @@ async fn main() -> Result<()> {
         Command::Growth(options) => growth::measure(options).await,
         Command::Attack => attack::measure().await,
         Command::Search { data, movies } => search::measure(&data, movies).await,
-        Command::Service => attack::run_service().await,
+        Command::Service => process::run_service().await,
+        Command::Bare { listen } => queries::bare::run(listen).await,
+        Command::Queries(options) => queries::measure(options).await,
         Command::Lambda => run_function().await,
     }
 }

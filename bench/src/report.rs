@@ -88,6 +88,12 @@ impl Figures {
         self.add(format!("| {name} | {measured} | | |"));
     }
 
+    /// Adds a figure with a target in words.
+    pub(crate) fn check(&mut self, name: &str, measured: &str, target: &str, is_met: bool) {
+        let result = result(is_met);
+        self.add(format!("| {name} | {measured} | {target} | {result} |"));
+    }
+
     /// Adds a duration that is to be at most `target`.
     pub(crate) fn duration(&mut self, name: &str, measured: Duration, target: Duration) {
         let result = result(measured <= target);
@@ -163,6 +169,24 @@ impl Figures {
         self.add(format!("| {name} | {measured:.2} | at most {target:.2} | {result} |"));
     }
 
+    /// Adds the share of a limit that was reached, which is to be at least `target`: the median of the
+    /// ratios of all rounds, and their range.
+    pub(crate) fn share(&mut self, name: &str, rounds: &Rounds, target: Option<f64>) {
+        let ratios = rounds.ratios();
+        let ratio = middle(&ratios);
+        let (least, most) = (ratios.first().unwrap_or(&ratio), ratios.last().unwrap_or(&ratio));
+        let measured = format!(
+            "{ratio:.2} ({least:.2} to {most:.2}): {} of {}",
+            per_second(middle(&sorted(&rounds.measured))),
+            per_second(middle(&sorted(&rounds.limit)))
+        );
+        let (target, result) = match target {
+            Some(target) => (format!("at least {target:.2}"), result(ratio >= target)),
+            None => (String::new(), ""),
+        };
+        self.add(format!("| {name} | {measured} | {target} | {result} |"));
+    }
+
     /// Adds a row, and prints it at once to stderr: the next one may take minutes.
     fn add(&mut self, row: String) {
         eprintln!("{row}");
@@ -190,6 +214,36 @@ pub(crate) struct SearchTarget {
     pub(crate) p99: Duration,
     /// The longest time of any query.
     pub(crate) longest: Duration,
+}
+
+/// Requests a second of the service and of its limit, measured in turn.
+#[derive(Default)]
+pub(crate) struct Rounds {
+    pub(crate) measured: Vec<f64>,
+    pub(crate) limit: Vec<f64>,
+}
+
+impl Rounds {
+    /// Returns the ratio of each round, upwards.
+    fn ratios(&self) -> Vec<f64> {
+        let pairs = self.measured.iter().zip(&self.limit);
+        sorted(&pairs.map(|(measured, limit)| measured / limit).collect::<Vec<_>>())
+    }
+}
+
+fn sorted(figures: &[f64]) -> Vec<f64> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted
+}
+
+/// Returns the median of sorted figures.
+fn middle(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+fn per_second(rate: f64) -> String {
+    if rate < 1e4 { format!("{rate:.0}/s") } else { format!("{:.1} k/s", rate / 1e3) }
 }
 
 fn result(is_met: bool) -> &'static str {

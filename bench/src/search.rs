@@ -38,6 +38,9 @@ struct Query {
     meant: Meant,
 }
 
+/// A name, the queries, and the share of hits that they must reach.
+type Kind = (&'static str, Vec<Query>, Option<f64>);
+
 enum Meant {
     Title(String),
     Name(String),
@@ -129,7 +132,7 @@ fn same(found: Option<&str>, meant: &str) -> bool {
 }
 
 /// Returns the kinds of queries, each with its queries and the share of hits that it must reach.
-fn kinds(movies: &[String]) -> Result<Vec<(&'static str, Vec<Query>, Option<f64>)>> {
+fn kinds(movies: &[String]) -> Result<Vec<Kind>> {
     let random = &mut Rng::with_seed(20_261_127);
     let mut titles = Vec::new();
     let mut names = Vec::new();

@@ -120,7 +120,7 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
-    run_wrapped(config, aws, listener, |routes| routes, shutdown).await
+    serve(config, aws, listener, None::<fn(Routes) -> Routes>, shutdown).await
 }
 
 /// The routes of the service.
@@ -131,7 +131,8 @@ pub fn openapi_document() -> String {
     format!("{:#}\n", http::document())
 }
 
-/// Runs the service as [`run`] does, and serves what `wrap` makes of its routes.
+/// Runs the service as [`run`] does, and serves what `wrap` makes of its routes. These see each request, also those
+/// that [`run`] answers from memory before.
 ///
 /// # Errors
 /// As [`run`].
@@ -140,6 +141,16 @@ pub async fn run_wrapped(
     aws: Aws,
     listener: TcpListener,
     wrap: impl FnOnce(Routes) -> Routes,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    serve(config, aws, listener, Some(wrap), shutdown).await
+}
+
+async fn serve(
+    config: Config,
+    aws: Aws,
+    listener: TcpListener,
+    wrap: Option<impl FnOnce(Routes) -> Routes>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let mut store = Store::new(&config.database, &aws.secrets, config.workers).await?;
@@ -208,12 +219,17 @@ pub async fn run_wrapped(
     let app = Arc::new(app);
     let main = http::Listener {
         socket: listener,
-        routes: wrap(http::routes(Arc::clone(&app))),
+        app: wrap.is_none().then(|| Arc::clone(&app)),
+        routes: match wrap {
+            Some(wrap) => wrap(http::routes(Arc::clone(&app))),
+            None => http::routes(Arc::clone(&app)),
+        },
         limits: config.server,
         origins: config.cors_origins,
     };
     let probes = probe_listener.map(|socket| http::Listener {
         socket,
+        app: None,
         routes: http::probe_routes(app),
         limits: ServerLimits::PROBES,
         origins: CorsOrigins::Listed(Vec::new()),

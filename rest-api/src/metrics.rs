@@ -268,14 +268,10 @@ impl Metrics {
         self.read_bytes.0.inc_by(u64::try_from(bytes).unwrap_or_default());
     }
 
-    /// Counts a request as in flight, until the returned value is dropped.
-    pub fn start_request(self: &Arc<Self>, method: &Method) -> InFlightRequest {
+    /// Counts a request as in flight since `since`, until the returned value is dropped.
+    pub fn start_request(self: &Arc<Self>, method: &Method, since: Instant) -> InFlightRequest {
         self.in_flight.inc();
-        InFlightRequest {
-            metrics: Arc::clone(self),
-            method: method_label(method),
-            since: Instant::now(),
-        }
+        InFlightRequest { metrics: Arc::clone(self), method: method_label(method), since }
     }
 
     /// Returns all metrics as text. `queue` and `pools` are read for this scrape. Without `queue`,
@@ -305,13 +301,15 @@ pub struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// Counts the response, under the path of its route.
-    pub fn respond(self, route: &'static str, status: StatusCode) {
+    /// Counts the response, under the path of its route. Returns how long it took.
+    pub fn respond(self, route: &'static str, status: StatusCode) -> Duration {
         let method = ("method", self.method);
-        let (seconds, metrics) = (self.since.elapsed().as_secs_f64(), &self.metrics);
+        let (duration, metrics) = (self.since.elapsed(), &self.metrics);
         let labels = [("route", route), method, ("status", status_class(status))];
         metrics.requests.get_or_create(&labels).0.inc();
-        metrics.request_durations.get_or_create(&[("route", route), method]).observe(seconds);
+        let durations = metrics.request_durations.get_or_create(&[("route", route), method]);
+        durations.observe(duration.as_secs_f64());
+        duration
     }
 }
 

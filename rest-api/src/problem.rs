@@ -288,6 +288,9 @@ impl From<StoreError> for Problem {
                 Self::unavailable("the database is not available", Duration::from_secs(5))
                     .with_cause(chain(&error))
             }
+            StoreError::Busy => {
+                Self::unavailable("too many queries wait; retry", Duration::from_secs(1))
+            }
             StoreError::CursorGone => {
                 Self::parameter("after", "the movie at the end of that page is gone; begin again")
             }

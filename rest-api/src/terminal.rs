@@ -23,6 +23,9 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// Returns `text` as [`printable`] does, cut to `max` characters, with `…` for the rest.
 pub(crate) fn excerpt(text: &str, max: usize) -> String {
+    if text.len() <= max && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        return text.to_owned();
+    }
     // No more than needed: the text may be long.
     let start: String = text.chars().take(max + 1).collect();
     let excerpt = printable(&start);

@@ -9,13 +9,18 @@ use std::{io::Write, sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use quick_cache::{Weighter, sync::Cache};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use quick_cache::{Equivalent, Weighter, sync::Cache};
 use sha2::{Digest, Sha256};
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::Instant};
 use warp::reply::Response;
 
-use super::{App, DATABASE_TIMEOUT, request::quality, response};
+use super::{
+    App, DATABASE_TIMEOUT, export,
+    request::{Request, quality},
+    response::{self, Answer, link_next},
+    routes::RouteLabel,
+};
 use crate::{metrics::CacheResult, problem::Problem, store::Revision};
 
 /// A smaller body is not compressed: it fits into one packet anyway.
@@ -23,6 +28,9 @@ const MIN_COMPRESSED: usize = 1 << 10;
 
 /// What an answer takes in memory beside its text, in bytes.
 const OVERHEAD: usize = 300;
+
+/// About how many headers a response has.
+const HEADERS: usize = 12;
 
 /// An expected size of an answer, in bytes, from which the number of answers is estimated.
 const EXPECTED_SIZE: u64 = 8 << 10;
@@ -43,23 +51,49 @@ pub(super) struct Fresh {
 }
 
 /// An answer in one content coding.
-pub(super) struct Cached {
+struct Cached {
     revision: Revision,
     coding: Coding,
     body: Bytes,
     etag: HeaderValue,
     /// The cursor of the next page, if there is one.
-    pub(super) next: Option<String>,
+    next: Option<String>,
 }
 
 /// The answers in memory.
-pub(super) struct ResponseCache(Cache<Key, Arc<Cached>, Weight>);
+pub(super) struct ResponseCache {
+    answers: Cache<Key, Arc<Cached>, Weight>,
+    /// The same answers by the text of requests: who asks again in the same words is answered before the query
+    /// is parsed.
+    by_text: Cache<TextKey, Arc<ByText>, Weight>,
+}
 
 #[derive(Clone, Eq, Hash, PartialEq)]
 struct Key {
     resource: Arc<str>,
     revision: Revision,
     coding: Coding,
+}
+
+/// Path and query of a request, and whether the client accepts gzip.
+#[derive(Clone, Eq, Hash, PartialEq)]
+struct TextKey(Box<str>, bool);
+
+/// A [`TextKey`] that is looked up.
+#[derive(Hash)]
+struct Text<'a>(&'a str, bool);
+
+impl Equivalent<TextKey> for Text<'_> {
+    fn equivalent(&self, key: &TextKey) -> bool {
+        (self.0, self.1) == (&*key.0, key.1)
+    }
+}
+
+/// An answer, with what it has from the text of the request.
+struct ByText {
+    cached: Arc<Cached>,
+    link: Option<HeaderValue>,
+    route: RouteLabel,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -77,11 +111,23 @@ impl Weighter<Key, Arc<Cached>> for Weight {
     }
 }
 
+impl Weighter<TextKey, Arc<ByText>> for Weight {
+    fn weight(&self, key: &TextKey, by_text: &Arc<ByText>) -> u64 {
+        // Counted again, since the other cache may have dropped it.
+        let body = by_text.cached.body.len();
+        (OVERHEAD + key.0.len() + by_text.link.as_ref().map_or(0, HeaderValue::len) + body) as u64
+    }
+}
+
 impl ResponseCache {
     /// Returns a cache of at most `bytes` bytes.
     pub(super) fn new(bytes: u64) -> Self {
-        let answers = usize::try_from(bytes / EXPECTED_SIZE).unwrap_or(usize::MAX);
-        Self(Cache::with_weighter(answers, bytes, Weight))
+        let by_text = bytes / 4;
+        let answers = |bytes| usize::try_from(bytes / EXPECTED_SIZE).unwrap_or(usize::MAX);
+        Self {
+            answers: Cache::with_weighter(answers(bytes - by_text), bytes - by_text, Weight),
+            by_text: Cache::with_weighter(answers(by_text), by_text, Weight),
+        }
     }
 
     /// Returns the answer of `resource` in the state `revision` or a newer one. Of equal requests one alone
@@ -102,7 +148,7 @@ impl ResponseCache {
             let cached = Cached { revision, coding: Coding::Identity, body, etag, next };
             Ok::<_, Problem>(Arc::new(cached))
         };
-        let cached = self.0.get_or_insert_async(&key, computed).await?;
+        let cached = self.answers.get_or_insert_async(&key, computed).await?;
         Ok((cached, result))
     }
 
@@ -118,49 +164,92 @@ impl ResponseCache {
             let next = cached.next.clone();
             Ok::<_, ()>(Arc::new(Cached { revision, coding: Coding::Gzip, body, etag, next }))
         };
-        self.0.get_or_insert_async(&key, compress).await.unwrap_or(identity)
+        self.answers.get_or_insert_async(&key, compress).await.unwrap_or(identity)
     }
 }
 
 /// Answers a request for `resource`, which names the path and the normalised query: from memory, with
-/// `304`, or with what `compute` returns for the present state of the catalogue or a newer one. Returns the
-/// cursor of the next page, too.
+/// `304`, or with what `compute` returns for the present state of the catalogue or a newer one.
 ///
 /// # Errors
 /// If the state of the catalogue cannot be read, or `compute` fails or takes too long.
 pub(super) async fn answer<F>(
-    app: &App,
-    headers: &HeaderMap,
+    request: &Request,
     resource: String,
     compute: impl FnOnce(Revision) -> F,
-) -> Result<(Response, Option<String>), Problem>
+) -> Answer
 where
     F: Future<Output = Result<Fresh, Problem>>,
 {
+    let (app, headers) = (&request.app, &request.headers);
     let resource: Arc<str> = resource.into();
     let late = || Problem::unavailable("the query took too long", Duration::from_secs(5));
     let answered = async {
         let revision = app.store.revision().await?;
         if let Some(etag) = unchanged(headers, &resource, revision) {
             app.metrics.cache(CacheResult::NotModified);
-            return Ok((response::not_modified(validators(etag)), None));
+            return Ok(response::not_modified(validators(etag)));
         }
         let compute = compute(revision);
         let (mut cached, result) = app.cache.get(&resource, revision, compute).await?;
         app.metrics.cache(result);
-        if cached.body.len() >= MIN_COMPRESSED && accepts_gzip(headers) {
+        let accepts_gzip = accepts_gzip(headers);
+        if cached.body.len() >= MIN_COMPRESSED && accepts_gzip {
             cached = app.cache.compressed(&resource, cached).await;
         }
-        Ok((cached.response(), cached.next.clone()))
+        let path = &*request.path;
+        let link = cached.next.as_ref().map(|next| link_next(path, &request.query, next));
+        let by_text = ByText { cached, link: link.transpose()?, route: request.route };
+        let response = by_text.response();
+        let query = Some(&*request.query).filter(|query| !query.is_empty());
+        let text = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+        app.cache.by_text.insert(TextKey(text.into(), accepts_gzip), Arc::new(by_text));
+        Ok(response)
     };
     // Who waits for an equal request waits no longer than for a query of its own.
     tokio::time::timeout(DATABASE_TIMEOUT, answered).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Returns the answer to a request in the words of an earlier one, if it is in memory and of the present state
+/// of the catalogue.
+pub(super) fn at_once<B>(
+    app: &App,
+    request: &http::Request<B>,
+    now: Instant,
+) -> Option<(Response, RouteLabel)> {
+    let headers = request.headers();
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_read || quality(headers, &header::ACCEPT, export::MEDIA_TYPE).is_some() {
+        return None;
+    }
+    let text = request.uri().path_and_query()?.as_str();
+    let by_text = app.cache.by_text.get(&Text(text, accepts_gzip(headers)))?;
+    if app.store.known_revision(now)? != by_text.cached.revision {
+        return None;
+    }
+    if !headers.contains_key(header::IF_NONE_MATCH) {
+        app.metrics.cache(CacheResult::Hit);
+        return Some((by_text.response(), by_text.route));
+    }
+    // The client may have another coding of the same answer, which takes longer to find out.
+    let etag = matching(headers, [by_text.cached.etag.clone()])?;
+    app.metrics.cache(CacheResult::NotModified);
+    Some((response::not_modified(validators(etag)), by_text.route))
+}
+
+impl ByText {
+    fn response(&self) -> Response {
+        let mut response = self.cached.response();
+        response.headers_mut().extend(self.link.clone().map(|link| (header::LINK, link)));
+        response
+    }
 }
 
 impl Cached {
     fn response(&self) -> Response {
         let mut response = Response::new(self.body.clone().into());
         let headers = response.headers_mut();
+        headers.reserve(HEADERS);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.extend(validators(self.etag.clone()));
         if self.coding == Coding::Gzip {
@@ -187,31 +276,35 @@ fn etag(resource: &str, revision: Revision, coding: Coding) -> HeaderValue {
     HeaderValue::try_from(format!("\"{name}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-/// Returns the entity tag of the present answer that the client has, if it has one (`If-None-Match`).
+/// Returns the entity tag of the present answer that the client has, if it has one.
 fn unchanged(headers: &HeaderMap, resource: &str, revision: Revision) -> Option<HeaderValue> {
-    held(headers, [Coding::Identity, Coding::Gzip].into_iter().map(|c| etag(resource, revision, c)))
-}
-
-/// Returns which one of `etags` the client has, if it has one (`If-None-Match`).
-pub(super) fn held(
-    headers: &HeaderMap,
-    mut etags: impl Iterator<Item = HeaderValue>,
-) -> Option<HeaderValue> {
-    let sent = headers.get_all(header::IF_NONE_MATCH);
-    let sent: Vec<&str> = sent.iter().filter_map(|value| value.to_str().ok()).collect();
-    if sent.is_empty() {
+    if !headers.contains_key(header::IF_NONE_MATCH) {
         return None;
     }
+    let etag = |coding| etag(resource, revision, coding);
+    matching(headers, [Coding::Identity, Coding::Gzip].map(etag))
+}
+
+/// Returns the entity tag that the client has, if it has one of these (`If-None-Match`).
+pub(super) fn matching<const N: usize>(
+    headers: &HeaderMap,
+    etags: [HeaderValue; N],
+) -> Option<HeaderValue> {
+    let sent = headers.get_all(header::IF_NONE_MATCH);
+    let sent = || sent.iter().filter_map(|value| value.to_str().ok());
     // A weak comparison: a proxy that compresses makes a tag weak.
     let has = |etag: &HeaderValue| {
-        let tags = sent.iter().flat_map(|value| value.split(','));
-        tags.map(str::trim).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
+        let mut tags = sent().flat_map(|value| value.split(',')).map(str::trim);
+        tags.any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
     };
-    etags.find(has)
+    etags.into_iter().find(has)
 }
 
 /// Returns whether the client accepts gzip (RFC 9110, 12.5.3).
 pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(header::ACCEPT_ENCODING) {
+        return false;
+    }
     let quality = |coding| quality(headers, &header::ACCEPT_ENCODING, coding);
     ["gzip", "x-gzip", "*"].into_iter().find_map(quality).is_some_and(|quality| quality > 0.0)
 }

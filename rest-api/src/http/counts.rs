@@ -19,7 +19,7 @@ pub(super) async fn genres(request: Request) -> Answer {
         let (revision, counts) = app.store.genres(&filters, at_least).await?;
         fresh(revision, &counts)
     };
-    Ok(cache::answer(app, &request.headers, resource, count).await?.0)
+    cache::answer(&request, resource, count).await
 }
 
 /// `GET /years`: the years of the movies that match, upwards.
@@ -31,7 +31,7 @@ pub(super) async fn years(request: Request) -> Answer {
         let (revision, counts) = app.store.years(&filters, at_least).await?;
         fresh(revision, &counts)
     };
-    Ok(cache::answer(app, &request.headers, resource, count).await?.0)
+    cache::answer(&request, resource, count).await
 }
 
 fn fresh(revision: Revision, counts: &impl Serialize) -> Result<Fresh, Problem> {

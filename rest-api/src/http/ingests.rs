@@ -1,6 +1,6 @@
 //! `/ingests`: the ledger.
 
-use http::StatusCode;
+use http::{StatusCode, header};
 
 use super::{
     in_time, params,
@@ -24,7 +24,8 @@ pub(super) async fn list(request: Request) -> Answer {
     ingests.truncate(limit);
     let mut response = json(StatusCode::OK, &ingests)?;
     if let Some(last) = ingests.last().filter(|_| more) {
-        link_next(&mut response, "/ingests", &request.query, &params::cursor(ORDER, last.id))?;
+        let link = link_next("/ingests", &request.query, &params::cursor(ORDER, last.id))?;
+        response.headers_mut().insert(header::LINK, link);
     }
     Ok(response)
 }

@@ -4,18 +4,16 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use movie_file::{DecodePool, Limits, Reader};
 use serde_json::value::RawValue;
-use warp::reply::Response;
 
 use super::{
-    App,
     cache::{self, Fresh},
     export, params,
     query::{self, FilterParser},
     request::Request,
-    response::{Answer, json, link_next},
+    response::{Answer, json},
 };
 use crate::{
     problem::{Code, Problem},
@@ -68,53 +66,43 @@ pub(super) async fn list(request: Request) -> Answer {
             Query::Search(_) => Err(Problem::parameter("q", "not with NDJSON, which is unranked")),
         };
     }
-    let (mut response, next) = match query {
-        Query::Sorted(query) => sorted(app, &request.headers, query, fields).await?,
-        Query::Search(query) => search(app, &request.headers, query, fields).await?,
-    };
-    if let Some(cursor) = next {
-        link_next(&mut response, "/movies", &request.query, &cursor)?;
+    match query {
+        Query::Sorted(query) => sorted(&request, query, fields).await,
+        Query::Search(query) => search(&request, query, fields).await,
     }
-    Ok(response)
 }
 
-/// Answers with a page of movies in the order of a property. Returns the cursor of the next page, too.
-async fn sorted(
-    app: &App,
-    headers: &HeaderMap,
-    query: MovieQuery,
-    fields: Option<Vec<&'static str>>,
-) -> Result<(Response, Option<String>), Problem> {
+/// Answers with a page of movies in the order of a property.
+async fn sorted(request: &Request, query: MovieQuery, fields: Option<Vec<&'static str>>) -> Answer {
     let normalised = MovieQuery { filters: query.filters.normalised(), ..query.clone() };
     let resource = format!("movies {normalised:?} {fields:?}");
     let page = async |at_least| {
-        let page = app.store.movies(&query, at_least).await?;
+        let page = request.app.store.movies(&query, at_least).await?;
         let last = page.movies.last().filter(|_| page.has_more);
         let next = last.map(|last| params::cursor(sort_name(query.sort), last.id));
         let movies = page.movies.iter().map(|movie| (movie, None));
         let json = movies_json(movies, fields.as_deref())?.into_bytes();
         Ok(Fresh { revision: page.revision, json, next })
     };
-    cache::answer(app, headers, resource, page).await
+    cache::answer(request, resource, page).await
 }
 
-/// Answers with a page of movies, the best match first. Returns the cursor of the next page, too.
+/// Answers with a page of movies, the best match first.
 async fn search(
-    app: &App,
-    headers: &HeaderMap,
+    request: &Request,
     query: SearchQuery,
     fields: Option<Vec<&'static str>>,
-) -> Result<(Response, Option<String>), Problem> {
+) -> Answer {
     let resource = format!("search {} {fields:?}", query.normalised());
     let page = async |at_least| {
-        let page = app.store.search(&query, at_least).await?;
+        let page = request.app.store.search(&query, at_least).await?;
         let last = page.movies.last().filter(|_| page.has_more);
         let next = last.map(|last| query::search_cursor(last.position()));
         let movies = page.movies.iter().map(|found| (&found.movie, Some(found.score())));
         let json = movies_json(movies, fields.as_deref())?.into_bytes();
         Ok(Fresh { revision: page.revision.unwrap_or(at_least), json, next })
     };
-    cache::answer(app, headers, resource, page).await
+    cache::answer(request, resource, page).await
 }
 
 /// Returns the names of the orders.
@@ -256,7 +244,7 @@ pub(super) async fn read(request: Request) -> Answer {
         let json = movie_json(&movie.ok_or_else(missing)?)?.into_bytes();
         Ok(Fresh { revision, json, next: None })
     };
-    Ok(cache::answer(app, &request.headers, format!("movie {id}"), movie).await?.0)
+    cache::answer(&request, format!("movie {id}"), movie).await
 }
 
 fn movie_json(found: &MovieWithProvenance) -> Result<String, Problem> {

@@ -69,8 +69,8 @@ pub(super) async fn serve(request: Request, page: &'static Page) -> Answer {
     let document = spawn_blocking(|| LazyLock::force(page)).await;
     let document = document.map_err(|error| Problem::internal(&error))?;
     let Document { media_type, identity, gzip, policy } = document;
-    let etags = [&identity.etag, &gzip.etag].into_iter().cloned();
-    if let Some(etag) = cache::held(&request.headers, etags) {
+    let etags = [identity.etag.clone(), gzip.etag.clone()];
+    if let Some(etag) = cache::matching(&request.headers, etags) {
         return Ok(response::not_modified(cache::validators(etag)));
     }
     let is_gzip = cache::accepts_gzip(&request.headers);

@@ -74,12 +74,13 @@ pub(super) fn filters(query: &str) -> Result<Filters, Problem> {
     Ok(parser.filters)
 }
 
-/// The order of search results, in cursors.
-const SEARCH_ORDER: &str = "score";
+/// The orders of search results in cursors: without and with movies whose last word is only begun.
+const SEARCH_ORDERS: [&str; 2] = ["score", "begun"];
 
 /// Returns the cursor after a search result.
 pub(super) fn search_cursor(position: SearchPosition) -> String {
-    params::cursor(&format!("{SEARCH_ORDER}:{}", position.rank), position.id)
+    let order = SEARCH_ORDERS[usize::from(position.is_begun)];
+    params::cursor(&format!("{order}:{}", position.rank), position.id)
 }
 
 /// Parses a cursor of [`search_cursor`].
@@ -87,7 +88,11 @@ pub(super) fn search_cursor(position: SearchPosition) -> String {
 /// # Errors
 /// If it is malformed, or belongs to another order.
 pub(super) fn parse_search_cursor(cursor: &str) -> Result<SearchPosition, Problem> {
-    params::parse_ranked_cursor(cursor, SEARCH_ORDER).map(|(rank, id)| SearchPosition { rank, id })
+    let parse = |order, is_begun| {
+        let (rank, id) = params::parse_ranked_cursor(cursor, order)?;
+        Ok(SearchPosition { rank, id, is_begun })
+    };
+    parse(SEARCH_ORDERS[0], false).or_else(|_: Problem| parse(SEARCH_ORDERS[1], true))
 }
 
 /// Parses a year, or a range of years with at least one end.

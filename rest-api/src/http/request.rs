@@ -1,18 +1,18 @@
 //! A request as handlers see it: path values, headers, query and body, each with its checks.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use aws::trace::TraceId;
 use bytes::{Buf, Bytes};
-use futures_util::{
-    Stream, StreamExt, TryStreamExt,
-    stream::{self, BoxStream},
-};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, Method, header};
 use tokio::time::{Instant, timeout_at};
-use warp::{Filter, filters::BoxedFilter};
+use warp::{
+    Filter,
+    filters::{BoxedFilter, path::FullPath},
+};
 
-use super::App;
+use super::{App, routes::RouteLabel};
 use crate::{
     config::TokenDigest,
     problem::{Code, Problem},
@@ -26,49 +26,59 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(40);
 pub(super) struct Request {
     pub(super) app: Arc<App>,
     pub(super) method: Method,
+    pub(super) path: Arc<str>,
     pub(super) headers: HeaderMap,
     /// Without the question mark; empty if there is none.
     pub(super) query: String,
     /// The trace that the request belongs to. The server gives each request one.
     pub(super) trace_id: Option<TraceId>,
+    pub(super) route: RouteLabel,
     /// The values of the path's segments in braces.
     path_values: Vec<String>,
     /// The largest body that is read, in bytes.
     max_body: usize,
-    body: BoxStream<'static, Result<Bytes, warp::Error>>,
+    body: Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>,
 }
 
 /// Returns the filter that extracts a request.
 pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
+        .and(warp::path::full())
         .and(warp::header::headers_cloned())
         .and(query)
         .and(warp::ext::optional())
         .and(warp::body::stream())
-        .map(move |method, headers, query, trace_id, body| Request {
+        .map(move |method, path: FullPath, headers, query, trace_id, body| Request {
             app: Arc::clone(&app),
             method,
+            path: path.as_str().into(),
             headers,
             query,
             trace_id,
+            route: RouteLabel::NONE,
             path_values: Vec::new(),
             max_body: 0,
-            body: into_chunks(body).boxed(),
+            body: Box::pin(into_chunks(body)),
         })
         .boxed()
 }
 
 fn into_chunks<B: Buf>(
-    body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
-) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + 'static {
+    body: impl Stream<Item = Result<B, warp::Error>> + Send + Sync + 'static,
+) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + Sync + 'static {
     body.map(|chunk| chunk.map(|mut buffer| buffer.copy_to_bytes(buffer.remaining())))
 }
 
 impl Request {
     /// Returns the same request with what its route says about it.
-    pub(super) fn with_route(self, path_values: Vec<String>, max_body: usize) -> Self {
-        Self { path_values, max_body, ..self }
+    pub(super) fn with_route(
+        self,
+        route: RouteLabel,
+        path_values: Vec<String>,
+        max_body: usize,
+    ) -> Self {
+        Self { route, path_values, max_body, ..self }
     }
 
     /// Returns the value of the first segment of the path that is in braces.

@@ -58,16 +58,11 @@ pub(super) fn problem(problem: &Problem) -> Response {
     response
 }
 
-/// Adds a `Link` to the next page (RFC 8288): the same query after `cursor`.
+/// Returns the header `Link` to the next page (RFC 8288): the same query after `cursor`.
 ///
 /// # Errors
 /// None in practice: the link is ASCII.
-pub(super) fn link_next(
-    response: &mut Response,
-    path: &str,
-    query: &str,
-    cursor: &str,
-) -> Result<(), Problem> {
+pub(super) fn link_next(path: &str, query: &str, cursor: &str) -> Result<HeaderValue, Problem> {
     let others = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("after="));
     let mut next: Vec<&str> = others.collect();
     let after = format!("after={cursor}");
@@ -75,8 +70,6 @@ pub(super) fn link_next(
     // Whatever bytes the client sent: a header that is not ASCII is read in different ways.
     let query = next.join("&");
     let query = utf8_percent_encode(&query, NOT_IN_LINK);
-    let link = HeaderValue::try_from(format!("<{path}?{query}>; rel=\"next\""))
-        .map_err(|error| Problem::internal(&error))?;
-    response.headers_mut().insert(header::LINK, link);
-    Ok(())
+    HeaderValue::try_from(format!("<{path}?{query}>; rel=\"next\""))
+        .map_err(|error| Problem::internal(&error))
 }

@@ -1,11 +1,11 @@
 //! The route table, and the filter that warp serves it with.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Method};
 use tracing::error;
-use warp::{Filter, Rejection, filters::BoxedFilter, reply::Response};
+use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use super::{
     App, counts, docs, health, ingests, metrics, movies, notify,
@@ -78,6 +78,11 @@ pub(super) enum Access {
 #[derive(Clone, Copy)]
 pub(super) struct RouteLabel(pub(super) &'static str);
 
+impl RouteLabel {
+    /// The label of a request that no route matches.
+    pub(super) const NONE: Self = Self("none");
+}
+
 const fn get(path: &'static str, access: Access, describe: Describe, handler: Handler) -> Route {
     Route { method: Method::GET, path, access, max_body: 0, describe, handler }
 }
@@ -94,54 +99,30 @@ const fn post(
 
 /// Returns the filter that serves the table.
 pub(crate) fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
-    let mut paths: Vec<&'static str> = ROUTES.iter().map(|route| route.path).collect();
-    paths.dedup();
-    serve_paths(app, paths)
+    request::request(app).then(|request| serve(request, |_| true)).boxed()
 }
 
 /// Returns the filter that serves the probes only.
 pub(crate) fn probe_routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
-    serve_paths(app, PROBES)
+    request::request(app).then(|request| serve(request, |path| PROBES.contains(&path))).boxed()
 }
 
-fn serve_paths(
-    app: Arc<App>,
-    paths: impl IntoIterator<Item = &'static str>,
-) -> BoxedFilter<(Response,)> {
-    let request = request::request(app);
-    let none = warp::any().and_then(async || Err::<Response, _>(warp::reject::not_found()));
-    let routes = paths.into_iter().fold(none.boxed(), |routes, path| {
-        let route = matches(path).and(request.clone());
-        let route = route.then(move |parameters, request| serve(path, parameters, request));
-        routes.or(route).unify().boxed()
-    });
-    routes.recover(recover).unify().boxed()
-}
-
-/// Returns a filter that matches a path, and extracts the values of its segments in braces.
-fn matches(path: &'static str) -> BoxedFilter<(Vec<String>,)> {
-    let start = warp::any().map(Vec::new).boxed();
-    let segments = path.split('/').filter(|segment| !segment.is_empty());
-    let filter = segments.fold(start, |filter, segment| {
-        if !segment.starts_with('{') {
-            return filter.and(warp::path(segment)).boxed();
-        }
-        let append = |mut values: Vec<String>, value| {
-            values.push(value);
-            values
-        };
-        filter.and(warp::path::param::<String>()).map(append).boxed()
-    });
-    filter.and(warp::path::end()).boxed()
-}
-
-/// Serves a request to `path`.
-async fn serve(path: &'static str, parameters: Vec<String>, request: Request) -> Response {
-    let routes = ROUTES.iter().filter(|route| route.path == path);
-    let response = match routes.clone().find(|route| route.method == request.method) {
-        Some(route) => route.run(request.with_route(parameters, route.max_body)).await,
-        None if request.method == Method::OPTIONS => Ok(response::no_content(allow(routes))),
-        None => Err(Problem::method_not_allowed(allow(routes))),
+/// Serves a request by the routes whose paths `is_served` accepts. A route is looked up by its path: in a chain
+/// of filters each one would box the request anew.
+async fn serve(request: Request, is_served: fn(&str) -> bool) -> Response {
+    let path = Arc::clone(&request.path);
+    let routes = || {
+        let served = ROUTES.iter().filter(|route| is_served(route.path));
+        served.filter(|route| route.values(&path).is_some())
+    };
+    let Some(first) = routes().next() else {
+        let problem = Problem::new(Code::NotFound, "no such path; / lists the paths");
+        return response::problem(&problem);
+    };
+    let response = match routes().find(|route| route.method == request.method) {
+        Some(route) => route.run(request).await,
+        None if request.method == Method::OPTIONS => Ok(response::no_content(allow(routes()))),
+        None => Err(Problem::method_not_allowed(allow(routes()))),
     };
     let mut response = response.unwrap_or_else(|problem| {
         if let Some(error) = problem.cause() {
@@ -149,12 +130,32 @@ async fn serve(path: &'static str, parameters: Vec<String>, request: Request) ->
         }
         response::problem(&problem)
     });
-    response.extensions_mut().insert(RouteLabel(path));
+    response.extensions_mut().insert(RouteLabel(first.path));
     response
 }
 
 impl Route {
+    /// Returns the values of the segments in braces, if this is the route of `path`. A slash at the end of
+    /// `path` changes nothing.
+    fn values(&self, path: &str) -> Option<Vec<String>> {
+        let mut names = self.path.strip_suffix('/').unwrap_or(self.path).split('/');
+        let mut segments = path.strip_suffix('/').unwrap_or(path).split('/');
+        let mut values = Vec::new();
+        loop {
+            match (names.next(), segments.next()) {
+                (None, None) => return Some(values),
+                (Some(name), Some(value)) if name.starts_with('{') && !value.is_empty() => {
+                    values.push(value.to_owned());
+                }
+                (name, segment) if name == segment => {}
+                _ => return None,
+            }
+        }
+    }
+
     async fn run(&self, request: Request) -> Answer {
+        let values = self.values(&request.path).unwrap_or_default();
+        let request = request.with_route(RouteLabel(self.path), values, self.max_body);
         match self.access {
             Public => {}
             ApiToken => request.require_api_token()?,
@@ -175,14 +176,4 @@ fn allow(routes: impl Iterator<Item = &'static Route>) -> HeaderValue {
         }
     }
     HeaderValue::try_from(methods.join(", ")).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// Responds to a request that no route matches.
-async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
-    let problem = if rejection.is_not_found() {
-        Problem::new(Code::NotFound, "no such path; / lists the paths")
-    } else {
-        Problem::new(Code::Internal, "the request could not be read")
-    };
-    Ok(response::problem(&problem))
 }

@@ -21,5 +21,5 @@ pub(super) async fn suggest(request: Request) -> Answer {
         let json = serde_json::to_vec(&suggestions).map_err(|error| Problem::internal(&error))?;
         Ok(Fresh { revision: revision.unwrap_or(at_least), json, next: None })
     };
-    Ok(cache::answer(app, &request.headers, resource, suggest).await?.0)
+    cache::answer(&request, resource, suggest).await
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Filters, Revision, Store, StoreError,
-    reads::{self, Lent},
+    reads::{self, Cost, Lent},
     sql::{self, ListQuery, query_one},
 };
 
@@ -105,9 +105,10 @@ impl Store {
         let Some(sql) = page_query(query) else {
             return Ok(MoviePage { revision: at_least, movies: Vec::new(), has_more: false });
         };
-        let mut page = read_page(self.reader().await?, &sql, query.limit).await?;
+        let cost = query.filters.cost();
+        let mut page = read_page(self.reader(cost).await?, &sql, query.limit).await?;
         if !self.is_recent(page.revision, at_least) {
-            page = read_page(self.primary_reader().await?, &sql, query.limit).await?;
+            page = read_page(self.primary_reader(cost).await?, &sql, query.limit).await?;
         }
         if let (true, Some(last)) = (page.movies.is_empty(), query.after)
             && query.sort != Sort::Id
@@ -128,11 +129,11 @@ impl Store {
         id: i64,
         at_least: Revision,
     ) -> Result<(Revision, Option<MovieWithProvenance>), StoreError> {
-        let (revision, movie) = read_movie(self.reader().await?, id).await?;
+        let (revision, movie) = read_movie(self.reader(Cost::Index).await?, id).await?;
         if self.is_recent(revision, at_least) {
             return Ok((revision, movie));
         }
-        read_movie(self.primary_reader().await?, id).await
+        read_movie(self.primary_reader(Cost::Index).await?, id).await
     }
 
     /// Returns whether what was read at `revision` need not be read again from the primary database, which
@@ -196,7 +197,7 @@ async fn read_movie(
 }
 
 /// Composes the query of a page. None if no movie can match.
-fn page_query(query: &MovieQuery) -> Option<ListQuery> {
+pub fn page_query(query: &MovieQuery) -> Option<ListQuery> {
     // The revision is the first row, so that it is read in the same snapshot.
     let mut sql = ListQuery::new(
         "
@@ -206,7 +207,7 @@ fn page_query(query: &MovieQuery) -> Option<ListQuery> {
         (select id, doc from movies where true",
     );
     query.filters.push_to(&mut sql)?;
-    push_order(&mut sql, query.sort, query.after);
+    push_order(&mut sql, query.sort, query.after, query.filters.cost());
     let limit = sql.bind(query.limit + 1);
     sql.push(&format!(" limit {limit})"));
     Some(sql)
@@ -214,7 +215,10 @@ fn page_query(query: &MovieQuery) -> Option<ListQuery> {
 
 /// Adds the start of the page and its order. Ties ascend in both directions, which a comparison of
 /// rows cannot express. So a descending start has two conditions: one for the index, and an exact one.
-pub(super) fn push_order(sql: &mut ListQuery, sort: Sort, after: Option<i64>) {
+///
+/// Of a scan the order must not come from an index: the planner does not know how rare a match is, and a walk along
+/// an index in the order of another column takes ten times as long as a scan if it does not end early.
+pub(super) fn push_order(sql: &mut ListQuery, sort: Sort, after: Option<i64>, cost: Cost) {
     let after = after.map(|id| sql.bind(id));
     let after = after.as_deref();
     let last =
@@ -251,6 +255,13 @@ pub(super) fn push_order(sql: &mut ListQuery, sort: Sort, after: Option<i64>) {
             }),
             format!("{prefix} desc, title_lc desc, id"),
         ),
+    };
+    let order = match (cost, sort) {
+        (Cost::Index, _) | (_, Sort::Id) => order,
+        (Cost::Scan, Sort::Year) => "year + 0, id".to_owned(),
+        (Cost::Scan, Sort::YearDown) => "year + 0 desc, id".to_owned(),
+        (Cost::Scan, Sort::Title) => "title_lc || '', id".to_owned(),
+        (Cost::Scan, Sort::TitleDown) => "title_lc || '' desc, id".to_owned(),
     };
     if let Some(start) = start {
         sql.push(&format!(" and {start}"));

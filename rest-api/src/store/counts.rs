@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use super::{
     Filters, Revision, Store, StoreError,
     catalogue_row::fold_genre,
-    reads::{self, Lent},
+    reads::{self, Cost, Lent},
     sql::{self, ListQuery},
 };
 
@@ -76,10 +76,10 @@ impl Store {
         at_least: Revision,
         count: impl Fn(&Row) -> Option<T>,
     ) -> Result<(Revision, Vec<T>), StoreError> {
-        let mut rows = read(self.reader().await?, sql).await?;
+        let mut rows = read(self.reader(Cost::Scan).await?, sql).await?;
         let revision = |rows: &[Row]| rows.first().map(Revision::new).unwrap_or_default();
         if !self.is_recent(revision(&rows), at_least) {
-            rows = read(self.primary_reader().await?, sql).await?;
+            rows = read(self.primary_reader(Cost::Scan).await?, sql).await?;
         }
         Ok((revision(&rows), rows.iter().filter_map(count).collect()))
     }

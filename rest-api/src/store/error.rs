@@ -13,6 +13,9 @@ pub enum StoreError {
     /// The database is unavailable, failing over, or too busy. A retry may help.
     #[error("the database is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Too many reads wait for a connection.
+    #[error("too many queries wait")]
+    Busy,
     /// Another worker has claimed the ingest. This one changed nothing.
     #[error("the lease of the ingest was lost")]
     LeaseLost,

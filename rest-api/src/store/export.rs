@@ -8,7 +8,7 @@ use tokio_postgres::RowStream;
 use super::{
     MovieDocument, MovieQuery, Store, StoreError,
     catalogue::push_order,
-    reads::{self, Lent},
+    reads::{self, Cost, Lent},
     sql::{self, ListQuery},
 };
 
@@ -26,7 +26,7 @@ impl Store {
     /// If the database is unavailable, or other exports have all connections.
     pub async fn export(&self, query: &MovieQuery) -> Result<Export, StoreError> {
         let Some(sql) = export_query(query) else { return Ok(Export { source: None }) };
-        let connection = self.pools.exports.lend().await?;
+        let connection = self.pools.exports.lend(Cost::Index).await?;
         let rows = Box::pin(sql::query_raw(&*connection, &sql).await?);
         Ok(Export { source: Some((rows, connection)) })
     }
@@ -57,6 +57,6 @@ pub(super) fn export_query(query: &MovieQuery) -> Option<ListQuery> {
         select id, doc from movies where true",
     );
     query.filters.push_to(&mut sql)?;
-    push_order(&mut sql, query.sort, None);
+    push_order(&mut sql, query.sort, None, Cost::Index);
     Some(sql)
 }

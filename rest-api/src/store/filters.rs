@@ -3,6 +3,7 @@
 use super::{
     catalogue_row::{NAME_SEPARATOR, fold_genre},
     folding::fold,
+    reads::Cost,
     sql::ListQuery,
 };
 
@@ -42,6 +43,14 @@ impl Filters {
             genres: sorted(&self.genres, fold),
             years,
         }
+    }
+
+    /// Returns what a query with these filters reads. A filter that no index serves reads all that the others leave;
+    /// genres and years may leave most of the catalogue.
+    pub(super) fn cost(&self) -> Cost {
+        let texts = || self.titles.iter().chain(&self.actors);
+        let is_scan = texts().next().is_some() && !texts().any(|text| is_indexable(text));
+        if is_scan { Cost::Scan } else { Cost::Index }
     }
 
     /// Adds the conditions to a query on `movies`. Returns none if no movie can match.

@@ -62,7 +62,9 @@ use tokio::time::sleep;
 use tracing::warn;
 
 pub use batch::SmallFile;
-pub use catalogue::{MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort};
+pub use catalogue::{
+    MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort, page_query,
+};
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane};
 pub use counts::{GenreCount, YearCount};
@@ -81,6 +83,7 @@ pub use revision::Revision;
 pub use search::{
     FoundMovie, SearchPage, SearchPosition, SearchQuery, Suggestion, SuggestionKind, search_key,
 };
+pub use sql::ListQuery;
 pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 
@@ -94,7 +97,7 @@ use claim::{Cursors, LostClaims};
 use connect::Connector;
 use listen::Hints;
 use pools::{Pools, checkout};
-use reads::Lent;
+use reads::{Cost, Lent};
 use revision::KnownRevision;
 use search::KnownFrequencies;
 
@@ -174,18 +177,18 @@ impl Store {
     }
 
     /// Returns a connection for queries, which may lead to a reader endpoint.
-    async fn reader(&self) -> Result<Lent, StoreError> {
-        self.pools.reader.lend().await
+    async fn reader(&self, cost: Cost) -> Result<Lent, StoreError> {
+        self.pools.reader.lend(cost).await
     }
 
     /// Returns a connection for queries to the primary database.
-    async fn primary_reader(&self) -> Result<Lent, StoreError> {
-        self.pools.primary_reader.lend().await
+    async fn primary_reader(&self, cost: Cost) -> Result<Lent, StoreError> {
+        self.pools.primary_reader.lend(cost).await
     }
 
     /// Returns a connection for reads of the ledger.
     async fn ledger_reader(&self) -> Result<Lent, StoreError> {
-        self.pools.ledger.lend().await
+        self.pools.ledger.lend(Cost::Index).await
     }
 
     /// Checks that the database is available, has all migrations of this release, and has once had its folded
@@ -194,7 +197,7 @@ impl Store {
     /// # Errors
     /// If it is not, or has not.
     pub async fn ready(&self) -> Result<(), StoreError> {
-        let connection = self.reader().await?;
+        let connection = self.pools.probes.lend(Cost::Index).await?;
         let mut checked = migrate::check(&***connection).await;
         if checked.is_ok() && !self.was_folded.load(Ordering::Relaxed) {
             checked = migrate::check_folding(&***connection).await;

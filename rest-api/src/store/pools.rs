@@ -1,7 +1,10 @@
 //! The pools of database connections, one for each purpose.
 
+use std::time::Duration;
+
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Status, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Status,
+    Timeouts,
 };
 use tokio_postgres::{Config, config::TargetSessionAttrs};
 
@@ -49,6 +52,12 @@ const EXPORT_OPTIONS: &str = "-c statement_timeout=630s -c enable_sort=off";
 /// Further options of sessions that search. Their statements name the index of each branch by its form: the
 /// planner must not read the whole table instead.
 const SEARCH_OPTIONS: &str = "-c enable_seqscan=off";
+/// A connection for queries that was lent within this time is not tested again before it is lent: the test would take
+/// as much of the processor as a query that finds a few movies.
+const TESTED_FOR: Duration = Duration::from_secs(1);
+
+/// How many probes ask the database at once.
+const PROBES: usize = 2;
 
 /// How many exports run at once.
 const EXPORTS: usize = 4;
@@ -83,6 +92,8 @@ pub(super) struct Pools {
     /// For searches that the reader endpoint is too far behind for. Without such an endpoint the same as
     /// `search`.
     pub(super) primary_search: ReadPool,
+    /// For probes: no load of queries delays them.
+    pub(super) probes: ReadPool,
     /// For whole results, whose clients may read slowly.
     pub(super) exports: ReadPool,
     /// For requests that read the ledger. They see what was written before, so they go to the primary
@@ -121,18 +132,23 @@ impl Pools {
         let [reader_config, primary_reader_config] =
             [read_host, &database.host].map(|host| reader_config(database, host, ""));
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
-        let read_pool = |config, size| {
-            let pool = pool(config, connector, RecyclingMethod::Verified, size)?;
+        let read_pool = |config, method, size| {
+            let pool = pool(config, connector, method, size)?;
             Ok::<_, StoreError>(ReadPool::new(pool, connector.tls.clone()))
         };
-        let reader = read_pool(reader_config, cores * 4)?;
-        let search = read_pool(search_config, cores * 2)?;
+        let (fast, verified) = (RecyclingMethod::Fast, RecyclingMethod::Verified);
+        let probes = read_pool(reader_config.clone(), verified.clone(), PROBES)?;
+        let reader = read_pool(reader_config, fast.clone(), cores * 4)?;
+        let search = read_pool(search_config, fast.clone(), cores * 2)?;
         let (primary_reader, primary_search) = if database.read_host.is_some() {
-            (read_pool(primary_reader_config, cores * 2)?, read_pool(primary_search_config, cores)?)
+            (
+                read_pool(primary_reader_config, fast.clone(), cores * 2)?,
+                read_pool(primary_search_config, fast, cores)?,
+            )
         } else {
             (reader.clone(), search.clone())
         };
-        let exports = read_pool(export_config, EXPORTS)?;
+        let exports = read_pool(export_config, verified, EXPORTS)?;
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
         Ok(Self {
             workers: pool(worker_config, connector, writable.clone(), workers + 6)?,
@@ -142,6 +158,7 @@ impl Pools {
             primary_reader,
             search,
             primary_search,
+            probes,
             exports,
             ledger: ReadPool::new(ledger, connector.tls.clone()),
         })
@@ -188,10 +205,21 @@ fn pool(
     recycling_method: RecyclingMethod,
     size: usize,
 ) -> Result<Pool, StoreError> {
+    let is_tested_now_and_then = matches!(recycling_method, RecyclingMethod::Fast);
     let manager_config = ManagerConfig { recycling_method };
     let manager = Manager::from_connect(config, connector.clone(), manager_config);
     let timeout = Some(connect::TIMEOUT);
     let timeouts = Timeouts { wait: timeout, create: timeout, recycle: timeout };
-    let builder = Pool::builder(manager).max_size(size).timeouts(timeouts);
+    let mut builder = Pool::builder(manager).max_size(size).timeouts(timeouts);
+    if is_tested_now_and_then {
+        builder = builder.post_recycle(Hook::async_fn(|client, metrics| {
+            Box::pin(async move {
+                if metrics.last_used() > TESTED_FOR {
+                    client.simple_query("").await.map_err(HookError::Backend)?;
+                }
+                Ok(())
+            })
+        }));
+    }
     builder.runtime(Runtime::Tokio1).build().map_err(|error| StoreError::Setup(error.to_string()))
 }

@@ -3,12 +3,19 @@
 //! A read is given up when its future is dropped: its request took too long, or the client is gone.
 //! Postgres does not notice, and goes on. So the statement is cancelled, and its connection counts in
 //! the pool until the statement has ended: a pool never runs more statements than it has connections.
+//!
+//! Reads wait for a connection in the order of their arrival, a bounded time, and a bounded number of them. Those that
+//! may read the whole catalogue wait for each other first: they never have all connections.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, thread, time::Duration};
 
 use deadpool_postgres::{Object, Pool, Status};
 use scopeguard::{ScopeGuard, guard};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{StoreError, connect, pools::checkout};
@@ -25,13 +32,39 @@ const MAX_STATEMENTS: usize = 200;
 /// only a connection to a silent server takes longer.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a read may wait for its turn. Who waits longer is told to come again: requests that nobody waits for any
+/// more would keep others waiting.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// How many reads may wait, and how many of them for scans.
+const MAX_WAITING: usize = 256;
+const MAX_WAITING_SCANS: usize = 64;
+
+/// What a statement reads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Cost {
+    /// What an index finds, or as much as a page takes.
+    Index,
+    /// Possibly the whole catalogue.
+    Scan,
+}
+
 /// A pool of connections for reads.
 #[derive(Clone)]
 pub(super) struct ReadPool {
     pool: Pool,
     /// For the connections that carry cancel requests.
     tls: MakeRustlsConnect,
+    /// A permit for each connection.
+    turns: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    /// A permit for each scan at once. They leave processors to other reads.
+    scans: Arc<Semaphore>,
+    waiting_scans: Arc<Semaphore>,
 }
+
+/// What a read holds until its statement has ended.
+type Turn = [Option<OwnedSemaphorePermit>; 2];
 
 /// A connection that is lent for one read. Return it with [`finish`] when the response has been read.
 /// If it is dropped instead, its statement is cancelled.
@@ -39,25 +72,54 @@ pub(super) type Lent = ScopeGuard<Object, Box<dyn FnOnce(Object) + Send>>;
 
 impl ReadPool {
     pub(super) fn new(pool: Pool, tls: MakeRustlsConnect) -> Self {
-        Self { pool, tls }
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            turns: Arc::new(Semaphore::new(pool.status().max_size)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            scans: Arc::new(Semaphore::new((cores / 2).max(1))),
+            waiting_scans: Arc::new(Semaphore::new(MAX_WAITING_SCANS)),
+            pool,
+            tls,
+        }
     }
 
-    /// Returns a connection that has just been tested, or a new one.
+    /// Returns a connection that has just been tested, or a new one, for a statement of this cost.
     ///
     /// # Errors
-    /// If none is available in time.
-    pub(super) async fn lend(&self) -> Result<Lent, StoreError> {
+    /// [`StoreError::Busy`] if too many reads wait, or this one would wait for too long. If the database is
+    /// unavailable.
+    pub(super) async fn lend(&self, cost: Cost) -> Result<Lent, StoreError> {
+        let scan = match cost {
+            Cost::Index => None,
+            Cost::Scan => Some(wait(&self.scans, &self.waiting_scans).await?),
+        };
+        let turn = [scan, Some(wait(&self.turns, &self.waiting).await?)];
         let connection = checkout(&self.pool).await?;
         if connection.statement_cache.size() > MAX_STATEMENTS {
             connection.statement_cache.clear();
         }
         let tls = self.tls.clone();
-        Ok(guard(connection, Box::new(|connection| give_up(connection, tls))))
+        Ok(guard(connection, Box::new(|connection| give_up(connection, tls, turn))))
     }
 
     pub(super) fn status(&self) -> Status {
-        self.pool.status()
+        let waiting = MAX_WAITING - self.waiting.available_permits();
+        let waiting_scans = MAX_WAITING_SCANS - self.waiting_scans.available_permits();
+        Status { waiting: waiting + waiting_scans, ..self.pool.status() }
     }
+}
+
+/// Waits for a permit, in the order of arrival.
+async fn wait(
+    permits: &Arc<Semaphore>,
+    waiting: &Semaphore,
+) -> Result<OwnedSemaphorePermit, StoreError> {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Ok(permit);
+    }
+    let _waiting = waiting.try_acquire().map_err(|_| StoreError::Busy)?;
+    let permit = timeout(MAX_WAIT, Arc::clone(permits).acquire_owned()).await;
+    permit.ok().and_then(Result::ok).ok_or(StoreError::Busy)
 }
 
 /// Returns a connection without a running statement to its pool.
@@ -65,10 +127,13 @@ pub(super) fn finish(lent: Lent) {
     drop(ScopeGuard::into_inner(lent));
 }
 
-fn give_up(connection: Object, tls: MakeRustlsConnect) {
+fn give_up(connection: Object, tls: MakeRustlsConnect, turn: Turn) {
     // Without a runtime the process is ending, and its connections with it.
     if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(end_statement(connection, tls));
+        runtime.spawn(async move {
+            end_statement(connection, tls).await;
+            drop(turn);
+        });
     }
 }
 

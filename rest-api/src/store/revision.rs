@@ -22,7 +22,12 @@ use tokio::{
 use tokio_postgres::Row;
 use tracing::debug;
 
-use super::{Store, StoreError, connect::TIMEOUT, reads, sql::query_one};
+use super::{
+    Store, StoreError,
+    connect::TIMEOUT,
+    reads::{self, Cost},
+    sql::query_one,
+};
 use crate::telemetry::chain;
 
 /// How often the database is asked for the state of the catalogue.
@@ -126,8 +131,7 @@ impl Store {
     /// If the database is unavailable.
     pub async fn revision(&self) -> Result<Revision, StoreError> {
         let now = Instant::now();
-        let since = now.checked_sub(MAX_AGE).unwrap_or(now);
-        if let Some(present) = self.revision.confirmed_since(since) {
+        if let Some(present) = self.known_revision(now) {
             return Ok(present);
         }
         let _reading = self.revision.reading.lock().await;
@@ -136,10 +140,15 @@ impl Store {
             return Ok(present);
         }
         let asked_at = Instant::now();
-        let connection = self.reader().await?;
+        let connection = self.reader(Cost::Index).await?;
         let row = query_one(&*connection, READ, &[]).await?;
         reads::finish(connection);
         Ok(self.revision.confirm(Revision::new(&row), asked_at, self.has_read_host))
+    }
+
+    /// Returns what [`Self::revision`] does, if that needs no query `now`.
+    pub(crate) fn known_revision(&self, now: Instant) -> Option<Revision> {
+        self.revision.confirmed_since(now.checked_sub(MAX_AGE).unwrap_or(now))
     }
 
     /// Learns of a revision that this process has made: from here on it responds with nothing older.

@@ -49,8 +49,9 @@ pub(super) async fn query(on: &impl GenericClient, query: &ListQuery) -> Result<
 }
 
 /// A list query under composition: its text and its parameters.
-pub(super) struct ListQuery {
-    pub(super) text: String,
+pub struct ListQuery {
+    /// The statement.
+    pub text: String,
     params: Vec<Box<dyn ToSql + Send + Sync>>,
 }
 
@@ -69,6 +70,11 @@ impl ListQuery {
     pub(super) fn bind(&mut self, param: impl ToSql + Send + Sync + 'static) -> String {
         self.params.push(Box::new(param));
         format!("${}", self.params.len())
+    }
+
+    /// Returns the parameters themselves.
+    pub fn into_params(self) -> Vec<Box<dyn ToSql + Send + Sync>> {
+        self.params
     }
 
     /// Returns the parameters.

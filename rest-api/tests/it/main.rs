@@ -85,6 +85,7 @@ mod migrations;
 mod notification_arrays;
 mod openapi;
 mod order;
+mod overload;
 mod read_host;
 mod reconcile;
 mod reconcile_comparison;

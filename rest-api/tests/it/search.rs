@@ -139,7 +139,9 @@ async fn pages_have_each_result_once() {
         })
         .collect();
     let service = service_with(&movies).await;
-    for query in ["star", "star+wars", "the+star+wars", "a", "stra+wras", "st", "wars+sta+wara", "ware+x"] {
+    for query in
+        ["star", "star+wars", "the+star+wars", "a", "stra+wras", "st", "wars+sta+wara", "ware+x"]
+    {
         let all = service.movies(&format!("q={query}&limit=1000")).await;
         assert!(all.len() > 7, "{query}: {}", all.len());
         for limit in [1, 7, 100] {

@@ -13,6 +13,7 @@ use std::{
 use http::Response;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::yield_now,
     time::{Instant, timeout_at},
 };
 
@@ -21,6 +22,10 @@ use crate::{config::ServerLimits, http::response::ResponseDeadline};
 
 /// How long a client may take to send the head of its first request.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may be idle, the head of its next request included. A load balancer keeps
+/// its connections for 60 s, and responds 502 if the service closes one before.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// A connection that has received the head of a request or [`PROGRESS`] bytes of its body within this
 /// time is replaced only if none is idle, and only after slower ones.
@@ -75,20 +80,21 @@ impl Places {
                 () = self.changed.notified() => {}
             }
         };
+        let now = Instant::now();
         let place = Place {
             state: Mutex::new(State {
                 wait_key: None,
                 closes: false,
-                first_head_due: Some(Instant::now() + FIRST_HEAD_TIMEOUT),
+                head_due: Some(now + FIRST_HEAD_TIMEOUT),
+                looks_at: None,
                 next_exchange: 0,
-                exchanges: BTreeMap::new(),
+                exchanges: Vec::with_capacity(2),
             }),
-            responding: Notify::new(),
-            replaced: Arc::default(),
+            look: Arc::default(),
             places: self,
             permit: Some(permit),
         };
-        place.reconsider(&mut lock(&place.state));
+        place.reconsider(&mut lock(&place.state), now);
         Arc::new(place)
     }
 
@@ -108,10 +114,9 @@ impl Places {
 /// The place of one connection.
 pub(super) struct Place {
     state: Mutex<State>,
-    /// Notified when a response begins.
-    responding: Notify,
-    /// Notified when a new connection needs this place.
-    replaced: Arc<Notify>,
+    /// Notified when the connection must look whether it must close: something is due before it looks next, or
+    /// a new connection needs this place.
+    look: Arc<Notify>,
     places: Arc<Places>,
     /// None only while it is dropped.
     permit: Option<OwnedSemaphorePermit>,
@@ -122,11 +127,13 @@ struct State {
     wait_key: Option<WaitKey>,
     /// Whether the connection is being replaced.
     closes: bool,
-    /// When the head of the first request is due. None after it has arrived.
-    first_head_due: Option<Instant>,
+    /// When the head of the next request is due. None while an exchange is under way.
+    head_due: Option<Instant>,
+    /// When the connection looks next whether something is overdue. None if only a notification lets it look.
+    looks_at: Option<Instant>,
     next_exchange: u64,
-    /// The exchanges under way.
-    exchanges: BTreeMap<u64, Phase>,
+    /// The exchanges under way, by their ids: one, or with the rest of a response that is being written two.
+    exchanges: Vec<(u64, Phase)>,
 }
 
 /// How far an exchange is.
@@ -140,76 +147,95 @@ enum Phase {
     Responding(Instant),
 }
 
+impl State {
+    /// Returns the phase of an exchange. None if it has ended.
+    fn phase(&mut self, id: u64) -> Option<&mut Phase> {
+        self.exchanges.iter_mut().find(|(other, _)| *other == id).map(|(_, phase)| phase)
+    }
+
+    /// Returns when the first thing is due that the client must do.
+    fn next_due(&self) -> Option<Instant> {
+        let responses = self.exchanges.iter().filter_map(|(_, phase)| match phase {
+            Phase::Responding(due) => Some(due),
+            Phase::Receiving | Phase::Serving => None,
+        });
+        responses.chain(&self.head_due).min().copied()
+    }
+}
+
 impl Place {
-    /// Registers a request whose head has arrived. Returns its exchange, and what reports the arrival
-    /// of its body.
-    pub(super) fn begin_exchange(self: &Arc<Self>) -> (Exchange, Receiving) {
+    /// Registers a request whose head has arrived `now`, and its whole body if it has none. Returns its
+    /// exchange, and what reports the arrival of its body.
+    pub(super) fn begin_exchange(
+        self: &Arc<Self>,
+        has_arrived: bool,
+        now: Instant,
+    ) -> (Exchange, Option<Receiving>) {
         let mut state = lock(&self.state);
-        state.first_head_due = None;
+        state.head_due = None;
         let id = state.next_exchange;
         state.next_exchange += 1;
-        state.exchanges.insert(id, Phase::Receiving);
-        self.reconsider(&mut state);
-        (Exchange { id, place: Arc::clone(self) }, Receiving { id, place: Arc::clone(self) })
+        let phase = if has_arrived { Phase::Serving } else { Phase::Receiving };
+        state.exchanges.push((id, phase));
+        self.reconsider(&mut state, now);
+        let receiving = (!has_arrived).then(|| Receiving { id, place: Arc::clone(self) });
+        (Exchange { id, place: Arc::clone(self) }, receiving)
     }
 
     /// Ends when the connection must be closed. Returns the reason.
     pub(super) async fn must_close(&self) -> &'static str {
-        tokio::select! {
-            () = self.overdue() => "the client sends or reads too slowly",
-            () = self.replaced_while_waiting() => {
-                "it waits for its client, and a new connection needs the place"
-            }
-        }
-    }
-
-    async fn overdue(&self) {
         loop {
+            // Most clients are in time. So the timer is not set anew for each deadline: when the present one
+            // has passed, the next one is looked up.
             let due = {
-                let state = lock(&self.state);
-                let responses = state.exchanges.values().filter_map(|phase| match phase {
-                    Phase::Responding(due) => Some(due),
-                    Phase::Receiving | Phase::Serving => None,
-                });
-                responses.chain(&state.first_head_due).min().copied()
+                let mut state = lock(&self.state);
+                if self.is_replaced(&state) {
+                    state.closes = true;
+                    return "it waits for its client, and a new connection needs the place";
+                }
+                state.looks_at = state.next_due();
+                state.looks_at
             };
-            let Some(due) = due else {
-                self.responding.notified().await;
-                continue;
-            };
-            if due <= Instant::now() {
-                return;
+            match due {
+                None => self.look.notified().await,
+                Some(due) if due <= Instant::now() => {
+                    return "the client sends or reads too slowly";
+                }
+                Some(due) => {
+                    let _ = timeout_at(due, self.look.notified()).await;
+                }
             }
-            // A response that begins meanwhile may be due earlier.
-            let _ = timeout_at(due, self.responding.notified()).await;
+            // A request may have arrived that the thread has not noticed yet.
+            yield_now().await;
         }
     }
 
-    async fn replaced_while_waiting(&self) {
-        loop {
-            self.replaced.notified().await;
-            // A connection that went on has no key, or a later one.
-            let mut state = lock(&self.state);
-            if state.wait_key.is_some() && state.wait_key == lock(&self.places.waiting).replaced {
-                state.closes = true;
-                return;
-            }
+    /// Whether the connection was told to close. One that went on since has no key, or a later one.
+    fn is_replaced(&self, state: &State) -> bool {
+        state.wait_key.is_some() && state.wait_key == lock(&self.places.waiting).replaced
+    }
+
+    /// Lets the connection look at `due`, unless it looks earlier.
+    fn look_at(&self, state: &mut State, due: Instant) {
+        if state.looks_at.is_none_or(|at| due < at) {
+            state.looks_at = Some(due);
+            self.look.notify_one();
         }
     }
 
     /// Lets the connection be replaced from now on if it waits for its client, else keeps it from that,
     /// even if it was told to close.
-    fn reconsider(&self, state: &mut State) {
+    fn reconsider(&self, state: &mut State, now: Instant) {
         if state.closes {
             return;
         }
         self.keep(state);
-        if state.exchanges.values().all(|phase| *phase == Phase::Receiving) {
+        if state.exchanges.iter().all(|(_, phase)| *phase == Phase::Receiving) {
             let grace = if state.exchanges.is_empty() { Duration::ZERO } else { PROGRESS_TIME };
             let mut waiting = lock(&self.places.waiting);
             waiting.next_number += 1;
-            let key = (Instant::now() + grace, waiting.next_number);
-            waiting.by_key.insert(key, Arc::clone(&self.replaced));
+            let key = (now + grace, waiting.next_number);
+            waiting.by_key.insert(key, Arc::clone(&self.look));
             state.wait_key = Some(key);
             self.places.changed.notify_one();
         }
@@ -248,9 +274,9 @@ impl Receiving {
     /// Changes the phase, unless a response has begun or the exchange has ended.
     fn enter(&self, phase: Phase) {
         let mut state = lock(&self.place.state);
-        if let Some(present @ Phase::Receiving) = state.exchanges.get_mut(&self.id) {
+        if let Some(present @ Phase::Receiving) = state.phase(self.id) {
             *present = phase;
-            self.place.reconsider(&mut state);
+            self.place.reconsider(&mut state, Instant::now());
         }
     }
 }
@@ -268,24 +294,37 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Sets the deadline of the response, and lets the exchange last until the last byte is written.
-    pub(super) fn respond<B>(self, response: Response<B>) -> Response<Guarded<B, Self>> {
+    /// Sets the deadline of the response that begins `now`, and lets the exchange last, with a `guard`,
+    /// until the last byte is written.
+    pub(super) fn respond<B, G>(
+        self,
+        response: Response<B>,
+        guard: G,
+        now: Instant,
+    ) -> Response<Guarded<B, (Self, G)>> {
         let deadline = response.extensions().get::<ResponseDeadline>().map(|deadline| deadline.0);
-        let due = Instant::now() + deadline.unwrap_or(self.place.places.response_deadline);
+        let due = now + deadline.unwrap_or(self.place.places.response_deadline);
         let mut state = lock(&self.place.state);
-        state.exchanges.insert(self.id, Phase::Responding(due));
-        self.place.reconsider(&mut state);
+        if let Some(phase) = state.phase(self.id) {
+            *phase = Phase::Responding(due);
+        }
+        self.place.reconsider(&mut state, now);
+        self.place.look_at(&mut state, due);
         drop(state);
-        self.place.responding.notify_one();
-        response.map(|body| Guarded::new(body, self))
+        response.map(|body| Guarded::new(body, (self, guard)))
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let now = Instant::now();
         let mut state = lock(&self.place.state);
-        state.exchanges.remove(&self.id);
-        self.place.reconsider(&mut state);
+        state.exchanges.retain(|(id, _)| *id != self.id);
+        if state.exchanges.is_empty() {
+            state.head_due = Some(now + IDLE_TIMEOUT);
+            self.place.look_at(&mut state, now + IDLE_TIMEOUT);
+        }
+        self.place.reconsider(&mut state, now);
     }
 }
 
@@ -307,7 +346,8 @@ mod tests {
             let places = Arc::new(Places::new(&limits));
             let first = Arc::clone(&places).take().await;
             let second = Arc::clone(&places).take().await;
-            let requests = has_request.then(|| [first.begin_exchange(), second.begin_exchange()]);
+            let begin = |place: &Arc<Place>| place.begin_exchange(false, Instant::now());
+            let requests = has_request.then(|| [begin(&first), begin(&second)]);
             let third = tokio::spawn(places.take());
             // Nobody polls the connections for a while, as on a busy machine.
             tokio::time::sleep(Duration::from_millis(500)).await;

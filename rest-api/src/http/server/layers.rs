@@ -1,38 +1,31 @@
 //! What each request passes before its route, and each response after it.
+//!
+//! It is one function, not a stack of tower layers: most requests are answered from memory within
+//! microseconds, and such a stack took several times as long as the answer (docs/performance.md).
 
-use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
+use std::{any::Any, convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use aws::trace::{TRACEPARENT, TraceId, TraceParent};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, header};
-use http_body_util::Full;
-use hyper::body::Body;
-use tower::{BoxError, Service, ServiceBuilder};
-use tower_http::{
-    ServiceBuilderExt,
-    body::UnsyncBoxBody,
-    catch_panic::CatchPanicLayer,
-    cors::{self, AllowOrigin, CorsLayer},
-    request_id::MakeRequestUuid,
-    trace::TraceLayer,
-};
-use tracing::{Span, error, field::display, info, info_span};
-use warp::filters::BoxedFilter;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use hyper::body::{Body, Incoming};
+use tokio::time::Instant;
+use tower::Service;
+use tracing::{Instrument, Level, Span, debug, enabled, error, field::display, info, info_span};
+use uuid::{Builder, Uuid};
+use warp::reply::Response;
 
-use super::{super::metrics::CountRequests, requests::ReceivedBody, responses::ResponseMemory};
+use super::{connections::Place, cors::Cors, requests::ReceivedBody, responses::ResponseMemory};
 use crate::{
-    config::CorsOrigins,
+    http::{App, cache, response, routes::RouteLabel},
     metrics::Metrics,
     problem::{Code, Problem},
     telemetry::milliseconds,
     terminal::excerpt,
 };
 
-const REQUEST_ID: &str = "x-request-id";
-const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
-
-/// For how long a browser may remember what a page may send.
-const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is accepted from a client, in bytes.
 const MAX_REQUEST_ID: usize = 128;
@@ -40,93 +33,105 @@ const MAX_REQUEST_ID: usize = 128;
 /// The longest method, path and query in the log, in characters.
 const MAX_LOGGED: usize = 512;
 
+/// A read that takes longer is logged at the default level.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// Pages of other sites must not frame a response. A route may have a stricter policy.
 const FRAME_POLICY: HeaderValue = HeaderValue::from_static("frame-ancestors 'none'");
 
-/// Returns `routes` with all layers.
-pub(super) fn layered(
-    routes: BoxedFilter<(warp::reply::Response,)>,
-    metrics: Arc<Metrics>,
-    memory: ResponseMemory,
-    cors: CorsLayer,
-) -> impl Service<
-    Request<ReceivedBody>,
-    Response = Response<impl Body<Data = Bytes, Error = impl Into<BoxError>> + Send + Unpin>,
-    Error = impl Into<BoxError>,
-    Future: Send,
-> + Clone
-+ Send {
-    let service = ServiceBuilder::new()
-        .override_response_header(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        )
-        .insert_response_header_if_not_present(header::CONTENT_SECURITY_POLICY, FRAME_POLICY)
-        .map_request(without_invalid_request_id)
-        .set_x_request_id(MakeRequestUuid)
-        .map_request(with_trace_id)
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(span)
-                .on_request(())
-                .on_response(log_response)
-                .on_failure(()),
-        )
-        .propagate_x_request_id()
-        .layer(cors)
-        .layer(CatchPanicLayer::custom(panic_response))
-        .map_request(head_as_get)
-        .and_then(move |response| {
-            let memory = memory.clone();
-            async move { Ok::<_, Infallible>(memory.admit(response).await) }
-        })
-        .service(warp::service(routes));
-    CountRequests::new(service, metrics)
+/// What all requests of one listener pass.
+pub(super) struct Layers<S> {
+    pub(super) routes: S,
+    /// Whose answers in memory are asked before the routes. None if the routes must see each request.
+    pub(super) app: Option<Arc<App>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) memory: ResponseMemory,
+    pub(super) cors: Cors,
 }
 
-/// Lets pages of these origins read, and learn what they need for it.
-pub(super) fn cors(origins: &CorsOrigins) -> CorsLayer {
-    let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::HEAD])
-        .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::IF_NONE_MATCH])
-        .expose_headers([header::LINK, header::ETAG, header::RETRY_AFTER, X_REQUEST_ID])
-        .max_age(PREFLIGHT_AGE);
-    match origins {
-        CorsOrigins::Any => layer.allow_origin(cors::Any),
-        CorsOrigins::Listed(origins) => {
-            let origins = origins.iter().filter_map(|origin| origin.parse::<HeaderValue>().ok());
-            layer.allow_origin(AllowOrigin::list(origins))
+impl<S> Layers<S>
+where
+    S: Service<Request<ReceivedBody>, Response = Response, Error = Infallible> + Clone,
+{
+    /// Serves a request that has arrived at `place`.
+    pub(super) async fn serve(
+        &self,
+        mut request: Request<Incoming>,
+        place: &Arc<Place>,
+    ) -> http::Response<impl Body<Data = Bytes, Error = warp::Error> + use<S>> {
+        let started = Instant::now();
+        let in_flight = self.metrics.start_request(request.method(), started.into_std());
+        let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        let (exchange, receiving) = place.begin_exchange(request.body().is_end_stream(), started);
+        let id = request_id(request.headers());
+        let cors = self.cors.headers(request.headers());
+
+        let (mut response, route, span) = match self.at_once(&request, started) {
+            Some((response, route)) => (response, route, Span::none()),
+            None => {
+                with_ids(&mut request, &id);
+                let span = span(&request);
+                let request = request.map(|body| ReceivedBody::new(body, receiving));
+                // In a box: the future of a request that needs no route stays small.
+                let response = Box::pin(self.route(request)).instrument(span.clone()).await;
+                let route = response.extensions().get().copied();
+                (response, route.unwrap_or(RouteLabel::NONE), span)
+            }
+        };
+        let reservation = self.memory.admit(&mut response).await;
+        let headers = response.headers_mut();
+        headers.insert(X_REQUEST_ID, id);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(FRAME_POLICY);
+        for (name, value) in cors.iter() {
+            headers.append(name.clone(), value.clone());
         }
+        let duration = in_flight.respond(route.0, response.status());
+        span.in_scope(|| log(response.status(), duration, changes));
+        exchange.respond(response, reservation, started + duration)
+    }
+
+    /// Returns the answer that needs no route, if there is one. Where reads are logged they all take the same
+    /// way, in a span that says what they are.
+    fn at_once(&self, request: &Request<Incoming>, now: Instant) -> Option<(Response, RouteLabel)> {
+        let app = self.app.as_ref().filter(|_| !enabled!(Level::DEBUG))?;
+        cache::at_once(app, request, now)
+    }
+
+    async fn route(&self, mut request: Request<ReceivedBody>) -> Response {
+        if let Some(response) = self.cors.preflight(&request) {
+            return response;
+        }
+        // HEAD is served by the route of GET. hyper leaves out the body (RFC 9110, 9.3.2).
+        if request.method() == Method::HEAD {
+            *request.method_mut() = Method::GET;
+        }
+        let response = AssertUnwindSafe(self.routes.clone().call(request)).catch_unwind().await;
+        let Ok(response) = response.unwrap_or_else(|panic| Ok(panic_response(&*panic)));
+        response
     }
 }
 
-/// Serves HEAD by the route of GET. hyper leaves out the body of the response (RFC 9110, 9.3.2).
-fn head_as_get(mut request: Request<ReceivedBody>) -> Request<ReceivedBody> {
-    if request.method() == Method::HEAD {
-        *request.method_mut() = Method::GET;
-    }
-    request
-}
-
-/// Removes the client's request id unless it is one short word: it goes into every log line of the
+/// Returns the client's request id if it is one short word, else a new one. It goes into every log line of the
 /// request, into the ledger and into the response.
-fn without_invalid_request_id(mut request: Request<ReceivedBody>) -> Request<ReceivedBody> {
-    let mut ids = request.headers().get_all(REQUEST_ID).iter();
-    let is_valid = match (ids.next(), ids.next()) {
-        (Some(id), None) => {
-            let id = id.as_bytes();
-            (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-        }
-        _ => false,
-    };
-    if !is_valid {
-        request.headers_mut().remove(REQUEST_ID);
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let mut ids = headers.get_all(X_REQUEST_ID).iter();
+    if let (Some(id), None) = (ids.next(), ids.next())
+        && (1..=MAX_REQUEST_ID).contains(&id.len())
+        && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    {
+        return id.clone();
     }
-    request
+    // It is to be unique, not secret: a system call for its randomness would take longer than many answers.
+    let id = Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+    let mut text = Uuid::encode_buffer();
+    let id = id.hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Adds the id of the request's trace: the one that the client sent, or a new one.
-fn with_trace_id(mut request: Request<ReceivedBody>) -> Request<ReceivedBody> {
+/// Adds the request id, and the id of the request's trace: the one that the client sent, or a new one.
+fn with_ids<B>(request: &mut Request<B>, id: &HeaderValue) {
+    request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let mut headers = request.headers().get_all(TRACEPARENT).iter();
     let sent = match (headers.next(), headers.next()) {
         (Some(one), None) => one.to_str().ok().and_then(TraceParent::parse),
@@ -134,11 +139,10 @@ fn with_trace_id(mut request: Request<ReceivedBody>) -> Request<ReceivedBody> {
     };
     let trace = sent.unwrap_or_else(TraceParent::random);
     request.extensions_mut().insert(trace.trace_id);
-    request
 }
 
-fn span(request: &Request<ReceivedBody>) -> Span {
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+fn span<B>(request: &Request<B>) -> Span {
+    let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
     let trace_id = request.extensions().get::<TraceId>().map(display);
     let method = excerpt(request.method().as_str(), MAX_LOGGED);
     let path = excerpt(request.uri().path(), MAX_LOGGED);
@@ -146,23 +150,23 @@ fn span(request: &Request<ReceivedBody>) -> Span {
     info_span!("request", id, trace_id, method, path, query)
 }
 
-/// The body of a response after the layers.
-type LayeredBody = UnsyncBoxBody<Bytes, BoxError>;
-
-fn log_response(response: &Response<LayeredBody>, latency: Duration, _span: &Span) {
-    let duration_ms = milliseconds(latency);
-    info!(status = response.status().as_u16(), duration_ms, "request served");
+/// Logs a response: at the default level what operators look for, which is changes, faults and slow reads. The
+/// metrics count all of them.
+fn log(status: StatusCode, duration: Duration, changes: bool) {
+    let (code, duration_ms) = (status.as_u16(), milliseconds(duration));
+    if changes || duration >= SLOW || status.is_client_error() || status.is_server_error() {
+        info!(status = code, duration_ms, "request served");
+    } else {
+        debug!(status = code, duration_ms, "request served");
+    }
 }
 
-fn panic_response(panic: Box<dyn Any + Send>) -> Response<Full<Bytes>> {
+fn panic_response(panic: &(dyn Any + Send)) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
     error!(panic = text, "a handler panicked");
     let problem = Problem::new(Code::Internal, "see the service's log, by the header x-request-id");
-    let mut response = Response::new(Full::from(problem.to_json()));
-    *response.status_mut() = problem.status();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let mut response = response::problem(&problem);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

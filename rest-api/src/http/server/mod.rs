@@ -1,50 +1,48 @@
 //! The accept loop around warp's routes.
 //!
 //! - `connections` limits the number of connections, and finds those to close.
+//! - `cors` says which pages of other origins may read.
 //! - `layers` is what each request passes before and after its route.
 //! - `requests` reports how the bodies of requests arrive.
 //! - `responses` limits the memory of responses that clients have not read yet.
+//! - `threads` are the threads that serve connections.
 //!
 //! warp's own server sets no timeouts: a client that sends half a header would hold its connection,
 //! and a graceful stop, for ever. Here every wait has a timeout (docs/adr/0005-libraries.md).
 
 mod connections;
+mod cors;
 mod layers;
 mod requests;
 mod responses;
+mod threads;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http::Request;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
-use tower::ServiceExt;
 use tracing::{debug, info, warn};
 use warp::filters::BoxedFilter;
 
+use super::App;
 use crate::{
     config::{CorsOrigins, ServerLimits},
     metrics::Metrics,
     shutdown,
 };
 use connections::Places;
-use requests::ReceivedBody;
+use cors::Cors;
+use layers::Layers;
 use responses::ResponseMemory;
-
-/// How long a connection may be idle, the head of its next request included. A load balancer keeps
-/// its connections for 60 s, and responds 502 if the service closes one before.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+use threads::Threads;
 
 /// The largest head of a request, in bytes. hyper queues as many bytes of a response, too, and keeps a
 /// buffer of up to this size for each connection: no other bound counts these.
@@ -66,6 +64,8 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) routes: BoxedFilter<(warp::reply::Response,)>,
+    /// Whose answers in memory are asked before the routes. None if the routes must see each request.
+    pub(crate) app: Option<Arc<App>>,
     pub(crate) limits: ServerLimits,
     /// The origins whose pages may read.
     pub(crate) origins: CorsOrigins,
@@ -81,14 +81,22 @@ pub(crate) async fn serve(
     raise_descriptor_limit();
     // Without file descriptors the main listener makes place, also for probes.
     let places = Arc::new(Places::new(&main.limits));
+    let threads = Threads::start();
     let probing = async {
         if let Some(probes) = probes {
             let own = Arc::new(Places::new(&probes.limits));
-            accept_all(probes, own, &places, Arc::clone(&metrics), stop.clone()).await;
+            let metrics = Arc::clone(&metrics);
+            accept_all(probes, own, &places, &threads, metrics, stop.clone()).await;
         }
     };
-    let serving =
-        accept_all(main, Arc::clone(&places), &places, Arc::clone(&metrics), stop.clone());
+    let serving = accept_all(
+        main,
+        Arc::clone(&places),
+        &places,
+        &threads,
+        Arc::clone(&metrics),
+        stop.clone(),
+    );
     tokio::join!(serving, probing);
 }
 
@@ -103,16 +111,23 @@ fn raise_descriptor_limit() {
 
 /// Serves one listener. If no file descriptor is left, a connection of `replaceable` makes place.
 async fn accept_all(
-    Listener { socket, routes, limits, origins }: Listener,
+    Listener { socket, routes, app, limits, origins }: Listener,
     places: Arc<Places>,
     replaceable: &Places,
+    threads: &Threads,
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service =
-        layers::layered(routes, metrics, ResponseMemory::new(&limits), layers::cors(&origins));
+    let layers = Arc::new(Layers {
+        routes: warp::service(routes),
+        app,
+        metrics,
+        memory: ResponseMemory::new(&limits),
+        cors: Cors::new(&origins),
+    });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_HEAD);
+    // The places have the timeouts.
+    http.header_read_timeout(None).max_buf_size(MAX_HEAD);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut warned: Option<Instant> = None;
@@ -138,24 +153,26 @@ async fn accept_all(
         };
         // A small response must not wait for more data.
         let _ = stream.set_nodelay(true);
+        let stream = stream.into_std();
         let place = tokio::select! {
             () = shutdown::requested(&mut stop) => break,
             place = Arc::clone(&places).take() => place,
         };
         let service = service_fn({
-            let (service, place) = (service.clone(), Arc::clone(&place));
-            move |request: Request<Incoming>| {
-                let (exchange, receiving) = place.begin_exchange();
-                let request = request.map(|body| ReceivedBody::new(body, receiving));
-                let response = service.clone().oneshot(request);
-                async move { response.await.map(|response| exchange.respond(response)) }
+            let (layers, place) = (Arc::clone(&layers), Arc::clone(&place));
+            move |request| {
+                let (layers, place) = (Arc::clone(&layers), Arc::clone(&place));
+                async move { Ok::<_, Infallible>(layers.serve(request, &place).await) }
             }
         });
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
+        let (http, watcher) = (http.clone(), graceful.watcher());
+        let serve = async move {
+            // It is registered with the runtime of the thread.
+            let Ok(stream) = stream.and_then(TcpStream::from_std) else { return };
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(WRITE_TIMEOUT));
+            let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
+            let connection = watcher.watch(connection);
             tokio::select! {
                 // First, so that a request that has arrived is served.
                 biased;
@@ -164,7 +181,8 @@ async fn accept_all(
                 },
                 reason = place.must_close() => debug!(reason, "connection closed"),
             }
-        });
+        };
+        connections.spawn_on(serve, threads.next());
     }
     drop(socket);
     info!("stopping: waiting for requests in flight");

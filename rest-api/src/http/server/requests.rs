@@ -20,8 +20,8 @@ pub(super) struct ReceivedBody {
 }
 
 impl ReceivedBody {
-    pub(super) fn new(body: Incoming, receiving: Receiving) -> Self {
-        let receiving = (!body.is_end_stream()).then_some(receiving);
+    /// Wraps a body that arrives as `receiving` says; none if it has arrived.
+    pub(super) fn new(body: Incoming, receiving: Option<Receiving>) -> Self {
         Self { body, receiving, unreported: 0 }
     }
 }

@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -43,7 +42,7 @@ pub(super) struct ResponseMemory {
 }
 
 /// The permits of a response. None if it needs none.
-type Reservation = Option<OwnedSemaphorePermit>;
+pub(super) type Reservation = Option<OwnedSemaphorePermit>;
 
 impl ResponseMemory {
     pub(super) fn new(limits: &ServerLimits) -> Self {
@@ -56,22 +55,18 @@ impl ResponseMemory {
         }
     }
 
-    /// Returns the response with memory reserved until its last byte is written, or 503 if there is
-    /// not enough.
-    pub(super) async fn admit(
-        self,
-        response: reply::Response,
-    ) -> Response<impl Body<Data = Bytes, Error = warp::Error> + Unpin> {
+    /// Reserves the memory of a response until its last byte is written. Turns it into 503 if there is not
+    /// enough.
+    pub(super) async fn admit(&self, response: &mut reply::Response) -> Reservation {
         // The size of a stream is not known. It is read one frame at a time.
         let size = response.body().size_hint().exact().unwrap_or_default();
         if let Some(reservation) = self.reserve(size).await {
-            return response.map(|body| Guarded::new(body, reservation));
+            return reservation;
         }
         debug!(size, "response refused: too many bytes of responses are under way");
         let problem = Problem::unavailable("too many responses are under way", RETRY_AFTER);
-        let mut refusal = response::problem(&problem);
-        *refusal.extensions_mut() = response.into_parts().0.extensions;
-        refusal.map(|body| Guarded::new(body, None))
+        *response = response::problem(&problem);
+        None
     }
 
     /// Waits for the memory of a body. None if there is not enough in time. A body that is larger

@@ -25,7 +25,7 @@ use tokio_postgres::IsolationLevel;
 
 use super::{
     Filters, MovieDocument, Revision, Store, StoreError,
-    reads::{self, Lent, ReadPool},
+    reads::{self, Cost, Lent, ReadPool},
     sql::{self, ListQuery},
 };
 pub(super) use dictionary::{add_staged, add_words};
@@ -60,6 +60,8 @@ pub struct FoundMovie {
     pub movie: MovieDocument,
     /// Its rank: smaller is better.
     rank: i32,
+    /// Whether movies with the last word only begun are results.
+    is_begun: bool,
 }
 
 /// The movies of one page.
@@ -99,7 +101,7 @@ impl FoundMovie {
 
     /// Returns its position in the order of results.
     pub fn position(&self) -> SearchPosition {
-        SearchPosition { rank: self.rank, id: self.movie.id }
+        SearchPosition { rank: self.rank, id: self.movie.id, is_begun: self.is_begun }
     }
 }
 
@@ -135,7 +137,7 @@ impl Store {
         pool: &ReadPool,
         query: &SearchQuery,
     ) -> Result<SearchPage, StoreError> {
-        let mut connection = pool.lend().await?;
+        let mut connection = pool.lend(Cost::Index).await?;
         let frequencies = self.frequencies.get(&*connection).await?;
         let transaction = snapshot(&mut connection).await?;
         let page = search(&transaction, query, &frequencies).await?;
@@ -152,9 +154,9 @@ async fn snapshot(connection: &mut Lent) -> Result<Transaction<'_>, StoreError> 
     Ok(builder.isolation_level(IsolationLevel::RepeatableRead).start().await?)
 }
 
-/// Reads a page: of the movies that match what was typed, and of the whole titles and names that may have been
-/// meant. If there are none, of the movies with words that may have been meant; and if there are none either, of
-/// those that lack a word.
+/// Reads a page: of the movies that match what was typed (if there are none, with the last word only begun), and of
+/// the whole titles and names that may have been meant. If there are none, of the movies with words that may have
+/// been meant; and if there are none either, of those that lack a word.
 async fn search(
     transaction: &Transaction<'_>,
     query: &SearchQuery,
@@ -162,32 +164,43 @@ async fn search(
 ) -> Result<SearchPage, StoreError> {
     let mut page = Page::new(query.limit);
     let start = query.after.map_or(tiers::EXACT, |after| after.rank);
-    let exact = tiers::exact(&query.words);
-    if start < tiers::CORRECTED {
-        page.read(transaction, exact_query(query, &exact, frequencies)).await?;
-    }
-    if page.is_full() || query.words.len() > tiers::MAX_CORRECTED {
+    let (words, is_first) = (&query.words, query.after.is_none());
+    if words.is_empty() {
         return Ok(page.page);
     }
-    let corrections = dictionary::corrections(transaction, &query.words).await?;
-    let (words, corrections) = (&query.words, &corrections);
-    let compose = |tiers: &[Tier], limit| {
-        let mut composer = Composer::new(query, exact.iter().chain(tiers), frequencies, limit);
+    let mut known = tiers::exact(words);
+    if start < tiers::NAME_BEGUN {
+        page.read(transaction, exact_query(query, &known, frequencies)).await?;
+    }
+    let compose = |known: &[Tier], tiers: &[Tier], limit| {
+        let mut composer = Composer::new(query, known.iter().chain(tiers), frequencies, limit);
         composer.push_tiers(tiers)?;
         composer.finish()
     };
+    page.is_begun = query.after.map_or(page.is_empty(), |after| after.is_begun);
+    if page.is_begun {
+        let begun = tiers::begun(words);
+        if start < tiers::CORRECTED {
+            page.read(transaction, compose(&known, &begun, page.missing())).await?;
+        }
+        known.extend(begun);
+    }
+    if page.is_full() || words.len() > tiers::MAX_CORRECTED {
+        return Ok(page.page);
+    }
+    let corrections = &dictionary::corrections(transaction, words).await?;
     if start < tiers::WORDS_CORRECTED {
         let corrected = tiers::corrected(words, corrections);
-        page.read(transaction, compose(&corrected, page.missing())).await?;
+        page.read(transaction, compose(&known, &corrected, page.missing())).await?;
     }
-    let is_first = |rank| start >= rank || query.after.is_none();
-    if page.is_empty() && is_first(tiers::WORDS_CORRECTED) && start < tiers::ONE_MISSING {
+    let is_next = |rank| is_first || start >= rank;
+    if page.is_empty() && is_next(tiers::WORDS_CORRECTED) && start < tiers::ONE_MISSING {
         let corrected = tiers::words_corrected(words, corrections);
-        page.read(transaction, compose(&corrected, page.missing())).await?;
+        page.read(transaction, compose(&known, &corrected, page.missing())).await?;
     }
-    if page.is_empty() && is_first(tiers::ONE_MISSING) {
+    if page.is_empty() && is_next(tiers::ONE_MISSING) {
         let incomplete = tiers::one_missing(words, corrections);
-        page.read(transaction, compose(&incomplete, page.missing())).await?;
+        page.read(transaction, compose(&known, &incomplete, page.missing())).await?;
     }
     Ok(page.page)
 }
@@ -210,6 +223,8 @@ fn exact_query(
 struct Page {
     page: SearchPage,
     limit: usize,
+    /// Whether movies with the last word only begun are results.
+    is_begun: bool,
     /// The size of its movies, in bytes.
     size: usize,
 }
@@ -217,7 +232,7 @@ struct Page {
 impl Page {
     fn new(limit: i64) -> Self {
         let page = SearchPage { revision: None, movies: Vec::new(), has_more: false };
-        Self { page, limit: usize::try_from(limit).unwrap_or_default(), size: 0 }
+        Self { page, limit: usize::try_from(limit).unwrap_or_default(), is_begun: false, size: 0 }
     }
 
     fn is_full(&self) -> bool {
@@ -251,7 +266,8 @@ impl Page {
             }
             let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };
             self.size += movie.json.len();
-            self.page.movies.push(FoundMovie { movie, rank: row.get("rank") });
+            let is_begun = self.is_begun;
+            self.page.movies.push(FoundMovie { movie, rank: row.get("rank"), is_begun });
         }
         Ok(())
     }

@@ -14,18 +14,21 @@ use crate::store::sql::ListQuery;
 
 /// Up to about so many movies are ranked together and sorted. More are found in the order of their ids, rank
 /// by rank.
-const MAX_SORTED: f64 = 3_000.0;
+const MAX_SORTED: f64 = 2_000.0;
+
+/// Up to about so many movies of one rank are looked up. Of more, those that come first are read.
+const MAX_FOUND: f64 = 10_000.0;
 
 /// The smallest and the largest number of movies that are read in the order of their ids, before all that match
 /// are looked up.
 const MIN_WALK: f64 = 1_000.0;
-const MAX_WALK: f64 = 50_000.0;
+const MAX_WALK: f64 = 10_000.0;
 
 /// The largest number of comparisons of a term while movies are read in the order of their ids.
 const MAX_COMPARISONS: f64 = 1_000_000.0;
 
 /// How many times as many movies are read in the order of their ids as should be needed.
-const WALK_RESERVE: f64 = 20.0;
+const WALK_RESERVE: f64 = 5.0;
 
 /// Follows the key of a title in the order of keys, and all keys that begin with it.
 const AFTER_KEY: char = char::MAX;
@@ -37,6 +40,8 @@ pub struct SearchPosition {
     pub rank: i32,
     /// The id of the movie.
     pub id: i64,
+    /// Whether movies with the last word only begun are results of this search.
+    pub is_begun: bool,
 }
 
 /// A statement under composition.
@@ -126,7 +131,7 @@ impl<'a> Composer<'a> {
         }
         let condition = format!("({})", found.join(" or "));
         let mut ranks = format!("rank between {first} and {last}");
-        if let Some(SearchPosition { rank, id }) =
+        if let Some(SearchPosition { rank, id, .. }) =
             self.query.after.filter(|after| after.rank >= first)
         {
             let (rank, id) = (self.sql.bind(rank), self.sql.bind(id));
@@ -146,7 +151,7 @@ impl<'a> Composer<'a> {
         let start = self.sql.bind(start);
         let ranks = format!("rank = {rank}");
         let movies = self.frequencies.movies(condition);
-        if movies <= MAX_SORTED {
+        if movies <= MAX_FOUND {
             return self.push_found(&format!("{matches} and id + 0 > {start}"), rank);
         }
         let needed = WALK_RESERVE * self.limit as f64 / self.frequencies.share_of(movies);

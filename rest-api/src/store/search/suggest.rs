@@ -10,7 +10,7 @@ use super::{SearchQuery, dictionary, search, snapshot, terms::key, tiers, words:
 use crate::store::{
     Filters, MovieDocument, Revision, Store, StoreError,
     folding::fold,
-    reads::{self, ReadPool},
+    reads::{self, Cost, ReadPool},
 };
 
 /// The largest number of suggestions.
@@ -64,7 +64,7 @@ impl Store {
         pool: &ReadPool,
         query: &SearchQuery,
     ) -> Result<(Option<Revision>, Vec<Suggestion>), StoreError> {
-        let mut connection = pool.lend().await?;
+        let mut connection = pool.lend(Cost::Index).await?;
         let frequencies = self.frequencies.get(&*connection).await?;
         let transaction = snapshot(&mut connection).await?;
         let page = search(&transaction, query, &frequencies).await?;

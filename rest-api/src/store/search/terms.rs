@@ -93,7 +93,8 @@ mod tests {
             "=spiderman Cjk Cksimmons Ctobeymaguire Tspiderman cj ck cmaguire csimmons ctobey \
              tman tspider y2002"
         );
-        let words = words_of_terms(&[&text.terms]);
+        let terms = [text.terms];
+        let words = words_of_terms(&terms);
         let expected = ["j", "k", "maguire", "man", "simmons", "spider", "tobey"];
         assert_eq!(words.into_iter().collect::<Vec<_>>(), expected);
     }

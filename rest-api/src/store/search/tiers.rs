@@ -15,8 +15,8 @@
 //! | 111 + 2 e | all words in title, cast and year, with e edits |
 //! | 200 | all of these but one word |
 //!
-//! Movies of a rank from 110 on are results only if there are none of a better one; those of rank 200 only if
-//! there are no others.
+//! Movies of rank 50 and 60 are results only if there are none of a better one, and so are those from 110 on; those
+//! of rank 200 only if there are no others.
 //!
 //! A movie has the best rank of those that it matches. Of equal rank, the movie that came first is first;
 //! titles with the same beginning are in alphabetical order.
@@ -29,7 +29,7 @@ pub(super) const TITLE_BEGINS: i32 = 10;
 const TITLE: i32 = 20;
 const NAME: i32 = 30;
 const WORDS: i32 = 40;
-const NAME_BEGUN: i32 = 50;
+pub(super) const NAME_BEGUN: i32 = 50;
 const WORD_BEGUN: i32 = 60;
 pub(super) const CORRECTED: i32 = 70;
 pub(super) const WORDS_CORRECTED: i32 = 110;
@@ -131,31 +131,36 @@ pub(super) fn score(rank: i32) -> f64 {
 /// Returns the tiers of words as they were typed, but for the beginning of the title, which is no condition on
 /// terms.
 pub(super) fn exact(words: &[String]) -> Vec<Tier> {
-    let Some((last, first)) = words.split_last() else { return Vec::new() };
-    let all: Vec<usize> = (0..words.len()).collect();
-    let slots = |slot: fn(&[String], usize) -> Vec<String>| {
-        all.iter().map(move |at| Condition::any_term(slot(words, *at)))
-    };
-    let either =
-        |at: &usize| Condition::any_term([in_title(words, *at), in_cast(words, *at)].concat());
-    let mut tiers = vec![
+    let all = 0..words.len();
+    let in_titles = all.clone().map(|at| Condition::any_term(in_title(words, at)));
+    vec![
         Tier::exact(EXACT, [Condition::Term(terms::whole(words))]),
-        Tier::exact(TITLE, slots(in_title)).covered(),
+        Tier::exact(TITLE, in_titles).covered(),
         Tier::exact(NAME, in_name(words)).covered(),
-        Tier::exact(WORDS, all.iter().map(either)),
-    ];
-    let begun = |term: String| Condition::Beginning(term);
+        Tier::exact(WORDS, all.map(|at| anywhere(words, at))),
+    ]
+}
+
+/// Returns the tiers of words as they were typed, the last one only begun.
+pub(super) fn begun(words: &[String]) -> Vec<Tier> {
+    let Some((last, first)) = words.split_last() else { return Vec::new() };
+    let mut tiers = Vec::new();
     if let Some(before) = first.last() {
         let before_last = if first.len() > 1 { in_name(first) } else { Vec::new() };
-        let last = begun(format!("C{before}{last}"));
+        let last = Condition::Beginning(format!("C{before}{last}"));
         tiers.push(Tier::exact(NAME_BEGUN, before_last.into_iter().chain([last])).covered());
     }
     if !first.is_empty() || last.chars().count() >= MIN_BEGINNING {
-        let last = Condition::Any(vec![begun(format!("t{last}")), begun(format!("c{last}"))]);
-        let before_last = all[..first.len()].iter().map(either);
-        tiers.push(Tier::exact(WORD_BEGUN, before_last.chain([last])));
+        let last = ["t", "c"].map(|family| Condition::Beginning(format!("{family}{last}")));
+        let before_last = (0..first.len()).map(|at| anywhere(words, at));
+        tiers.push(Tier::exact(WORD_BEGUN, before_last.chain([Condition::Any(last.into())])));
     }
     tiers
+}
+
+/// Returns the condition that the word at `at` is in title, cast or year.
+fn anywhere(words: &[String], at: usize) -> Condition {
+    Condition::any_term([in_title(words, at), in_cast(words, at)].concat())
 }
 
 /// Returns the tiers of whole titles and names of which some words were mistyped, given the corrections of each.
