@@ -19,7 +19,7 @@ use tokio_postgres::{
 
 use super::{
     IngestQuery, IngestState, Store, catalogue, claim, folding::FOLDING, ledger, migrate, observe,
-    pools::SHORT_OPTIONS, reads, revision, version_order,
+    pools::SHORT_OPTIONS, reads, revision, search, version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
 
@@ -163,7 +163,8 @@ async fn each_statement_fits_the_migrated_database() {
 #[tokio::test]
 async fn each_composed_query_fits_the_migrated_database() {
     with_database("composed", async |client, _| {
-        for text in catalogue::tests::composed_queries() {
+        let queries = [catalogue::tests::composed_queries(), search::tests::composed_queries()];
+        for text in queries.concat() {
             client.prepare(&text).await.unwrap_or_else(|error| panic!("{error}: {text}"));
         }
     })

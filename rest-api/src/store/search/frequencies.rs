@@ -20,6 +20,9 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 /// Most terms are less common than the rarest of the most common ones by more than this factor.
 const RARER: f64 = 50.0;
 
+/// Few movies have the same title, or two words side by side, unless these are among the most common terms.
+const JOINED: f64 = 2.0;
+
 /// The frequencies that were read last, and when.
 #[derive(Debug, Default)]
 pub(in crate::store) struct KnownFrequencies(Mutex<Option<(Instant, Arc<Frequencies>)>>);
@@ -76,6 +79,12 @@ impl Frequencies {
         Ok(Self { movies: row.get::<_, f64>("movies").max(0.0), common, rare })
     }
 
+    /// Returns frequencies by which all terms are common.
+    #[cfg(test)]
+    pub(super) fn all_common() -> Self {
+        Self { movies: 1e9, common: HashMap::new(), rare: 1.0 }
+    }
+
     /// Returns about how many movies meet `condition`, as if terms occurred independently.
     pub(super) fn movies(&self, condition: &Condition) -> f64 {
         self.movies * self.share(condition)
@@ -88,7 +97,12 @@ impl Frequencies {
 
     fn share(&self, condition: &Condition) -> f64 {
         match condition {
-            Condition::Term(term) => self.common.get(term).copied().unwrap_or(self.rare / RARER),
+            Condition::Term(term) => {
+                self.common.get(term).copied().unwrap_or_else(|| match term.as_bytes().first() {
+                    Some(b'=' | b'C' | b'T') => JOINED / self.movies.max(1.0),
+                    _ => self.rare / RARER,
+                })
+            }
             Condition::Beginning(term) => {
                 let with = self.common.iter().filter(|(common, _)| common.starts_with(term));
                 with.map(|(_, share)| share).sum::<f64>().max(self.rare / RARER).min(1.0)

@@ -272,3 +272,44 @@ impl Page {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{dictionary::Correction, *};
+
+    /// Returns the texts of statements of searches: of each stage, with and without a start, of few movies and of
+    /// many.
+    pub(in crate::store) fn composed_queries() -> Vec<String> {
+        let correction = |word: &str| vec![Correction { edits: 1, word: word.to_owned() }];
+        let mut queries = Vec::new();
+        let after = |rank| Some(SearchPosition { rank, id: 1, is_begun: true });
+        for (text, corrections) in [
+            ("star", vec![correction("tsar")]),
+            ("the star wars", vec![Vec::new(), correction("tsar"), correction("war")]),
+        ] {
+            let filters = Filters { titles: vec!["night".to_owned()], ..Filters::default() };
+            let starts = [None, after(0), after(10), after(20), after(60), after(70), after(111)];
+            for (frequencies, after) in [Frequencies::default(), Frequencies::all_common()]
+                .iter()
+                .flat_map(|frequencies| starts.map(|after| (frequencies, after)))
+            {
+                let query = SearchQuery::new(text, filters.clone(), 10, after);
+                let words = &query.words;
+                let exact = tiers::exact(words);
+                queries.extend(exact_query(&query, &exact, frequencies));
+                for tiers in [
+                    tiers::begun(words),
+                    tiers::corrected(words, &corrections),
+                    tiers::words_corrected(words, &corrections),
+                    tiers::one_missing(words, &corrections),
+                ] {
+                    let known = exact.iter().chain(&tiers);
+                    let mut composer = Composer::new(&query, known, frequencies, 10);
+                    composer.push_tiers(&tiers).unwrap();
+                    queries.extend(composer.finish());
+                }
+            }
+        }
+        queries.into_iter().map(|query| query.text).collect()
+    }
+}

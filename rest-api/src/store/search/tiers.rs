@@ -52,7 +52,7 @@ const MAX_INCOMPLETE: usize = 8;
 
 /// The largest number of corrections of one word, and of two neighbouring words.
 const MAX_CORRECTIONS: usize = 60;
-const MAX_PAIRS: usize = 600;
+const MAX_PAIRS: usize = 300;
 
 /// The largest number of corrections of a word while another one is missing.
 const MAX_WITH_MISSING: usize = 20;
