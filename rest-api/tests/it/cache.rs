@@ -175,6 +175,8 @@ async fn pages_of_other_origins_may_read() {
     };
     let allowed = preflight("GET").await;
     assert_eq!(allowed.header("access-control-allow-methods"), "GET,HEAD");
+    // Browsers refuse a response that names the origin twice.
+    assert_eq!(allowed.headers.get_all("access-control-allow-origin").iter().count(), 1);
 
     let listed = vec!["https://films.example".to_owned()];
     let change = |config: &mut rest_api::config::Config| {

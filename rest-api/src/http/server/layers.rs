@@ -83,8 +83,11 @@ where
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(FRAME_POLICY);
-        for (name, value) in cors.iter() {
-            headers.append(name.clone(), value.clone());
+        // The response to a preflight request has its own.
+        if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_METHODS) {
+            for (name, value) in cors.iter() {
+                headers.append(name.clone(), value.clone());
+            }
         }
         let duration = in_flight.respond(route.0, response.status());
         span.in_scope(|| log(response.status(), duration, changes));

@@ -14,6 +14,17 @@ pub(super) enum Condition {
 }
 
 impl Condition {
+    /// Returns the condition that all of these are met.
+    pub(super) fn all(conditions: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Vec::new();
+        for condition in conditions {
+            if !all.contains(&condition) {
+                all.push(condition);
+            }
+        }
+        Self::All(all)
+    }
+
     /// Returns the condition that a movie has any of these terms.
     pub(super) fn any_term(terms: impl IntoIterator<Item = String>) -> Self {
         Self::Any(terms.into_iter().map(Self::Term).collect())

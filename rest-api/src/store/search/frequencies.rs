@@ -23,6 +23,9 @@ const RARER: f64 = 50.0;
 /// Few movies have the same title, or two words side by side, unless these are among the most common terms.
 const JOINED: f64 = 2.0;
 
+/// At least this share of the movies that have the rarest of several terms is assumed to have all of them.
+const TOGETHER: f64 = 0.01;
+
 /// The frequencies that were read last, and when.
 #[derive(Debug, Default)]
 pub(in crate::store) struct KnownFrequencies(Mutex<Option<(Instant, Arc<Frequencies>)>>);
@@ -85,7 +88,7 @@ impl Frequencies {
         Self { movies: 1e9, common: HashMap::new(), rare: 1.0 }
     }
 
-    /// Returns about how many movies meet `condition`, as if terms occurred independently.
+    /// Returns about how many movies meet `condition`.
     pub(super) fn movies(&self, condition: &Condition) -> f64 {
         self.movies * self.share(condition)
     }
@@ -107,7 +110,12 @@ impl Frequencies {
                 let with = self.common.iter().filter(|(common, _)| common.starts_with(term));
                 with.map(|(_, share)| share).sum::<f64>().max(self.rare / RARER).min(1.0)
             }
-            Condition::All(all) => all.iter().map(|condition| self.share(condition)).product(),
+            Condition::All(all) => {
+                let shares = all.iter().map(|condition| self.share(condition));
+                // Words that often come together are not independent.
+                let smallest = shares.clone().reduce(f64::min).unwrap_or(1.0);
+                shares.product::<f64>().max(smallest * TOGETHER)
+            }
             Condition::Any(any) => {
                 any.iter().map(|condition| self.share(condition)).sum::<f64>().min(1.0)
             }

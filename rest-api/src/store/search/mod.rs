@@ -25,7 +25,7 @@ use tokio_postgres::IsolationLevel;
 
 use super::{
     Filters, MovieDocument, Revision, Store, StoreError,
-    reads::{self, Cost, Lent, ReadPool},
+    reads::{self, Lent, ReadPool},
     sql::{self, ListQuery},
 };
 pub(super) use dictionary::{add_staged, add_words};
@@ -39,6 +39,9 @@ use tiers::Tier;
 
 /// A page ends early, with a link to the next one, when its movies have more than this many bytes.
 const MAX_PAGE: usize = 2 << 20;
+
+/// The largest number of words of a search. Further ones are ignored.
+const MAX_WORDS: usize = 32;
 
 /// Selects one page of the movies that match what was typed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -73,6 +76,8 @@ pub struct SearchPage {
     pub movies: Vec<FoundMovie>,
     /// Whether more movies follow the last one.
     pub has_more: bool,
+    /// Whether rows were left that the database may still send.
+    is_cut: bool,
 }
 
 /// Returns text that is equal for all texts that search takes for the same.
@@ -83,7 +88,9 @@ pub fn search_key(text: &str) -> String {
 impl SearchQuery {
     /// Returns the query of the movies that match `text` and `filters`.
     pub fn new(text: &str, filters: Filters, limit: i64, after: Option<SearchPosition>) -> Self {
-        Self { words: words::words(text), filters, limit, after }
+        let mut words = words::words(text);
+        words.truncate(MAX_WORDS);
+        Self { words, filters, limit, after }
     }
 
     /// Returns text that is the same for all queries that differ in spelling, order and repetition alone.
@@ -117,11 +124,14 @@ impl Store {
         at_least: Revision,
     ) -> Result<SearchPage, StoreError> {
         let mut page = self.read_search(&self.pools.search, query).await?;
-        if !page.revision.is_none_or(|revision| self.is_recent(revision, at_least)) {
+        if !self.is_page_recent(page.revision, at_least) {
             page = self.read_search(&self.pools.primary_search, query).await?;
         }
-        if let (true, Some(last)) = (page.movies.is_empty(), query.after)
+        let has_beginning =
+            page.movies.first().is_some_and(|first| first.rank == tiers::TITLE_BEGINS);
+        if let Some(last) = query.after
             && last.rank == tiers::TITLE_BEGINS
+            && !has_beginning
         {
             // Without the last title its position is unknown.
             let revision = page.revision.unwrap_or(at_least);
@@ -132,18 +142,27 @@ impl Store {
         Ok(page)
     }
 
+    /// Returns whether a page of `revision` need not be read again from the primary database. A page without a
+    /// revision may lack the words that a reader has not got yet.
+    fn is_page_recent(&self, revision: Option<Revision>, at_least: Revision) -> bool {
+        revision.map_or(!self.has_read_host, |revision| self.is_recent(revision, at_least))
+    }
+
     async fn read_search(
         &self,
         pool: &ReadPool,
         query: &SearchQuery,
     ) -> Result<SearchPage, StoreError> {
-        let mut connection = pool.lend(Cost::Index).await?;
+        let mut connection = pool.lend(query.filters.cost()).await?;
         let frequencies = self.frequencies.get(&*connection).await?;
         let transaction = snapshot(&mut connection).await?;
         let page = search(&transaction, query, &frequencies).await?;
         // It ends before the next statement of the connection, and nobody waits for its end.
         drop(transaction);
-        reads::finish(connection);
+        // After a page that ended early, the rest of the rows is not waited for.
+        if !page.is_cut {
+            reads::finish(connection);
+        }
         Ok(page)
     }
 }
@@ -231,7 +250,8 @@ struct Page {
 
 impl Page {
     fn new(limit: i64) -> Self {
-        let page = SearchPage { revision: None, movies: Vec::new(), has_more: false };
+        let page =
+            SearchPage { revision: None, movies: Vec::new(), has_more: false, is_cut: false };
         Self { page, limit: usize::try_from(limit).unwrap_or_default(), is_begun: false, size: 0 }
     }
 
@@ -262,6 +282,7 @@ impl Page {
         while let Some(row) = rows.try_next().await? {
             if self.page.movies.len() == self.limit || self.size > MAX_PAGE {
                 self.page.has_more = true;
+                self.page.is_cut = self.size > MAX_PAGE;
                 break;
             }
             let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };

@@ -44,6 +44,14 @@ pub struct SearchPosition {
     pub is_begun: bool,
 }
 
+/// The order of a branch.
+enum Order {
+    /// In which an index finds the movies: no more of them are ranked than are needed.
+    Found(&'static str),
+    /// In which the ranked movies are sorted.
+    Sorted(&'static str),
+}
+
 /// A statement under composition.
 pub(super) struct Composer<'a> {
     sql: ListQuery,
@@ -91,7 +99,8 @@ impl<'a> Composer<'a> {
         });
         let condition = format!("{found} and {}", start.as_deref().unwrap_or("true"));
         let ranks = format!("rank = {TITLE_BEGINS}");
-        self.push_branch("movies", &condition, &ranks, "title_key, id")
+        // The inner order is that of the index. So no more titles are ranked than are needed.
+        self.push_branch("movies", &condition, &ranks, Order::Found("title_key, id"))
     }
 
     /// Adds the branches of some tiers, whose ranks follow those of the branches before. Returns none if the
@@ -137,7 +146,7 @@ impl<'a> Composer<'a> {
             let (rank, id) = (self.sql.bind(rank), self.sql.bind(id));
             ranks.push_str(&format!(" and (rank, id) > ({rank}, {id})"));
         }
-        self.push_branch("movies", &condition, &ranks, "rank, id")
+        self.push_branch("movies", &condition, &ranks, Order::Sorted("rank, id"))
     }
 
     /// Adds the branches of one rank: of the movies that come first, if many match, and of all others. The
@@ -160,7 +169,7 @@ impl<'a> Composer<'a> {
         let (walk, before_last) = (self.sql.bind(walk), self.sql.bind(walk - 1));
         let window =
             format!("(select * from movies where id > {start} order by id limit {walk}) w");
-        self.push_branch(&window, &matches, &ranks, "id")?;
+        self.push_branch(&window, &matches, &ranks, Order::Found("id"))?;
         let end = format!(
             "(select id from movies where id > {start} order by id offset {before_last} limit 1)"
         );
@@ -215,7 +224,8 @@ impl<'a> Composer<'a> {
         }
     }
 
-    fn push_branch(&mut self, from: &str, found: &str, ranks: &str, order: &str) -> Option<()> {
+    /// Adds a branch of the movies that are found and have one of these ranks.
+    fn push_branch(&mut self, from: &str, found: &str, ranks: &str, order: Order) -> Option<()> {
         self.has_branch = true;
         // The inner query ends with an offset, so that the rank is computed once for each movie.
         self.sql.push(&format!(
@@ -227,6 +237,13 @@ impl<'a> Composer<'a> {
         ));
         self.query.filters.push_to(&mut self.sql)?;
         let limit = self.sql.bind(self.limit);
+        let order = match order {
+            Order::Found(order) => {
+                self.sql.push(&format!(" order by {order}"));
+                order
+            }
+            Order::Sorted(order) => order,
+        };
         self.sql.push(&format!(
             " offset 0) ranked
             where {ranks} order by {order} limit {limit})"

@@ -53,7 +53,7 @@ impl Store {
     ) -> Result<(Option<Revision>, Vec<Suggestion>), StoreError> {
         let query = SearchQuery::new(text, Filters::default(), MOVIES, None);
         let (revision, suggestions) = self.read_suggestions(&self.pools.search, &query).await?;
-        if revision.is_none_or(|revision| self.is_recent(revision, at_least)) {
+        if self.is_page_recent(revision, at_least) {
             return Ok((revision, suggestions));
         }
         self.read_suggestions(&self.pools.primary_search, &query).await

@@ -39,9 +39,10 @@ pub(super) const ONE_MISSING: i32 = 200;
 const PER_EDIT: i32 = 2;
 
 /// More edits count as so many.
-pub(super) const MAX_EDITS: i32 = 15;
+pub(super) const MAX_EDITS: usize = 4;
 
-/// The shortest beginning of a word that other words are found by, in characters.
+/// The shortest beginning of a word that other words are found by, in characters. A shorter one would find much of
+/// the catalogue.
 const MIN_BEGINNING: usize = 3;
 
 /// The largest number of words whose typing errors are corrected.
@@ -90,18 +91,18 @@ impl Tier {
             let near = slot.iter().filter(|(needed, _)| *needed <= edits);
             Condition::Any(near.map(|(_, condition)| condition.clone()).collect())
         };
-        Condition::All(self.slots.iter().map(met).collect())
+        Condition::all(self.slots.iter().map(met))
     }
 
-    /// Returns the largest number of edits that a match may have.
+    /// Returns the largest number of edits that is distinguished.
     pub(super) fn max_edits(&self) -> usize {
         let largest = |slot: &Slot| slot.iter().map(|(edits, _)| *edits).max().unwrap_or_default();
-        self.slots.iter().map(largest).sum()
+        self.slots.iter().map(largest).sum::<usize>().min(MAX_EDITS)
     }
 
     /// Returns the rank of a match with so many edits.
     pub(super) fn rank_with(&self, edits: usize) -> i32 {
-        self.rank + PER_EDIT * i32::try_from(edits).map_or(MAX_EDITS, |edits| edits.min(MAX_EDITS))
+        self.rank + PER_EDIT * edits.min(MAX_EDITS) as i32
     }
 
     /// Returns for each slot that needs edits the conditions to meet it with none, with one, and so on.
@@ -136,7 +137,7 @@ pub(super) fn exact(words: &[String]) -> Vec<Tier> {
     vec![
         Tier::exact(EXACT, [Condition::Term(terms::whole(words))]),
         Tier::exact(TITLE, in_titles).covered(),
-        Tier::exact(NAME, in_name(words)).covered(),
+        Tier::exact(NAME, in_name(words)),
         Tier::exact(WORDS, all.map(|at| anywhere(words, at))),
     ]
 }
@@ -148,9 +149,9 @@ pub(super) fn begun(words: &[String]) -> Vec<Tier> {
     if let Some(before) = first.last() {
         let before_last = if first.len() > 1 { in_name(first) } else { Vec::new() };
         let last = Condition::Beginning(format!("C{before}{last}"));
-        tiers.push(Tier::exact(NAME_BEGUN, before_last.into_iter().chain([last])).covered());
+        tiers.push(Tier::exact(NAME_BEGUN, before_last.into_iter().chain([last])));
     }
-    if !first.is_empty() || last.chars().count() >= MIN_BEGINNING {
+    if last.chars().count() >= MIN_BEGINNING {
         let last = ["t", "c"].map(|family| Condition::Beginning(format!("{family}{last}")));
         let before_last = (0..first.len()).map(|at| anywhere(words, at));
         tiers.push(Tier::exact(WORD_BEGUN, before_last.chain([Condition::Any(last.into())])));
@@ -207,9 +208,8 @@ pub(super) fn one_missing(words: &[String], corrections: &[Vec<Correction>]) -> 
             near.flat_map(|Correction { word, .. }| [format!("t{word}"), format!("c{word}")]);
         Condition::any_term(exact.into_iter().chain(near))
     };
-    let all_but = |missing: usize| {
-        Condition::All((0..words.len()).filter(|at| *at != missing).map(any).collect())
-    };
+    let all_but =
+        |missing: usize| Condition::all((0..words.len()).filter(|at| *at != missing).map(any));
     let missing = (0..words.len()).map(all_but).collect();
     vec![Tier::exact(ONE_MISSING, [Condition::Any(missing)])]
 }
