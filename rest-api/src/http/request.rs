@@ -6,7 +6,7 @@ use aws::trace::TraceId;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, Method, header};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use warp::{
     Filter,
     filters::{BoxedFilter, path::FullPath},
@@ -21,6 +21,10 @@ use crate::{
 /// How long the next chunk of a body may take to arrive, and the whole body.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How many bytes of a body are read that is refused, beside twice the limit, and for how long.
+const MIN_DISCARDED: usize = 16 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request.
 pub(super) struct Request {
@@ -37,8 +41,11 @@ pub(super) struct Request {
     path_values: Vec<String>,
     /// The largest body that is read, in bytes.
     max_body: usize,
-    body: Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>,
+    body: Body,
 }
+
+/// The body of a request as it arrives.
+type Body = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
 /// Returns the filter that extracts a request.
 pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
@@ -166,6 +173,7 @@ impl Request {
         let declared = self.content_length().unwrap_or_default();
         let chunks = stream::try_unfold((&mut self.body, 0), move |(body, before)| async move {
             if declared > limit {
+                discard(body, limit).await;
                 return Err(too_large());
             }
             let deadline = end.min(Instant::now() + CHUNK_TIMEOUT);
@@ -173,7 +181,11 @@ impl Request {
             let Some(chunk) = chunk else { return Ok(None) };
             let chunk = chunk.map_err(|_| broken())?;
             let read = before + chunk.len();
-            if read > limit { Err(too_large()) } else { Ok(Some((chunk, (body, read)))) }
+            if read > limit {
+                discard(body, limit).await;
+                return Err(too_large());
+            }
+            Ok(Some((chunk, (body, read))))
         });
         Box::pin(chunks)
     }
@@ -182,6 +194,22 @@ impl Request {
     fn content_length(&self) -> Option<usize> {
         self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
+}
+
+/// Reads the rest of a body that is too large, up to twice the limit: a client that still sends when its connection
+/// closes cannot read the response (RFC 9112, 9.6).
+async fn discard(body: &mut Body, limit: usize) {
+    let most = MIN_DISCARDED + 2 * limit;
+    let read = async {
+        let mut read = 0;
+        while read < most
+            && let Some(Ok(chunk)) = body.next().await
+        {
+            read += chunk.len();
+        }
+    };
+    // A client that is slower closes the connection itself, or finds it closed.
+    let _ = timeout(DISCARD_TIMEOUT, read).await;
 }
 
 /// Returns the weight that a header such as `Accept` gives to `value`, if it names it (RFC 9110, 12.4.2).
