@@ -125,21 +125,29 @@ pub(in crate::store) async fn add_words(
 
 /// Adds the words of the staged movies, if the dictionary lacks them. The caller holds the merge lock.
 pub(in crate::store) async fn add_staged(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    // Packed into few values, which take less memory than rows.
     let unknown = r#"
         /* dictionary::add_staged */
-        select word
+        select string_agg(word, ' ')
         from (
-            select distinct substr(term, 2) collate "C" as word
-            from staging s, unnest(string_to_array(s.terms, ' ')) as term
-            where left(term, 1) = any(array['t', 'c'])
-        ) staged
-        where length(word) >= $1 and not exists (select from words w where w.word = staged.word)"#;
-    let shortest = MIN_WORD as i32;
+            select word, row_number() over () / $2 as batch
+            from (
+                select distinct substr(term, 2) collate "C" as word
+                from staging s, unnest(string_to_array(s.terms, ' ')) as term
+                where left(term, 1) = any(array['t', 'c'])
+            ) staged
+            where length(word) >= $1 and word !~ '^[0-9]+$'
+                and not exists (select from words w where w.word = staged.word)
+        ) unknown
+        group by batch"#;
+    let (shortest, batch) = (MIN_WORD as i32, MAX_WORDS as i64);
     let statement = transaction.prepare_cached(unknown).await?;
-    let rows = transaction.query(&statement, &[&shortest]).await?;
-    let words: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    let words = words.into_iter().filter(|word| max_edits(word) > 0);
-    insert(transaction, words.collect()).await
+    let batches = transaction.query(&statement, &[&shortest, &batch]).await?;
+    for words in &batches {
+        let words = words.get::<_, &str>(0).split(' ').filter(|word| max_edits(word) > 0);
+        insert(transaction, words.collect()).await?;
+    }
+    Ok(())
 }
 
 /// Inserts words that the dictionary lacks.
