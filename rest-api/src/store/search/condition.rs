@@ -49,58 +49,24 @@ impl Condition {
 
     /// Returns the condition as text that Postgres reads as a `tsquery`. None if no movie can meet it.
     pub(super) fn to_tsquery(&self) -> Option<String> {
-        let mut text = String::new();
-        self.push_to(&mut text)?;
-        Some(text)
-    }
-
-    fn push_to(&self, text: &mut String) -> Option<()> {
         match self {
-            Self::Term(term) => push_quoted(text, term),
-            Self::Beginning(term) => {
-                push_quoted(text, term);
-                text.push_str(":*");
-            }
-            Self::All(all) => push_joined(text, all, '&', |part, text| part.push_to(text))?,
-            Self::Any(any) => {
-                // A part that no movie can meet does not keep others from being met.
-                let can_be_met = |part: &&Self| part.to_tsquery().is_some();
-                let any: Vec<&Self> = any.iter().filter(can_be_met).collect();
-                push_joined(text, &any, '|', |part, text| part.push_to(text))?;
-            }
+            Self::Term(term) => Some(quoted(term)),
+            Self::Beginning(term) => Some(format!("{}:*", quoted(term))),
+            Self::All(all) => joined(all.iter().map(Self::to_tsquery).collect::<Option<_>>()?, "&"),
+            // A part that no movie can meet does not keep others from being met.
+            Self::Any(any) => joined(any.iter().filter_map(Self::to_tsquery).collect(), "|"),
         }
-        Some(())
     }
 }
 
-/// Appends `parts` in parentheses. Returns none if there are none, or one cannot be met.
-fn push_joined<T>(
-    text: &mut String,
-    parts: &[T],
-    operator: char,
-    push: impl Fn(&T, &mut String) -> Option<()>,
-) -> Option<()> {
-    let (first, others) = parts.split_first()?;
-    text.push('(');
-    push(first, text)?;
-    for part in others {
-        text.push(operator);
-        push(part, text)?;
-    }
-    text.push(')');
-    Some(())
+/// Joins `parts` in parentheses. Returns none if there are none.
+fn joined(parts: Vec<String>, operator: &str) -> Option<String> {
+    (!parts.is_empty()).then(|| format!("({})", parts.join(operator)))
 }
 
-/// Appends a term in quotes. Within them, quotes and backslashes are doubled.
-fn push_quoted(text: &mut String, term: &str) {
-    text.push('\'');
-    for c in term.chars() {
-        if matches!(c, '\'' | '\\') {
-            text.push(c);
-        }
-        text.push(c);
-    }
-    text.push('\'');
+/// Returns a term in quotes. Within them, quotes and backslashes are doubled.
+fn quoted(term: &str) -> String {
+    format!("'{}'", term.replace('\\', r"\\").replace('\'', "''"))
 }
 
 #[cfg(test)]

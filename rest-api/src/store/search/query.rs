@@ -310,8 +310,5 @@ fn rank_expression<'t>(
             ", case when terms @@ {condition} then {rank} + {per_edit} * least({edits}, {MAX_EDITS}) end"
         ));
     }
-    if exact.is_empty() {
-        exact.push_str(" when false then 0");
-    }
     format!("coalesce(case{exact} end, least(null::int{corrected}))")
 }

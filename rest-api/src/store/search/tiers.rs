@@ -96,8 +96,7 @@ impl Tier {
 
     /// Returns the largest number of edits that is distinguished.
     pub(super) fn max_edits(&self) -> usize {
-        let largest = |slot: &Slot| slot.iter().map(|(edits, _)| *edits).max().unwrap_or_default();
-        self.slots.iter().map(largest).sum::<usize>().min(MAX_EDITS)
+        self.slots.iter().map(largest_edits).sum::<usize>().min(MAX_EDITS)
     }
 
     /// Returns the rank of a match with so many edits.
@@ -107,15 +106,19 @@ impl Tier {
 
     /// Returns for each slot that needs edits the conditions to meet it with none, with one, and so on.
     pub(super) fn slots_with_edits(&self) -> impl Iterator<Item = Vec<Condition>> {
-        let largest = |slot: &Slot| slot.iter().map(|(edits, _)| *edits).max().unwrap_or_default();
-        self.slots.iter().filter(move |slot| largest(slot) > 0).map(move |slot| {
+        self.slots.iter().filter(|slot| largest_edits(slot) > 0).map(|slot| {
             let with = |edits: usize| {
                 let options = slot.iter().filter(|(needed, _)| *needed == edits);
                 Condition::Any(options.map(|(_, condition)| condition.clone()).collect())
             };
-            (0..largest(slot)).map(with).collect()
+            (0..largest_edits(slot)).map(with).collect()
         })
     }
+}
+
+/// Returns the largest number of edits of an option.
+fn largest_edits(slot: &Slot) -> usize {
+    slot.iter().map(|(edits, _)| *edits).max().unwrap_or_default()
 }
 
 /// Returns the score of a movie of this rank: at most 1, larger is better.
