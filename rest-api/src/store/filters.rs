@@ -91,8 +91,11 @@ fn push_years(sql: &mut ListQuery, years: &[Years]) -> Option<()> {
             conditions.push(format!("year between {first} and {last}"));
         }
     }
-    if !single.is_empty() {
-        conditions.push(format!("year = any({})", sql.bind(single)));
+    match single[..] {
+        [] => {}
+        // Only of one year the index has the movies in the order of their ids.
+        [year] => conditions.push(format!("year = {}", sql.bind(year))),
+        _ => conditions.push(format!("year = any({})", sql.bind(single))),
     }
     if conditions.is_empty() {
         return None;
