@@ -35,9 +35,7 @@ fn main() -> Result<()> {
     let definitions = root.definitions.into_iter().filter(|(name, _)| name != "MoviesFile");
     types.add_ref_types(definitions)?;
 
-    let mut file: syn::File = syn::parse2(types.to_stream())?;
-    // Drop typify's conversion error: the leaf types have errors of their own.
-    file.items.retain(|item| !matches!(item, syn::Item::Mod(module) if module.ident == "error"));
+    let file: syn::File = syn::parse2(types.to_stream())?;
     // Serialize empty lists too, so that every movie has a cast and genres. Null is an empty list.
     let skip_empty = ", skip_serializing_if = \"::std::vec::Vec::is_empty\"";
     let null_is_empty = ", deserialize_with = \"crate::leaf::null_as_default\"";
@@ -47,7 +45,7 @@ fn main() -> Result<()> {
 }
 
 /// The keywords that the generated types enforce, and annotations.
-const KEYWORDS: [&str; 20] = [
+const KEYWORDS: [&str; 21] = [
     "$schema",
     "$id",
     "$ref",
@@ -56,6 +54,7 @@ const KEYWORDS: [&str; 20] = [
     "description",
     "default",
     "type",
+    "enum",
     "anyOf",
     "items",
     "properties",
@@ -96,8 +95,8 @@ fn check_keywords(schema: &Value) -> Result<()> {
 
 /// Converts the schema to draft 7, which typify reads: `$defs` becomes `definitions`.
 ///
-/// It also removes `null` from type unions: every nullable property is optional, and serde reads
-/// `null` into an `Option` as `None`.
+/// It also removes `null` from type unions and enumerations: every nullable property is optional, and
+/// serde reads `null` into an `Option` as `None`.
 fn to_draft_07(node: &mut Value) {
     match node {
         Value::Object(map) => {
@@ -109,6 +108,9 @@ fn to_draft_07(node: &mut Value) {
             }
             if let Some(Value::Array(types)) = map.get_mut("type") {
                 types.retain(|name| name != "null");
+            }
+            if let Some(Value::Array(values)) = map.get_mut("enum") {
+                values.retain(|value| !value.is_null());
             }
             map.values_mut().for_each(to_draft_07);
         }
@@ -138,11 +140,15 @@ fn map_leaves(schema: &Schema, settings: &mut TypeSpaceSettings) -> Result<()> {
     Ok(())
 }
 
-/// Returns the leaf type for a string or an integer, and `None` for every other type.
+/// Returns the leaf type for a string or an integer, and `None` for every other type and for enumerations.
 fn leaf_type(object: &SchemaObject) -> Result<Option<String>> {
     let Some(SingleOrVec::Single(instance_type)) = instance_type(object) else {
         return Ok(None);
     };
+    // typify makes an enum of it.
+    if object.enum_values.is_some() {
+        return Ok(None);
+    }
     match (*instance_type, &object.format) {
         (InstanceType::String, Some(_)) => Ok(Some("crate::Timestamp".to_owned())),
         (InstanceType::String, None) => {

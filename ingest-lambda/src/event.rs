@@ -137,6 +137,7 @@ impl Fields<'_> {
                 .pointer(self.size)
                 .and_then(Value::as_i64)
                 .and_then(|bytes| bytes.try_into().ok()),
+            event: None,
         })
     }
 

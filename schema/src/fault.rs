@@ -148,9 +148,17 @@ fn describe_expected(kind: &Kind, error: &ValidationError<'_>) -> String {
         Kind::Pattern { pattern } => {
             format!("a string without forbidden control characters (pattern {pattern})")
         }
+        Kind::Enum { options } => describe_options(options),
         Kind::Format { format } => format!("a {format} (RFC 3339)"),
         _ => error.to_string(),
     }
+}
+
+/// Describes the values of an enumeration, but for null, which means absent.
+fn describe_options(options: &Value) -> String {
+    let values = options.as_array().into_iter().flatten().filter(|value| !value.is_null());
+    let values: Vec<_> = values.map(Value::to_string).collect();
+    values.join(" or ")
 }
 
 /// Describes a known property; suggests the one that `unknown` probably misspells.

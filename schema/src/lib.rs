@@ -20,7 +20,7 @@ mod syntax;
 pub use fault::{Fault, Faults};
 pub use leaf::{Bounded, Text, Timestamp};
 pub use parse::{Definition, MAX_EXPLAINED, Unfit, parse, try_parse};
-pub use types::{Movie, Name, Notification};
+pub use types::{Movie, Name, Notification, NotificationEvent};
 
 /// The JSON schema (draft 2020-12), as the service publishes it.
 pub const SCHEMA: &str = include_str!("../movies.schema.json");
@@ -29,6 +29,14 @@ pub const SCHEMA: &str = include_str!("../movies.schema.json");
 pub const MAX_NOTIFICATIONS: usize = 100;
 
 /// The types that `build.rs` generates with typify.
+#[expect(missing_docs, unreachable_pub, reason = "typify writes variants and an error type so")]
 mod types {
     include!(concat!(env!("OUT_DIR"), "/types.rs"));
+}
+
+impl Notification {
+    /// Returns whether the object was removed, not created.
+    pub fn is_removal(&self) -> bool {
+        self.event == Some(NotificationEvent::Removed)
+    }
 }

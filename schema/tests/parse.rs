@@ -265,6 +265,7 @@ fn notification_requires_only_bucket_and_key() {
         (r#"{"bucket":"b","key":"k","event_time":"2026-01-01 10:00:00Z"}"#, "/event_time"),
         (r#"{"bucket":"b","key":"k","event_time":"-9999-01-01T00:00:00Z"}"#, "/event_time"),
         (r#"{"bucket":"b","key":"k","size":-1}"#, "/size"),
+        (r#"{"bucket":"b","key":"k","event":""}"#, "/event"),
         (r#"{"bucket":"b","key":"k","Key":"k"}"#, "/Key"),
     ] {
         assert_eq!(
@@ -273,4 +274,27 @@ fn notification_requires_only_bucket_and_key() {
             "{json}"
         );
     }
+}
+
+#[test]
+fn notification_reports_a_creation_unless_it_says_removed() {
+    let notification = |event: &str| {
+        let json = format!(r#"{{"bucket":"b","key":"k"{event}}}"#);
+        parse::<Notification>(json.as_bytes())
+    };
+    for (event, is_removal) in [
+        ("", false),
+        (r#","event":null"#, false),
+        (r#","event":"created""#, false),
+        (r#","event":"removed""#, true),
+    ] {
+        assert_eq!(notification(event).unwrap().is_removal(), is_removal, "{event}");
+    }
+    // An API of an earlier release refuses the property, so creations do not have it.
+    let creation = serde_json::to_string(&notification("").unwrap()).unwrap();
+    assert_eq!(creation, r#"{"bucket":"b","key":"k"}"#);
+
+    let faults = notification(r#","event":"moved""#).unwrap_err();
+    let expected = r#""created" or "removed""#;
+    assert_eq!(faults[..], [Fault::new(&["event"], expected, r#""moved""#)]);
 }

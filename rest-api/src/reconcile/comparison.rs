@@ -230,6 +230,7 @@ fn notification(bucket: &str, key: &str) -> Option<Notification> {
         sequencer: None,
         event_time: None,
         size: None,
+        event: None,
     })
 }
 

@@ -233,7 +233,8 @@ pub(super) async fn record(
     trace_id: Option<TraceId>,
 ) -> Result<(i64, bool), StoreError> {
     let Report { notification, observed } = report;
-    let Notification { bucket, key, sequencer, version_id, etag, event_time, size } = notification;
+    let Notification { bucket, key, sequencer, version_id, etag, event_time, size, .. } =
+        notification;
     let params: [&(dyn ToSql + Sync); 11] = [
         &&**bucket,
         &&**key,
