@@ -5,7 +5,7 @@
 //! few statements, however many files there are. Each file has its own counts, as if it had been merged
 //! alone.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
@@ -14,21 +14,27 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{
-    CatalogueRow, Claim, Merged, Store, StoreError, VersionPosition, listen, merge,
-    merged_versions::{self, MergedVersion, Neighbors},
-    queue,
+    CatalogueRow, Claim, Merged, Mode, Store, StoreError, VersionPosition,
+    counting::{self, Recount},
+    listen, merge,
+    merged_versions::{self, MergedVersion, RecordedVersion},
+    movie_sets, queue,
     search::{self, SearchText, words_of_terms},
     sql::{execute, query_one},
     staging::check_records,
+    withdrawn,
 };
+use crate::config::MaxWithdraw;
 
-/// A small file that was read and has no violations.
+/// A small file that was read and has no violations, or the removal of an object.
 #[derive(Debug)]
 pub struct SmallFile {
     /// The claim on its ingest.
     pub claim: Claim,
     /// The position of its version.
     pub position: VersionPosition,
+    /// Its mode. Of a removal, whether it takes back all that the object says, or only its snapshots.
+    pub mode: Mode,
     /// Its movies in the order of its records.
     pub rows: Vec<CatalogueRow>,
 }
@@ -57,18 +63,20 @@ impl Store {
         let claims: Vec<&Claim> = files.iter().map(|file| &file.claim).collect();
         let held = queue::lock_held(&transaction, &claims).await?;
         let held = files.iter().filter(|file| held.contains(&file.claim.id));
+        let held: Vec<&SmallFile> = held.collect();
         let parts: Vec<Part> = held
-            .map(|SmallFile { claim, position, rows }| Part::new(Some(claim.id), position, rows))
-            .collect();
-        let merged = merge(&transaction, &parts).await?;
-        let ended: HashMap<i64, Merged> = parts
             .iter()
-            .zip(merged)
-            .filter_map(|(part, merged)| Some((part.ingest_id?, merged)))
+            .map(|file| {
+                let version = file.claim.merged_version(&file.position, file.mode);
+                Part::new(version, &file.rows, file.claim.is_approved)
+            })
             .collect();
+        let BatchMerge { merged, changes_movies: changed, queued } =
+            merge(&transaction, &parts, self.max_withdraw).await?;
+        let ended: HashMap<i64, Merged> =
+            held.iter().zip(merged).map(|(file, merged)| (file.claim.id, merged)).collect();
         queue::complete(&transaction, &ended, self.outbox).await?;
         let ids: Vec<i64> = ended.keys().copied().collect();
-        let changed = ended.values().any(Merged::changes_movies);
         let (revision, ()) = try_join!(
             merge::increment_revision(&transaction, changed),
             listen::announce_ended(&transaction, &ids)
@@ -76,6 +84,9 @@ impl Store {
         transaction.commit().await?;
         self.learn_own(revision);
         self.hints().announce_ended(ids);
+        if queued {
+            self.hints().announce_queued();
+        }
         ended.values().for_each(|merged| self.add_changes(merged));
         Ok(files.iter().map(|file| ended.get(&file.claim.id).copied()).collect())
     }
@@ -101,7 +112,16 @@ impl Store {
         let ordered_at = query_one(&transaction, clock, &[]).await?.get(0);
         let [key, bucket, sequencer] = [const { String::new() }; 3];
         let position = VersionPosition { ordered_at, key, bucket, sequencer };
-        let merged = merge(&transaction, &[Part::new(None, &position, rows)]).await?;
+        let version = MergedVersion {
+            position: &position,
+            ingest_id: None,
+            version_id: None,
+            etag: None,
+            snapshot: false,
+            removal: false,
+        };
+        let parts = [Part::new(version, rows, false)];
+        let BatchMerge { merged, .. } = merge(&transaction, &parts, self.max_withdraw).await?;
         let merged = merged.first().copied().unwrap_or_default();
         let revision = merge::increment_revision(&transaction, merged.changes_movies()).await?;
         transaction.commit().await?;
@@ -113,32 +133,40 @@ impl Store {
 
 /// One file of a batch.
 struct Part<'a> {
-    ingest_id: Option<i64>,
-    position: &'a VersionPosition,
+    version: MergedVersion<'a>,
+    /// Whether it may withdraw as many movies as it does.
+    is_approved: bool,
     /// The last record of each movie, and its index.
     rows: Vec<(i64, &'a CatalogueRow)>,
 }
 
 impl<'a> Part<'a> {
     /// Returns a file; within one file the later record of a movie wins.
-    fn new(
-        ingest_id: Option<i64>,
-        position: &'a VersionPosition,
-        rows: &'a [CatalogueRow],
-    ) -> Self {
+    fn new(version: MergedVersion<'a>, rows: &'a [CatalogueRow], is_approved: bool) -> Self {
         let mut last: HashMap<Uuid, i64> = HashMap::with_capacity(rows.len());
         last.extend((0..).zip(rows).map(|(record, row)| (row.folded.identity, record)));
         let rows =
             (0..).zip(rows).filter(|(record, row)| last.get(&row.folded.identity) == Some(record));
-        Self { ingest_id, position, rows: rows.collect() }
+        Self { version, is_approved, rows: rows.collect() }
     }
+}
+
+/// What merging a batch has resulted in.
+struct BatchMerge {
+    /// Of each file, in the order of the files.
+    merged: Vec<Merged>,
+    changes_movies: bool,
+    /// Whether objects were queued to be read again.
+    queued: bool,
 }
 
 /// A movie that files of the batch contain.
 #[derive(Default)]
 struct Movie<'a> {
-    /// Its id; none if the catalogue lacks it.
+    /// Its id; none if the catalogue never had it.
     id: Option<i64>,
+    /// Whether the catalogue has it, and did not withdraw it.
+    is_stored: bool,
     /// The hash of its content so far.
     content_hash: Option<i64>,
     /// The newest version that contains it and that was merged before.
@@ -147,47 +175,96 @@ struct Movie<'a> {
     row: Option<(Option<i64>, i64, &'a CatalogueRow)>,
 }
 
-/// Merges `parts`. The caller holds the merge lock. Returns the result of each, in the same order.
+/// Merges `parts`. The caller holds the merge lock.
 async fn merge(
     transaction: &Transaction<'_>,
     parts: &[Part<'_>],
-) -> Result<Vec<Merged>, StoreError> {
+    max_withdraw: MaxWithdraw,
+) -> Result<BatchMerge, StoreError> {
     let mut in_order: Vec<(usize, &Part)> = parts.iter().enumerate().collect();
-    in_order.sort_by_key(|(_, part)| part.position);
-    let positions: Vec<&VersionPosition> = in_order.iter().map(|(_, part)| part.position).collect();
-    let Some(first) = positions.first() else { return Ok(Vec::new()) };
-    let (mut movies, neighbors) = try_join!(
-        read_movies(transaction, parts),
-        merged_versions::neighbors(transaction, &positions)
-    )?;
-    read_newest(transaction, first, &mut movies).await?;
+    in_order.sort_by_key(|(_, part)| part.version.position);
+    let versions: Vec<MergedVersion> = in_order.iter().map(|(_, part)| part.version).collect();
+    let recorded = merged_versions::record(transaction, &versions).await?;
+    let recount = recount(transaction, &versions, &recorded).await?;
+    let counting: HashSet<usize> = in_order
+        .iter()
+        .zip(&recorded)
+        .filter(|(_, recorded)| recount.counts(recorded.id, recorded.counts))
+        .map(|((index, _), _)| *index)
+        .collect();
+    let merging = || in_order.iter().filter(|(index, _)| counting.contains(index));
 
+    let mut movies = read_movies(transaction, merging().map(|(_, part)| *part)).await?;
+    if let Some((_, first)) = merging().next() {
+        read_newest(transaction, first.version.position, &mut movies).await?;
+    }
     let mut merged = vec![Merged::default(); parts.len()];
     let mut new_movies = Vec::new();
-    for ((index, part), neighbors) in in_order.iter().zip(&neighbors) {
+    for (index, part) in merging() {
         merged[*index] = apply(part, &mut movies, &mut new_movies);
-        merged[*index].superseded = neighbors.superseded;
     }
     write_movies(transaction, &mut movies, &new_movies).await?;
 
+    let numbers: HashSet<i64> = recorded.iter().map(|recorded| recorded.id).collect();
+    let mut sets = Vec::with_capacity(counting.len());
     let id = |row: &CatalogueRow| movies.get(&row.folded.identity)?.id.map(i64::cast_unsigned);
-    let versions = in_order.iter().zip(neighbors).map(|((_, part), neighbors)| {
-        let movies = part.rows.iter().filter_map(|(_, row)| id(row)).collect();
-        (MergedVersion { position: part.position, movies }, neighbors)
-    });
-    merged_versions::insert(transaction, versions.collect::<Vec<(_, Neighbors)>>()).await?;
-    Ok(merged)
+    for ((index, part), recorded) in in_order.iter().zip(recorded) {
+        let counts = counting.contains(index);
+        merged[*index].superseded = recorded.superseded || !counts && !part.version.removal;
+        merged[*index].mode = Some(part.version.mode(&recorded));
+        if counts {
+            let movies = part.rows.iter().filter_map(|(_, row)| id(row)).collect();
+            sets.push((&part.version, recorded, movies));
+        }
+    }
+    merged_versions::write_sets(transaction, sets).await?;
+    let approved = parts.iter().filter(|part| part.is_approved);
+    let approved = approved.filter_map(|part| part.version.ingest_id).collect();
+    let settled = counting::settle(transaction, recount, &numbers, &approved, max_withdraw).await?;
+    for (merged, part) in merged.iter_mut().zip(parts) {
+        let withdrawn = part.version.ingest_id.and_then(|ingest| settled.withdrawn.get(&ingest));
+        merged.withdrawn = withdrawn.copied().unwrap_or_default();
+    }
+    let changes_movies = settled.total > 0 || merged.iter().any(Merged::changes_movies);
+    Ok(BatchMerge { merged, changes_movies, queued: settled.queued })
+}
+
+/// Decides which versions count of the objects that have snapshots.
+async fn recount(
+    transaction: &Transaction<'_>,
+    versions: &[MergedVersion<'_>],
+    recorded: &[RecordedVersion],
+) -> Result<Recount, StoreError> {
+    let has_snapshots = |version: &MergedVersion| {
+        let same = versions.iter().zip(recorded).filter(|(other, _)| {
+            (&other.position.key, &other.position.bucket)
+                == (&version.position.key, &version.position.bucket)
+        });
+        same.map(|(_, recorded)| recorded).any(|recorded| recorded.has_snapshots)
+    };
+    let positions = versions.iter().filter(|version| has_snapshots(version));
+    let positions: Vec<&VersionPosition> = positions.map(|version| version.position).collect();
+    if positions.is_empty() {
+        return Ok(Recount::default());
+    }
+    let keys: Vec<&str> = positions.iter().map(|position| &*position.key).collect();
+    let buckets: Vec<&str> = positions.iter().map(|position| &*position.bucket).collect();
+    let new = recorded.iter().filter(|recorded| !recorded.is_known);
+    let new: Vec<i64> = new.map(|recorded| recorded.id).collect();
+    counting::recount(transaction, &keys, &buckets, &new).await
 }
 
 /// Returns what the catalogue has of the movies of `parts`, by identity.
 async fn read_movies<'a>(
     transaction: &Transaction<'_>,
-    parts: &[Part<'_>],
+    parts: impl Iterator<Item = &Part<'_>>,
 ) -> Result<HashMap<Uuid, Movie<'a>>, StoreError> {
     let known = "
         /* batch::read_movies */
-        select identity, id, content_hash from movies where identity = any($1)";
-    let rows = parts.iter().flat_map(|part| &part.rows);
+        select identity, id, content_hash from movies where identity = any($1)
+        union all
+        select identity, id, null from withdrawn_movies where identity = any($1)";
+    let rows = parts.flat_map(|part| &part.rows);
     let mut movies: HashMap<Uuid, Movie> =
         rows.map(|(_, row)| (row.folded.identity, Movie::default())).collect();
     let identities: Vec<Uuid> = movies.keys().copied().collect();
@@ -196,6 +273,7 @@ async fn read_movies<'a>(
         if let Entry::Occupied(mut movie) = movies.entry(row.get(0)) {
             movie.get_mut().id = row.get(1);
             movie.get_mut().content_hash = row.get(2);
+            movie.get_mut().is_stored = movie.get().content_hash.is_some();
         }
     }
     Ok(movies)
@@ -210,7 +288,8 @@ async fn read_newest(
     let mut by_id: HashMap<u64, &mut Movie> =
         movies.values_mut().filter_map(|movie| Some((movie.id?.cast_unsigned(), movie))).collect();
     let ids: RoaringTreemap = by_id.keys().copied().collect();
-    let visit = |position: VersionPosition, contents: RoaringTreemap| {
+    let visit = |version: movie_sets::CountingVersion, contents: RoaringTreemap| {
+        let position = version.position;
         for id in contents & &ids {
             if let Some(movie) = by_id.get_mut(&id)
                 && movie.newest.as_ref().is_none_or(|newest| *newest < position)
@@ -219,10 +298,10 @@ async fn read_newest(
             }
         }
     };
-    merged_versions::visit_later(transaction, position, &ids, visit).await
+    movie_sets::visit_later(transaction, position, &ids, visit).await
 }
 
-/// Applies one file to the movies. Appends to `new_movies` those that the catalogue lacks.
+/// Applies one file to the movies. Appends to `new_movies` those that the catalogue lacks or has withdrawn.
 fn apply<'a>(
     part: &Part<'a>,
     movies: &mut HashMap<Uuid, Movie<'a>>,
@@ -231,19 +310,20 @@ fn apply<'a>(
     let mut merged = Merged::default();
     for (record, row) in &part.rows {
         let Some(movie) = movies.get_mut(&row.folded.identity) else { continue };
-        let is_outdated = movie.newest.as_ref().is_some_and(|newest| newest > part.position);
+        let is_outdated =
+            movie.newest.as_ref().is_some_and(|newest| newest > part.version.position);
         if is_outdated || movie.content_hash == Some(row.content_hash) {
             merged.unchanged += 1;
             continue;
         }
         if movie.content_hash.is_none() {
-            merged.inserted += 1;
+            *if movie.id.is_some() { &mut merged.restored } else { &mut merged.inserted } += 1;
             new_movies.push(row.folded.identity);
         } else {
             merged.updated += 1;
         }
         movie.content_hash = Some(row.content_hash);
-        movie.row = Some((part.ingest_id, *record, row));
+        movie.row = Some((part.version.ingest_id, *record, row));
     }
     merged
 }
@@ -267,18 +347,22 @@ async fn write_movies(
         where m.id = r.id";
     let insert = "
         /* batch::write_movies */
-        insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
+        insert into movies (id, identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
             title_key, terms, ingest_id, record, changed_at)
-        select identity, title_lc, year, cast_lc, string_to_array(genres_lc, chr(31)),
-            content_hash, doc, title_key, array_to_tsvector(string_to_array(terms, ' ')),
-            ingest_id, record, now()
-        from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[],
-            $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[]) with ordinality
-            as r (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
-            terms, ingest_id, record, nth)
-        order by nth
+        overriding system value
+        select coalesce(id, nextval(pg_get_serial_sequence('movies', 'id'))), identity, title_lc, year,
+            cast_lc, string_to_array(genres_lc, chr(31)), content_hash, doc, title_key,
+            array_to_tsvector(string_to_array(terms, ' ')), ingest_id, record, now()
+        from (
+            select *
+            from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[],
+                $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[])
+                with ordinality as r (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
+                title_key, terms, ingest_id, record, id, nth)
+            order by nth
+        ) r
         returning identity, id";
-    let changed = movies.values().filter(|movie| movie.id.is_some() && movie.row.is_some());
+    let changed = movies.values().filter(|movie| movie.is_stored && movie.row.is_some());
     let ids: Vec<i64> = changed.clone().filter_map(|movie| movie.id).collect();
     if !ids.is_empty() {
         let rows = Rows::new(changed);
@@ -296,8 +380,11 @@ async fn write_movies(
         search::add_words(transaction, &words_of_terms(&rows.terms)).await?;
     }
     if !new_movies.is_empty() {
-        let rows = Rows::new(new_movies.iter().filter_map(|identity| movies.get(identity)));
-        let params: [&(dyn ToSql + Sync); 11] = [
+        let new = || new_movies.iter().filter_map(|identity| movies.get(identity));
+        let rows = Rows::new(new());
+        let ids: Vec<Option<i64>> = new().map(|movie| movie.id).collect();
+        let restored: Vec<i64> = ids.iter().copied().flatten().collect();
+        let params: [&(dyn ToSql + Sync); 12] = [
             &rows.identity,
             &rows.title_lc,
             &rows.year,
@@ -309,12 +396,16 @@ async fn write_movies(
             &rows.terms,
             &rows.ingest_id,
             &rows.record,
+            &ids,
         ];
         let statement = transaction.prepare_cached(insert).await?;
         for row in transaction.query(&statement, &params).await? {
             if let Entry::Occupied(mut movie) = movies.entry(row.get(0)) {
                 movie.get_mut().id = row.get(1);
             }
+        }
+        if !restored.is_empty() {
+            withdrawn::restored(transaction, &restored).await?;
         }
         search::add_words(transaction, &words_of_terms(&rows.terms)).await?;
     }

@@ -10,7 +10,13 @@ use deadpool_postgres::GenericClient;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use super::{Store, StoreError, folding::FOLDING, sql::execute};
+use super::{
+    Mode, Store, StoreError, VersionPosition, folding::FOLDING, merged_versions::MergedVersion,
+    sql::execute,
+};
+
+/// The id of versions that S3 keeps without versioning. One follows another under the same id.
+const NULL_VERSION: &str = "null";
 
 /// Ingests that become claimable are at most so much older than those claimed before; [`FULL_SCAN`]
 /// finds the rest.
@@ -87,6 +93,12 @@ pub struct Claim {
     pub trace_id: Option<String>,
     /// Whether the lease of another worker on it has expired.
     pub taken_over: bool,
+    /// Whether the object was removed.
+    pub removal: bool,
+    /// The mode of the version, if it has been seen before.
+    pub mode: Option<Mode>,
+    /// Whether it may withdraw any number of movies.
+    pub is_approved: bool,
     pub(super) ordered_at: Option<DateTime<Utc>>,
     pub(super) sequencer: Option<String>,
     pub(super) lease_token: Uuid,
@@ -105,9 +117,30 @@ impl Claim {
             request_id: row.get("request_id"),
             trace_id: row.get("trace_id"),
             taken_over: row.get("taken_over"),
+            removal: row.get("removal"),
+            mode: row.get::<_, Option<&str>>("mode").and_then(Mode::from_name),
+            is_approved: row.get("is_approved"),
             ordered_at: row.get("ordered_at"),
             sequencer: row.get("sequencer"),
             lease_token,
+        }
+    }
+}
+
+impl Claim {
+    /// Returns the version of this claim at `position`.
+    pub(super) fn merged_version<'a>(
+        &'a self,
+        position: &'a VersionPosition,
+        mode: Mode,
+    ) -> MergedVersion<'a> {
+        MergedVersion {
+            position,
+            ingest_id: Some(self.id),
+            version_id: self.version_id.as_deref().filter(|id| *id != NULL_VERSION),
+            etag: self.etag.as_deref(),
+            snapshot: mode == Mode::Snapshot,
+            removal: self.removal,
         }
     }
 }
@@ -163,7 +196,8 @@ pub(super) const CLAIM: &str = "
     from next
     where ingests.id = next.id
     returning ingests.id, bucket, key, version_id, etag, size, sequencer, attempts,
-        request_id, trace_id, taken_over, ordered_at, ingests.run_after";
+        request_id, trace_id, taken_over, ordered_at, ingests.run_after, removal, mode,
+        approved_at is not null as is_approved";
 
 impl Store {
     /// Claims up to `limit` ingests of `lane` for `lease`, those first that have waited longest. Their

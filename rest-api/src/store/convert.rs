@@ -7,7 +7,7 @@ use roaring::RoaringTreemap;
 use tokio_postgres::Client;
 use tracing::info;
 
-use super::{StoreError, VersionPosition, merged_versions::stored};
+use super::{StoreError, VersionPosition, movie_sets::stored};
 
 /// How many versions are converted in one transaction, and how many ids they have: less if they have more.
 const MAX_VERSIONS: i64 = 500;

@@ -58,6 +58,16 @@ pub enum StoreError {
         /// The limit that it exceeds.
         limit: String,
     },
+    /// A snapshot withdraws more movies than it may without an approval.
+    #[error("ingest {ingest} would withdraw {withdrawn} of {named} movies")]
+    TooManyWithdrawn {
+        /// The ingest of the snapshot.
+        ingest: i64,
+        /// How many movies it would withdraw.
+        withdrawn: u64,
+        /// How many movies its object named before.
+        named: u64,
+    },
     /// The movie that a page begins after is gone.
     #[error("the movie that the page begins after is gone")]
     CursorGone,

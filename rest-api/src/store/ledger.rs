@@ -33,18 +33,21 @@ pub enum IngestState {
     Superseded,
     /// The object was not there.
     Gone,
+    /// A snapshot that would withdraw more movies than it may. It waits for an approval.
+    Blocked,
     /// The infrastructure failed too often.
     Failed,
 }
 
 impl IngestState {
-    const ALL: [(&'static str, Self); 7] = [
+    const ALL: [(&'static str, Self); 8] = [
         ("queued", Self::Queued),
         ("running", Self::Running),
         ("succeeded", Self::Succeeded),
         ("rejected", Self::Rejected),
         ("superseded", Self::Superseded),
         ("gone", Self::Gone),
+        ("blocked", Self::Blocked),
         ("failed", Self::Failed),
     ];
 
@@ -69,6 +72,41 @@ impl IngestState {
     }
 }
 
+/// What a version of an object says about the movies that it does not name.
+#[derive(Clone, Copy, Debug, Default, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nothing: the older versions of the object count, too.
+    #[default]
+    Upsert,
+    /// The version is all that its object says. Older versions do not count any more.
+    Snapshot,
+}
+
+impl Mode {
+    const ALL: [(&'static str, Self); 2] = [("upsert", Self::Upsert), ("snapshot", Self::Snapshot)];
+
+    /// Returns the mode of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, mode)| *mode)
+    }
+
+    /// Returns the name that the API and the database use.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What a notification reports of an object.
+#[derive(Clone, Copy, Debug, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// The version was created.
+    Created,
+    /// The object, or one version of it, was removed.
+    Removed,
+}
+
 /// One ingest: an object version, and its result.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Ingest {
@@ -84,6 +122,11 @@ pub struct Ingest {
     pub etag: Option<String>,
     /// The object's size in bytes. Null until it is known.
     pub size: Option<i64>,
+    /// What was notified of the object.
+    pub event: Event,
+    /// Whether the version is all that its object says. Of a removal: whether the object has snapshots, which
+    /// are taken back; what upsert versions said stays. Null until the version has been seen.
+    pub mode: Option<Mode>,
     /// Where the ingest is on its way.
     pub state: IngestState,
     /// Why it is superseded. `newer_version_merged`: a newer version of the object had been merged before.
@@ -105,6 +148,22 @@ pub struct Ingest {
     pub updated: Option<i64>,
     /// How many movies of the file the catalogue had already, with the same content.
     pub unchanged: Option<i64>,
+    /// How many movies were withdrawn, because no version that counts contains them any more.
+    pub withdrawn: Option<i64>,
+    /// How many movies are back that had been withdrawn.
+    pub restored: Option<i64>,
+    /// Since when the version does not count, because it was undone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undone_at: Option<DateTime<Utc>>,
+    /// Who has undone it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<String>,
+    /// When it was approved that the version withdraws as many movies as it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved_at: Option<DateTime<Utc>>,
+    /// Who has approved that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
     /// How many violations the file has. Null until it has been read.
     pub violation_count: Option<i64>,
     /// The first 1,000 violations of a rejected file. Lists of ingests leave them out.
@@ -140,6 +199,8 @@ impl Ingest {
             version_id: row.get("version_id"),
             etag: row.get("etag"),
             size: row.get("size"),
+            event: if row.get("removal") { Event::Removed } else { Event::Created },
+            mode: row.get::<_, Option<&str>>("mode").and_then(Mode::from_name),
             state: IngestState::from_name(row.get("state")).unwrap_or(IngestState::Failed),
             superseded_reason: row.get("superseded_reason"),
             attempts: row.get("attempts"),
@@ -149,6 +210,12 @@ impl Ingest {
             inserted: row.get("inserted"),
             updated: row.get("updated"),
             unchanged: row.get("unchanged"),
+            withdrawn: row.get("withdrawn"),
+            restored: row.get("restored"),
+            undone_at: row.get("undone_at"),
+            undone_by: row.get("undone_by"),
+            approved_at: row.get("approved_at"),
+            approved_by: row.get("approved_by"),
             violation_count: row.get("violation_count"),
             violations: None,
             error: row.get("error"),
@@ -218,8 +285,9 @@ impl Store {
         let (ids, queued) = record(&transaction, reports, request_id, trace_id).await?;
         let select = "
             /* ledger::record_all */
-            select id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
-                received_at, started_at, finished_at, inserted, updated, unchanged,
+            select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
+                attempts, received_at, started_at, finished_at, inserted, updated, unchanged,
+                withdrawn, restored, undone_at, undone_by, approved_at, approved_by,
                 violation_count, error::text
             from unnest($1::bigint[]) with ordinality as recorded (id, nth)
             join ingests using (id)
@@ -307,9 +375,9 @@ pub(super) fn list_query(query: &IngestQuery) -> ListQuery {
     let mut sql = ListQuery::new(
         "
         /* ledger::list_query */
-        select id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
-            received_at, started_at, finished_at, inserted, updated, unchanged, violation_count,
-            error::text
+        select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
+            attempts, received_at, started_at, finished_at, inserted, updated, unchanged, withdrawn,
+            restored, undone_at, undone_by, approved_at, approved_by, violation_count, error::text
         from ingests
         where true",
     );
@@ -344,9 +412,10 @@ async fn revive(client: &impl GenericClient, id: i64) -> Result<bool, StoreError
 async fn read(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, StoreError> {
     let read = "
         /* ledger::read */
-        select id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
-            received_at, started_at, finished_at, inserted, updated, unchanged, violation_count,
-            error::text, coalesce(violations::text, '[]') as violations
+        select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
+            attempts, received_at, started_at, finished_at, inserted, updated, unchanged, withdrawn,
+            restored, undone_at, undone_by, approved_at, approved_by, violation_count, error::text,
+            coalesce(violations::text, '[]') as violations
         from ingests
         where id = $1";
     let row = query_opt(client, read, &[&id]).await?;

@@ -5,7 +5,7 @@
 //! Merges run one after another: the row of `catalogue` is their lock. So two of them can neither
 //! deadlock nor miss each other's changes. Small files are merged by `batch`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
 use futures_util::{TryStreamExt, pin_mut};
@@ -14,14 +14,18 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Claim, Revision, Staging, Store, StoreError, VersionPosition,
+    Claim, Mode, Revision, Staging, Store, StoreError, VersionPosition,
+    counting::{self, Recount},
     listen::{self, REVISION},
     merged_versions::{self, MergedVersion},
+    movie_sets,
     previous_version::PreviousVersion,
     queue, search,
     sql::{execute, query_one},
     staging::deduplicate,
+    withdrawn,
 };
+use crate::config::MaxWithdraw;
 
 /// A merge of at least this many movies into an empty catalogue is a first load: see [`insert`].
 const FIRST_LOAD: i64 = 10_000;
@@ -41,6 +45,15 @@ pub struct Merged {
     pub updated: i64,
     /// Movies whose rows were left untouched.
     pub unchanged: i64,
+    /// Movies that had been withdrawn and are back.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub restored: i64,
+    /// Movies that no version contains any more.
+    #[serde(skip)]
+    pub withdrawn: i64,
+    /// The mode of the version; none if a client posted the movies.
+    #[serde(skip)]
+    pub mode: Option<Mode>,
     /// Whether a newer version of the same object had already been merged.
     #[serde(skip)]
     pub superseded: bool,
@@ -49,8 +62,13 @@ pub struct Merged {
 impl Merged {
     /// Whether the merge changed the catalogue.
     pub fn changes_movies(&self) -> bool {
-        self.inserted + self.updated > 0
+        self.inserted + self.updated + self.restored + self.withdrawn > 0
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &i64) -> bool {
+    *count == 0
 }
 
 impl Store {
@@ -64,6 +82,7 @@ impl Store {
         &self,
         mut staging: Staging,
         position: &VersionPosition,
+        mode: Mode,
         claim: &Claim,
     ) -> Result<Merged, StoreError> {
         let previous = std::mem::take(&mut staging.previous);
@@ -75,7 +94,13 @@ impl Store {
             return Err(StoreError::LeaseLost);
         }
         previous.verify(&transaction, revision).await?;
-        let merged = merge(&transaction, &previous, staged, position, claim.id).await?;
+        let file = StagedFile {
+            version: claim.merged_version(position, mode),
+            is_approved: claim.is_approved,
+            previous: &previous,
+            staged,
+        };
+        let (merged, queued) = merge(&transaction, &file, self.max_withdraw).await?;
         queue::complete(&transaction, &HashMap::from([(claim.id, merged)]), self.outbox).await?;
         let revision = increment_revision(&transaction, merged.changes_movies()).await?;
         listen::announce_ended(&transaction, &[claim.id]).await?;
@@ -83,9 +108,23 @@ impl Store {
         self.learn_own(revision);
         staging.release().await;
         self.hints().announce_ended([claim.id]);
+        if queued {
+            self.hints().announce_queued();
+        }
         self.add_changes(&merged);
         Ok(merged)
     }
+}
+
+/// A file whose new and changed movies are staged.
+struct StagedFile<'a> {
+    version: MergedVersion<'a>,
+    /// Whether it may withdraw as many movies as it does.
+    is_approved: bool,
+    /// Its other movies are unchanged since this version.
+    previous: &'a PreviousVersion,
+    /// The number of staged rows, duplicates included.
+    staged: i64,
 }
 
 /// Deduplicates the staged rows: within one file the later record wins. Updates the planner's
@@ -121,33 +160,60 @@ pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<i64, StoreErro
     Ok(query_one(transaction, lock, &[]).await?.get(0))
 }
 
-/// Merges the staged rows while the caller holds the lock. `staged` is the number of staged rows,
-/// duplicates included. The other movies of the file are unchanged since its `previous` version.
+/// Merges the staged rows while the caller holds the lock. Returns also whether objects were queued to be read
+/// again.
 async fn merge(
     transaction: &Transaction<'_>,
-    previous: &PreviousVersion,
-    staged: i64,
-    position: &VersionPosition,
-    ingest_id: i64,
-) -> Result<Merged, StoreError> {
-    let mut neighbors = merged_versions::neighbors(transaction, &[position]).await?;
-    let neighbors = neighbors.pop().unwrap_or_default();
+    file: &StagedFile<'_>,
+    max_withdraw: MaxWithdraw,
+) -> Result<(Merged, bool), StoreError> {
+    let StagedFile { version, is_approved, previous, staged } = file;
+    let recorded = merged_versions::record(transaction, &[*version]).await?.pop();
+    let recorded = recorded.ok_or_else(|| StoreError::Setup("no version was recorded".into()))?;
+    let recount = if recorded.has_snapshots {
+        let VersionPosition { key, bucket, .. } = version.position;
+        let new = if recorded.is_known { Vec::new() } else { vec![recorded.id] };
+        counting::recount(transaction, &[key], &[bucket], &new).await?
+    } else {
+        Recount::default()
+    };
+    let id = recorded.id;
+    let mut merged = Merged { mode: Some(version.mode(&recorded)), ..Merged::default() };
+    if recount.counts(id, recorded.counts) {
+        merged.superseded = recorded.superseded;
+        let movies = write_movies(transaction, file, &mut merged).await?;
+        merged_versions::write_sets(transaction, vec![(version, recorded, movies)]).await?;
+    } else {
+        merged.superseded = true;
+    }
+    let approved = version.ingest_id.filter(|_| *is_approved).into_iter().collect();
+    let versions = HashSet::from([id]);
+    let settled = counting::settle(transaction, recount, &versions, &approved, max_withdraw).await?;
+    merged.withdrawn = settled.total;
+    Ok((merged, settled.queued))
+}
+
+/// Writes the movies of a version that counts. Returns the ids of all its movies.
+async fn write_movies(
+    transaction: &Transaction<'_>,
+    file: &StagedFile<'_>,
+    merged: &mut Merged,
+) -> Result<RoaringTreemap, StoreError> {
+    let StagedFile { version, previous, staged, .. } = file;
     let mut movies: RoaringTreemap = previous.unchanged_ids().collect();
-    let superseded = neighbors.superseded;
-    let mut merged =
-        Merged { superseded, unchanged: movies.len().cast_signed(), ..Merged::default() };
-    if staged > 0 {
-        let outdated = remove_outdated(transaction, position).await?;
-        merged.updated = update(transaction, ingest_id).await?;
-        merged.inserted = insert(transaction, staged, ingest_id).await?;
+    merged.unchanged = movies.len().cast_signed();
+    if *staged > 0 {
+        let outdated = remove_outdated(transaction, version.position).await?;
+        merged.updated = update(transaction, version.ingest_id).await?;
+        let inserted = insert(transaction, *staged, version.ingest_id).await?;
+        merged.restored = restore(transaction).await?;
+        merged.inserted = inserted - merged.restored;
         search::add_staged(transaction).await?;
         let current = staged_ids(transaction).await? | outdated;
-        merged.unchanged += current.len().cast_signed() - merged.inserted - merged.updated;
+        merged.unchanged += current.len().cast_signed() - inserted - merged.updated;
         movies |= current;
     }
-    merged_versions::insert(transaction, vec![(MergedVersion { position, movies }, neighbors)])
-        .await?;
-    Ok(merged)
+    Ok(movies)
 }
 
 /// Returns the ids of the staged movies that the catalogue has.
@@ -178,12 +244,12 @@ async fn remove_outdated(
     position: &VersionPosition,
 ) -> Result<RoaringTreemap, StoreError> {
     let mut outdated = RoaringTreemap::new();
-    if !merged_versions::is_late(transaction, position).await? {
+    if !movie_sets::is_late(transaction, position).await? {
         return Ok(outdated);
     }
     let known = staged_ids(transaction).await?;
     let visit = |_, movies: RoaringTreemap| outdated |= movies & &known;
-    merged_versions::visit_later(transaction, position, &known, visit).await?;
+    movie_sets::visit_later(transaction, position, &known, visit).await?;
     let remove = "
         /* merge::remove_outdated */
         delete from staging s
@@ -197,7 +263,7 @@ async fn remove_outdated(
 }
 
 /// Updates the movies whose staged content differs. Returns their number.
-async fn update(transaction: &Transaction<'_>, ingest_id: i64) -> Result<i64, StoreError> {
+async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result<i64, StoreError> {
     let update = "
         /* merge::update */
         update movies m
@@ -216,28 +282,47 @@ async fn update(transaction: &Transaction<'_>, ingest_id: i64) -> Result<i64, St
 async fn insert(
     transaction: &Transaction<'_>,
     staged: i64,
-    ingest_id: i64,
+    ingest_id: Option<i64>,
 ) -> Result<i64, StoreError> {
     let is_empty = "
         /* merge::insert */
-        select not exists (select from movies)";
+        select not exists (select from movies) and not exists (select from withdrawn_movies)";
     if staged >= FIRST_LOAD && query_one(transaction, is_empty, &[]).await?.get(0) {
         return first_load(transaction, ingest_id).await;
     }
     let insert = "
         /* merge::insert */
-        insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
+        insert into movies (id, identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
             title_key, terms, ingest_id, record, changed_at)
-        select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
+        overriding system value
+        select coalesce(withdrawn, nextval(pg_get_serial_sequence('movies', 'id'))), identity,
+            title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
             array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
-        from staging s
-        where not exists (select from movies m where m.identity = s.identity)
-        order by record";
+        from (
+            select s.*, (select id from withdrawn_movies w where w.identity = s.identity) as withdrawn
+            from staging s
+            where not exists (select from movies m where m.identity = s.identity)
+            order by record
+        ) s";
     Ok(execute(transaction, insert, &[&ingest_id]).await?.cast_signed())
 }
 
+/// Forgets the staged movies that were withdrawn before. Returns their number.
+async fn restore(transaction: &Transaction<'_>) -> Result<i64, StoreError> {
+    let restored = "
+        /* merge::restore */
+        delete from withdrawn_movies w using staging s where s.identity = w.identity";
+    if !withdrawn::exist(transaction).await? {
+        return Ok(0);
+    }
+    Ok(execute(transaction, restored, &[]).await?.cast_signed())
+}
+
 /// Inserts the staged movies into the empty catalogue. Returns their number.
-async fn first_load(transaction: &Transaction<'_>, ingest_id: i64) -> Result<i64, StoreError> {
+async fn first_load(
+    transaction: &Transaction<'_>,
+    ingest_id: Option<i64>,
+) -> Result<i64, StoreError> {
     let create_indexes = drop_indexes(transaction).await?;
     let insert = "
         /* merge::first_load */

@@ -1,352 +1,276 @@
-//! What each merged version of an object contains: a set of movie ids.
+//! The merged versions of each object: their places in the order, and whether they count.
 //!
-//! A merge leaves a row of `movies` untouched if a newer version has the same content again. So the
-//! row cannot tell that an older version, which arrives late, must not change it. The sets can
-//! (docs/adr/0001-order-by-assertions.md, docs/adr/0007-movie-sets.md).
-//!
-//! The place of a version in the order and its set are separate rows: a file that comes again with the
-//! same movies moves its old set to its new place. A set that the next version of the same object
-//! contains is removed.
+//! Each version has a small row, and refers to the set of its movies (`movie_sets`). A file that comes again with
+//! the same movies shares the set of the version before it. A version whose movies the next one of the same
+//! object contains need not be asked any more: it is covered.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use deadpool_postgres::Transaction;
-use futures_util::{TryStreamExt, pin_mut};
 use roaring::RoaringTreemap;
 use tokio_postgres::{Row, types::ToSql};
 
 use super::{
-    StoreError, VersionPosition,
-    sql::{execute, query_one},
+    Mode, StoreError, VersionPosition,
+    movie_sets::{movies, stored},
+    sql::execute,
 };
 
-/// The largest number of ids that are stored as an array, which has an index. More are a bitmap.
-const MAX_ARRAY: u64 = 1000;
-
-/// Up to so many later versions are read one by one, or so many for each movie. Beyond that, those that
-/// contain the movies are looked up.
-const MAX_READ: u64 = 200;
-const MAX_READ_PER_MOVIE: u64 = 5;
-
-/// In how many sets movies are replaced at once. A large set takes up to 2 MB.
-const REPLACED_SMALL: usize = 1000;
-const REPLACED_LARGE: usize = 8;
-
-/// A merged version that is to be recorded.
-#[derive(Debug)]
+/// A version that is merged.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct MergedVersion<'a> {
     pub(super) position: &'a VersionPosition,
-    pub(super) movies: RoaringTreemap,
+    pub(super) ingest_id: Option<i64>,
+    pub(super) version_id: Option<&'a str>,
+    pub(super) etag: Option<&'a str>,
+    /// Whether it is all that its object says.
+    pub(super) snapshot: bool,
+    /// Whether its object was removed.
+    pub(super) removal: bool,
 }
 
-/// What the merged versions of an object say about a version that is to be merged.
-#[derive(Debug, Default)]
-pub(super) struct Neighbors {
-    /// Whether a newer version of the object has been merged.
+impl MergedVersion<'_> {
+    /// Returns the mode of the version. That of a removal is the mode of the object's other versions.
+    pub(super) fn mode(&self, recorded: &RecordedVersion) -> Mode {
+        if self.snapshot || self.removal && recorded.has_snapshots {
+            Mode::Snapshot
+        } else {
+            Mode::Upsert
+        }
+    }
+}
+
+/// The row of a version that is merged.
+#[derive(Debug)]
+pub(super) struct RecordedVersion {
+    pub(super) id: i64,
+    /// Whether a newer version of the object had been merged.
     pub(super) superseded: bool,
-    /// The id of the version before it, and its movies.
-    before: Option<(i64, RoaringTreemap)>,
+    /// Whether it counts, unless a snapshot or removal of the object says otherwise.
+    pub(super) counts: bool,
+    /// Whether the object has snapshots.
+    pub(super) has_snapshots: bool,
+    /// Whether its movies are known: it has been merged before.
+    pub(super) is_known: bool,
+    is_snapshot: bool,
+    /// The counting version before it.
+    before: Option<VersionBefore>,
 }
 
-/// Returns what the merged versions of the same object say about each of these positions.
-pub(super) async fn neighbors(
+/// The counting version before one that is merged.
+#[derive(Debug)]
+struct VersionBefore {
+    id: i64,
+    is_snapshot: bool,
+    /// Where its set is.
+    set_id: i64,
+    movies: RoaringTreemap,
+}
+
+/// Adds rows for versions that have none. Returns the rows of all, in the same order.
+pub(super) async fn record(
     transaction: &Transaction<'_>,
-    positions: &[&VersionPosition],
-) -> Result<Vec<Neighbors>, StoreError> {
-    let neighbors = "
-        /* merged_versions::neighbors */
-        select
+    versions: &[MergedVersion<'_>],
+) -> Result<Vec<RecordedVersion>, StoreError> {
+    let record = "
+        /* merged_versions::record */
+        with given as materialized (
+            select v.*, coalesce(known.set_known, false) as is_known,
+                coalesce(known.id, nextval(pg_get_serial_sequence('merged_versions', 'id'))) as id,
+                known.id is null as is_new, known.counts or known.covered_by is not null as counted,
+                coalesce(known.undone, (
+                    select d.decision = 'undo'
+                    from decisions d
+                    where d.key = v.key and d.bucket = v.bucket and d.decision in ('undo', 'redo')
+                        and case when v.version_id is null then d.version_id is null and d.etag = v.etag
+                            else d.version_id = v.version_id end
+                    order by d.id desc
+                    limit 1
+                ), false) as undone
+            from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::bigint[],
+                $6::text[], $7::text[], $8::bool[], $9::bool[]) with ordinality as v (ordered_at, key,
+                bucket, sequencer, ingest_id, version_id, etag, snapshot, removal, nth)
+            left join merged_versions known on known.ingest_id = v.ingest_id
+        ),
+        decided as materialized (
+            select *, not undone and not removal and coalesce(counted, true) as counts from given
+        ),
+        inserted as (
+            insert into merged_versions (id, ordered_at, key, bucket, sequencer, ingest_id, version_id,
+                etag, snapshot, removal, undone, set_known, counts)
+            overriding system value
+            select id, ordered_at, key, bucket, sequencer, ingest_id, version_id, etag, snapshot,
+                removal, undone, counts, counts
+            from decided
+            where is_new
+        )
+        select v.id, v.is_known, v.snapshot, v.counts,
             exists (
                 select
                 from merged_versions newer
                 where newer.key = v.key and newer.bucket = v.bucket
                     and (newer.ordered_at, newer.sequencer) > (v.ordered_at, v.sequencer)
+                    and not newer.removal and not newer.undone
             ) as superseded,
-            before.id, contents.movie_ids, contents.bitmap
-        from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[])
-            with ordinality as v (ordered_at, key, bucket, sequencer, nth)
+            v.snapshot or exists (
+                select
+                from merged_versions other
+                where other.key = v.key and other.bucket = v.bucket and other.snapshot
+            ) as has_snapshots,
+            before.id as before_id, before.snapshot as before_snapshot, before.set_id,
+            contents.movie_ids, contents.bitmap
+        from decided v
         left join lateral (
-            select m.id
+            select m.id, m.snapshot, coalesce(m.set_id, m.id) as set_id
             from merged_versions m
-            where m.key = v.key and m.bucket = v.bucket
+            where m.key = v.key and m.bucket = v.bucket and m.counts and m.id <> v.id
                 and (m.ordered_at, m.sequencer) <= (v.ordered_at, v.sequencer)
             order by m.ordered_at desc, m.sequencer desc
             limit 1
         ) before on true
-        left join version_movies contents on contents.version_id = before.id
+        left join version_movies contents on contents.version_id = before.set_id
         order by nth";
-    let columns = Columns::new(positions.iter().copied());
-    let statement = transaction.prepare_cached(neighbors).await?;
-    let rows = transaction.query(&statement, &columns.params()).await?;
-    let neighbors = rows.iter().map(|row| {
-        let id: Option<i64> = row.get("id");
-        let before = id.map(|id| movies(row).map(|movies| (id, movies))).transpose()?;
-        Ok(Neighbors { superseded: row.get("superseded"), before })
-    });
-    neighbors.collect()
+    let columns = Columns::new(versions.iter().map(|version| version.position));
+    let [ordered_at, key, bucket, sequencer] = columns.params();
+    let ingests: Vec<_> = versions.iter().map(|version| version.ingest_id).collect();
+    let version_ids: Vec<_> = versions.iter().map(|version| version.version_id).collect();
+    let etags: Vec<_> = versions.iter().map(|version| version.etag).collect();
+    let snapshots: Vec<_> = versions.iter().map(|version| version.snapshot).collect();
+    let removals: Vec<_> = versions.iter().map(|version| version.removal).collect();
+    let params: [&(dyn ToSql + Sync); 9] = [
+        ordered_at,
+        key,
+        bucket,
+        sequencer,
+        &ingests,
+        &version_ids,
+        &etags,
+        &snapshots,
+        &removals,
+    ];
+    let statement = transaction.prepare_cached(record).await?;
+    let rows = transaction.query(&statement, &params).await?;
+    rows.iter().map(RecordedVersion::new).collect()
 }
 
-/// Returns whether a version after `position` has been merged, of any object.
-pub(super) async fn is_late(
-    transaction: &Transaction<'_>,
-    position: &VersionPosition,
-) -> Result<bool, StoreError> {
-    let is_late = "
-        /* merged_versions::is_late */
-        select exists (
-            select
-            from merged_versions
-            where (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4)
-        )";
-    Ok(query_one(transaction, is_late, &position.params()).await?.get(0))
-}
-
-/// Calls `visit` with each version after `position` that may contain one of the movies `ids`, and with
-/// its movies.
-pub(super) async fn visit_later(
-    transaction: &Transaction<'_>,
-    position: &VersionPosition,
-    ids: &RoaringTreemap,
-    mut visit: impl FnMut(VersionPosition, RoaringTreemap),
-) -> Result<(), StoreError> {
-    let count = "
-        /* merged_versions::visit_later */
-        select count(*)
-        from (
-            select
-            from merged_versions
-            where (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4)
-            order by ordered_at, key, bucket, sequencer
-            limit $5
-        ) later";
-    // The order keeps the planner on the index, also if its statistics do not know the newest rows.
-    let all = "
-        /* merged_versions::visit_later */
-        with later as materialized (
-            select id, ordered_at, key, bucket, sequencer
-            from merged_versions
-            where (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4)
-            order by ordered_at, key, bucket, sequencer
-        )
-        select ordered_at, key, bucket, sequencer, movie_ids, bitmap
-        from later join version_movies on version_id = later.id";
-    let large = "
-        /* merged_versions::visit_later */
-        select v.ordered_at, v.key, v.bucket, v.sequencer, m.movie_ids, m.bitmap
-        from version_movies m join merged_versions v on v.id = m.version_id
-        where m.bitmap is not null
-            and (v.ordered_at, v.key, v.bucket, v.sequencer) > ($1, $2, $3, $4)";
-    let small = "
-        /* merged_versions::visit_later */
-        with containing as materialized (
-            select version_id, movie_ids from version_movies where movie_ids && $5
-        )
-        select v.ordered_at, v.key, v.bucket, v.sequencer, c.movie_ids, null::bytea as bitmap
-        from containing c join merged_versions v on v.id = c.version_id
-        where (v.ordered_at, v.key, v.bucket, v.sequencer) > ($1, $2, $3, $4)";
-    let [ordered_at, key, bucket, sequencer] = position.params();
-    let max_read = (ids.len() * MAX_READ_PER_MOVIE).max(MAX_READ).cast_signed();
-    let limit = max_read + 1;
-    let params: [&(dyn ToSql + Sync); 5] = [ordered_at, key, bucket, sequencer, &limit];
-    let later: i64 = query_one(transaction, count, &params).await?.get(0);
-    if later == 0 || ids.is_empty() {
-        return Ok(());
+impl RecordedVersion {
+    fn new(row: &Row) -> Result<Self, StoreError> {
+        let before = match row.get("before_id") {
+            None => None,
+            Some(id) => Some(VersionBefore {
+                id,
+                is_snapshot: row.get("before_snapshot"),
+                set_id: row.get("set_id"),
+                movies: movies(row)?,
+            }),
+        };
+        Ok(Self {
+            id: row.get("id"),
+            superseded: row.get("superseded"),
+            counts: row.get("counts"),
+            has_snapshots: row.get("has_snapshots"),
+            is_known: row.get("is_known"),
+            is_snapshot: row.get("snapshot"),
+            before,
+        })
     }
-    let mut visit_rows = async |statement: &str, params: &[&(dyn ToSql + Sync)]| {
-        let statement = transaction.prepare_cached(statement).await?;
-        let rows = transaction.query_raw(&statement, params.iter().copied()).await?;
-        pin_mut!(rows);
-        while let Some(row) = rows.try_next().await? {
-            let [key, bucket, sequencer] = [1, 2, 3].map(|column| row.get(column));
-            let position = VersionPosition { ordered_at: row.get(0), key, bucket, sequencer };
-            visit(position, movies(&row)?);
+}
+
+/// Records the movies of versions that count. The versions of one object are in their order.
+pub(super) async fn write_sets(
+    transaction: &Transaction<'_>,
+    versions: Vec<(&MergedVersion<'_>, RecordedVersion, RoaringTreemap)>,
+) -> Result<(), StoreError> {
+    let mut sets = Sets::default();
+    let mut last: HashMap<(&str, &str), VersionBefore> = HashMap::new();
+    for (version, recorded, movies) in versions {
+        // What a version contains never changes.
+        if recorded.is_known {
+            continue;
         }
-        Ok::<(), StoreError>(())
-    };
-    if later <= max_read {
-        return visit_rows(all, &position.params()).await;
-    }
-    let ids: Vec<i64> = ids.iter().map(u64::cast_signed).collect();
-    visit_rows(large, &position.params()).await?;
-    for ids in ids.chunks(MAX_ARRAY as usize) {
-        visit_rows(small, &[ordered_at, key, bucket, sequencer, &ids]).await?;
-    }
-    Ok(())
-}
-
-/// Records merged versions. Each comes with what [`neighbors`] said about it, and the versions of one
-/// object are in their order.
-pub(super) async fn insert(
-    transaction: &Transaction<'_>,
-    versions: Vec<(MergedVersion<'_>, Neighbors)>,
-) -> Result<(), StoreError> {
-    let mut changes = Changes::default();
-    let mut last: HashMap<(&str, &str), Last> = HashMap::new();
-    for (version, neighbors) in versions {
         let object = (&*version.position.bucket, &*version.position.key);
-        let before =
-            neighbors.before.map(|(id, movies)| Last { id: Some(id), position: None, movies });
-        let before = last.remove(&object).or(before);
-        last.insert(object, changes.follow(before, version));
+        let before = last.remove(&object).or(recorded.before);
+        let (id, is_snapshot) = (recorded.id, recorded.is_snapshot);
+        last.insert(object, sets.add(before, VersionBefore { id, is_snapshot, set_id: id, movies }));
     }
-    last.into_values().for_each(|last| changes.keep(last));
-    changes.write(transaction).await
+    sets.write(transaction).await
 }
 
-/// The last version of an object so far.
-struct Last<'a> {
-    /// The id of its set, if the database has it.
-    id: Option<i64>,
-    /// Its new place; none if it stays where it is.
-    position: Option<&'a VersionPosition>,
-    movies: RoaringTreemap,
-}
-
-/// What recording merged versions changes.
-#[derive(Debug, Default)]
-struct Changes<'a> {
-    /// Versions whose sets move to a newer place: ids and places.
-    moved: Vec<(i64, &'a VersionPosition)>,
-    /// Versions whose movies a newer one contains.
+/// The sets that are to be written.
+#[derive(Default)]
+struct Sets {
+    /// Versions with a set of their own, and these sets as they are stored.
+    own: Vec<i64>,
+    arrays: Vec<Option<String>>,
+    bitmaps: Vec<Option<Vec<u8>>>,
+    /// Versions that share a set, and where that is.
+    sharing: Vec<i64>,
+    shared: Vec<i64>,
+    /// Versions whose movies another one contains, and that one.
     covered: Vec<i64>,
-    inserted: Vec<MergedVersion<'a>>,
+    covering: Vec<i64>,
 }
 
-impl<'a> Changes<'a> {
-    /// Returns the last version of an object after `version`, which comes after `before`.
-    fn follow(&mut self, before: Option<Last<'a>>, version: MergedVersion<'a>) -> Last<'a> {
-        let MergedVersion { position, movies } = version;
-        let position = Some(position);
-        match before {
-            Some(before) if before.movies == movies => Last { position, ..before },
-            Some(before) if before.movies.is_subset(&movies) => {
-                self.covered.extend(before.id);
-                Last { id: None, position, movies }
+impl Sets {
+    /// Adds the set of `version`, which comes after `before`. Returns it for the next version.
+    fn add(&mut self, before: Option<VersionBefore>, version: VersionBefore) -> VersionBefore {
+        let mut version = version;
+        if let Some(before) = before {
+            // A snapshot silences the versions before it anyway.
+            if !before.is_snapshot
+                && !version.is_snapshot
+                && before.movies.is_subset(&version.movies)
+            {
+                self.covered.push(before.id);
+                self.covering.push(version.id);
             }
-            before => {
-                before.into_iter().for_each(|before| self.keep(before));
-                Last { id: None, position, movies }
+            if before.movies == version.movies {
+                version.set_id = before.set_id;
+                self.sharing.push(version.id);
+                self.shared.push(before.set_id);
+                return version;
             }
         }
-    }
-
-    fn keep(&mut self, Last { id, position, movies }: Last<'a>) {
-        match (id, position) {
-            (Some(id), Some(position)) => self.moved.push((id, position)),
-            (None, Some(position)) => self.inserted.push(MergedVersion { position, movies }),
-            (_, None) => {}
-        }
+        let (array, bitmap) = stored(&version.movies);
+        self.own.push(version.id);
+        self.arrays.push(array);
+        self.bitmaps.push(bitmap);
+        version
     }
 
     async fn write(self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
-        let move_to = "
+        let own = "
             /* merged_versions::write */
-            update merged_versions m
-            set ordered_at = v.ordered_at, sequencer = v.sequencer
-            from unnest($1::bigint[], $2::timestamptz[], $3::text[])
-                as v (id, ordered_at, sequencer)
-            where m.id = v.id";
-        let remove = "
-            /* merged_versions::write */
-            with removed as (delete from merged_versions where id = any($1))
-            delete from version_movies where version_id = any($1)";
-        let insert = "
-            /* merged_versions::write */
-            with numbered as materialized (
-                select nextval(pg_get_serial_sequence('merged_versions', 'id')) as id, v.*
-                from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[],
-                    $6::bytea[]) as v (ordered_at, key, bucket, sequencer, movie_ids, bitmap)
-            ),
-            inserted as (
-                insert into merged_versions (id, ordered_at, key, bucket, sequencer)
-                overriding system value
-                select id, ordered_at, key, bucket, sequencer from numbered
+            with known as (
+                update merged_versions set set_known = true where id = any($1) and not set_known
             )
             insert into version_movies (version_id, movie_ids, bitmap)
             select id, movie_ids::bigint[], bitmap
-            from numbered
+            from unnest($1::bigint[], $2::text[], $3::bytea[]) as v (id, movie_ids, bitmap)
             where num_nonnulls(movie_ids, bitmap) = 1";
-        if !self.moved.is_empty() {
-            let ids: Vec<i64> = self.moved.iter().map(|(id, _)| *id).collect();
-            let columns = Columns::new(self.moved.iter().map(|(_, position)| *position));
-            let params: [&(dyn ToSql + Sync); 3] = [&ids, &columns.ordered_at, &columns.sequencer];
-            execute(transaction, move_to, &params).await?;
+        let share = "
+            /* merged_versions::write */
+            update merged_versions m
+            set set_known = true, set_id = v.set_id
+            from unnest($1::bigint[], $2::bigint[]) as v (id, set_id)
+            where m.id = v.id";
+        let cover = "
+            /* merged_versions::write */
+            update merged_versions m
+            set covered_by = v.covering, counts = false
+            from unnest($1::bigint[], $2::bigint[]) as v (id, covering)
+            where m.id = v.id";
+        if !self.own.is_empty() {
+            execute(transaction, own, &[&self.own, &self.arrays, &self.bitmaps]).await?;
+        }
+        if !self.sharing.is_empty() {
+            execute(transaction, share, &[&self.sharing, &self.shared]).await?;
         }
         if !self.covered.is_empty() {
-            execute(transaction, remove, &[&self.covered]).await?;
-        }
-        if !self.inserted.is_empty() {
-            let columns = Columns::new(self.inserted.iter().map(|version| version.position));
-            let sets: Vec<_> =
-                self.inserted.iter().map(|version| stored(&version.movies)).collect();
-            let (arrays, bitmaps): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
-            let [ordered_at, key, bucket, sequencer] = columns.params();
-            let params = [ordered_at, key, bucket, sequencer, &arrays, &bitmaps];
-            execute(transaction, insert, &params).await?;
+            execute(transaction, cover, &[&self.covered, &self.covering]).await?;
         }
         Ok(())
     }
-}
-
-/// Replaces movies in all sets by others: `replaced` has the new id of each.
-pub(super) async fn replace(
-    transaction: &Transaction<'_>,
-    replaced: &HashMap<u64, u64>,
-) -> Result<(), StoreError> {
-    let small = "
-        /* merged_versions::replace */
-        select version_id from version_movies where movie_ids && $1";
-    let large = "
-        /* merged_versions::replace */
-        select version_id from version_movies where bitmap is not null";
-    let ids: Vec<i64> = replaced.keys().copied().map(u64::cast_signed).collect();
-    let mut versions = BTreeSet::new();
-    for ids in ids.chunks(MAX_ARRAY as usize) {
-        let rows = transaction.query(small, &[&ids]).await?;
-        versions.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
-    }
-    let small: Vec<i64> = versions.into_iter().collect();
-    let large: Vec<i64> =
-        transaction.query(large, &[]).await?.iter().map(|row| row.get(0)).collect();
-    for versions in small.chunks(REPLACED_SMALL).chain(large.chunks(REPLACED_LARGE)) {
-        replace_in(transaction, versions, replaced).await?;
-    }
-    Ok(())
-}
-
-/// Replaces movies in the sets of these versions.
-async fn replace_in(
-    transaction: &Transaction<'_>,
-    versions: &[i64],
-    replaced: &HashMap<u64, u64>,
-) -> Result<(), StoreError> {
-    let read = "
-        /* merged_versions::replace_in */
-        select version_id, movie_ids, bitmap from version_movies where version_id = any($1)";
-    let write = "
-        /* merged_versions::replace_in */
-        update version_movies m
-        set movie_ids = v.movie_ids::bigint[], bitmap = v.bitmap
-        from unnest($1::bigint[], $2::text[], $3::bytea[]) as v (version_id, movie_ids, bitmap)
-        where m.version_id = v.version_id";
-    let old: RoaringTreemap = replaced.keys().copied().collect();
-    let (mut ids, mut arrays, mut bitmaps) = (Vec::new(), Vec::new(), Vec::new());
-    for row in transaction.query(read, &[&versions]).await? {
-        let mut movies = movies(&row)?;
-        let found = &movies & &old;
-        if !found.is_empty() {
-            movies -= &found;
-            movies.extend(found.iter().filter_map(|id| replaced.get(&id)));
-            let (array, bitmap) = stored(&movies);
-            ids.push(row.get::<_, i64>("version_id"));
-            arrays.push(array);
-            bitmaps.push(bitmap);
-        }
-    }
-    if !ids.is_empty() {
-        execute(transaction, write, &[&ids, &arrays, &bitmaps]).await?;
-    }
-    Ok(())
 }
 
 /// Positions as arrays, one for each column.
@@ -369,35 +293,5 @@ impl<'a> Columns<'a> {
 
     fn params(&self) -> [&(dyn ToSql + Sync); 4] {
         [&self.ordered_at, &self.key, &self.bucket, &self.sequencer]
-    }
-}
-
-/// Returns the set of the columns `movie_ids` and `bitmap`.
-///
-/// # Errors
-/// If the bitmap is malformed.
-pub(super) fn movies(row: &Row) -> Result<RoaringTreemap, StoreError> {
-    if let Some(bitmap) = row.get::<_, Option<&[u8]>>("bitmap") {
-        let malformed = |error| StoreError::Setup(format!("a set of movies is malformed: {error}"));
-        return RoaringTreemap::deserialize_from(bitmap).map_err(malformed);
-    }
-    let ids: Option<Vec<i64>> = row.get("movie_ids");
-    Ok(ids.unwrap_or_default().into_iter().map(i64::cast_unsigned).collect())
-}
-
-/// Returns a set as it is stored: the text of an array, or a bitmap; neither if it is empty.
-pub(super) fn stored(movies: &RoaringTreemap) -> (Option<String>, Option<Vec<u8>>) {
-    match movies.len() {
-        0 => (None, None),
-        1..=MAX_ARRAY => {
-            let ids: Vec<String> = movies.iter().map(|id| id.to_string()).collect();
-            (Some(format!("{{{}}}", ids.join(","))), None)
-        }
-        _ => {
-            let mut bitmap = Vec::with_capacity(movies.serialized_size());
-            // Writing to memory does not fail.
-            let _ = movies.serialize_into(&mut bitmap);
-            (None, Some(bitmap))
-        }
     }
 }

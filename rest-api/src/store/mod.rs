@@ -10,7 +10,8 @@
 //! | equal text | `folding` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile` |
-//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `merged_versions`, `maintenance`, `retention` |
+//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `maintenance`, `retention` |
+//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export`, `search` |
 
 mod batch;
@@ -20,6 +21,7 @@ mod claim;
 mod concurrent_indexes;
 mod connect;
 mod convert;
+mod counting;
 mod counts;
 mod error;
 mod export;
@@ -31,6 +33,7 @@ mod maintenance;
 mod merge;
 mod merged_versions;
 mod migrate;
+mod movie_sets;
 mod observe;
 mod outbox;
 mod pools;
@@ -48,6 +51,7 @@ mod staging;
 #[cfg(test)]
 mod statements;
 mod version_order;
+mod withdrawn;
 
 use std::{
     sync::{
@@ -72,7 +76,7 @@ pub use error::StoreError;
 pub use export::Export;
 pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
-pub use ledger::{Ingest, IngestQuery, IngestState};
+pub use ledger::{Event, Ingest, IngestQuery, IngestState, Mode};
 pub use merge::Merged;
 pub use migrate::migrate;
 pub use outbox::{DueResult, Outbox};
@@ -88,7 +92,7 @@ pub use staging::{Stage, Staging};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 
 use crate::{
-    config::{Budget, Database},
+    config::{Budget, Database, MaxWithdraw},
     secrets::CurrentCredentials,
     telemetry::chain,
 };
@@ -119,6 +123,7 @@ pub struct Store {
     frequencies: Arc<KnownFrequencies>,
     outbox: Outbox,
     budget: Budget,
+    max_withdraw: MaxWithdraw,
     lost_claims: Arc<LostClaims>,
     cursors: Arc<Cursors>,
     changes: Arc<maintenance::Changes>,
@@ -149,6 +154,7 @@ impl Store {
             frequencies: Arc::default(),
             outbox: Outbox::default(),
             budget: Budget::default(),
+            max_withdraw: MaxWithdraw::default(),
             lost_claims: Arc::default(),
             cursors: Arc::default(),
             changes: Arc::default(),
@@ -159,6 +165,11 @@ impl Store {
     /// Returns the same store with this budget for each file.
     pub fn with_budget(self, budget: Budget) -> Self {
         Self { budget, ..self }
+    }
+
+    /// Returns the same store with this limit of what a snapshot may withdraw.
+    pub fn with_max_withdraw(self, max_withdraw: MaxWithdraw) -> Self {
+        Self { max_withdraw, ..self }
     }
 
     /// Returns a connection for short statements of a worker.

@@ -69,8 +69,9 @@ impl Store {
                 limit $1
                 for update skip locked
             ))
-            returning id, bucket, key, version_id, etag, size, state, superseded_reason, attempts,
-                received_at, started_at, finished_at, inserted, updated, unchanged,
+            returning id, bucket, key, version_id, etag, size, removal, mode, state,
+                superseded_reason, attempts, received_at, started_at, finished_at, inserted, updated,
+                unchanged, withdrawn, restored, undone_at, undone_by, approved_at, approved_by,
                 violation_count, error::text,
                 coalesce(violations::text, '[]') as violations, trace_id, result_due_at";
         let connection = self.worker().await?;

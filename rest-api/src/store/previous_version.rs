@@ -8,7 +8,7 @@ use std::array;
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
-use super::{CatalogueRow, StoreError, merged_versions, sql::query_one};
+use super::{CatalogueRow, StoreError, movie_sets, sql::query_one};
 
 /// The largest number of movies that are compared, which takes 70 MB. Of a larger file everything is
 /// staged.
@@ -78,16 +78,16 @@ impl PreviousVersion {
             select contents.movie_ids, contents.bitmap, (select revision from catalogue)
             from (select) one
             left join lateral (
-                select id
+                select coalesce(set_id, id) as set_id
                 from merged_versions
-                where key = $1 and bucket = $2
+                where key = $1 and bucket = $2 and set_known
                 order by ordered_at desc, sequencer desc
                 limit 1
             ) newest on true
-            left join version_movies contents on contents.version_id = newest.id";
+            left join version_movies contents on contents.version_id = newest.set_id";
         let newest = query_one(transaction, newest, &[&key, &bucket]).await?;
         let mut previous = Self { revision: newest.get(2), ..Self::default() };
-        let ids = merged_versions::movies(&newest)?;
+        let ids = movie_sets::movies(&newest)?;
         if ids.len() > MAX_MOVIES {
             return Ok(previous);
         }

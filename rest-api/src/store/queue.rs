@@ -13,7 +13,9 @@ use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Claim, IngestState, Merged, Store, StoreError, listen, outbox::Outbox, sql::execute};
+use super::{
+    Claim, IngestState, Merged, Mode, Store, StoreError, listen, outbox::Outbox, sql::execute,
+};
 
 impl Store {
     /// Renews leases: they last `lease` from now. Those that were lost, or whose ingests have ended, stay so.
@@ -87,6 +89,15 @@ impl Store {
     /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
     pub async fn fail(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
         self.end_with_error(claim, IngestState::Failed, error).await
+    }
+
+    /// Ends an ingest whose snapshot withdraws more movies than it may without an approval. `error` is a problem
+    /// object.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if another worker has claimed the ingest.
+    pub async fn block(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
+        self.end_with_error(claim, IngestState::Blocked, error).await
     }
 
     /// Ends an ingest whose object is not there. `error` is a problem object.
@@ -209,20 +220,66 @@ pub(super) async fn complete(
         set state = case when superseded then 'superseded' else 'succeeded' end,
             superseded_reason = case when superseded then 'newer_version_merged' end,
             inserted = result.inserted, updated = result.updated, unchanged = result.unchanged,
+            withdrawn = result.withdrawn, restored = result.restored, mode = result.mode,
             violation_count = 0, finished_at = clock_timestamp(),
             lease_token = null, lease_expires_at = null,
             result_due_at = case when $6 then clock_timestamp() end
-        from unnest($1::bigint[], $2::bool[], $3::bigint[], $4::bigint[], $5::bigint[])
-            as result (id, superseded, inserted, updated, unchanged)
+        from unnest($1::bigint[], $2::bool[], $3::bigint[], $4::bigint[], $5::bigint[], $7::bigint[],
+            $8::bigint[], $9::text[])
+            as result (id, superseded, inserted, updated, unchanged, withdrawn, restored, mode)
         where ingests.id = result.id";
     let ids: Vec<i64> = merged.keys().copied().collect();
     let superseded: Vec<bool> = merged.values().map(|merged| merged.superseded).collect();
     let count = |count: fn(&Merged) -> i64| -> Vec<i64> { merged.values().map(count).collect() };
     let (inserted, updated) = (count(|merged| merged.inserted), count(|merged| merged.updated));
     let unchanged = count(|merged| merged.unchanged);
-    let params: [&(dyn ToSql + Sync); 6] =
-        [&ids, &superseded, &inserted, &updated, &unchanged, &outbox.publishes()];
+    let (withdrawn, restored) = (count(|merged| merged.withdrawn), count(|merged| merged.restored));
+    let modes: Vec<_> = merged.values().map(|merged| merged.mode.map(Mode::name)).collect();
+    let params: [&(dyn ToSql + Sync); 9] = [
+        &ids,
+        &superseded,
+        &inserted,
+        &updated,
+        &unchanged,
+        &outbox.publishes(),
+        &withdrawn,
+        &restored,
+        &modes,
+    ];
     execute(transaction, complete, &params).await?;
+    Ok(())
+}
+
+/// Queues the objects of merged versions, which have these numbers, to be read again. Versions whose ingests are
+/// gone from the ledger get new ones.
+pub(super) async fn read_again(
+    transaction: &Transaction<'_>,
+    versions: &[i64],
+) -> Result<(), StoreError> {
+    let again = "
+        /* queue::read_again */
+        with queued as (
+            update ingests i
+            set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
+            from merged_versions v
+            where v.id = any($1) and i.id = v.ingest_id and i.state not in ('queued', 'running')
+            returning i.id
+        ),
+        missing as (
+            select v.*, nextval(pg_get_serial_sequence('ingests', 'id')) as new_id
+            from merged_versions v
+            where v.id = any($1) and v.key <> ''
+                and not exists (select from ingests i where i.id = v.ingest_id)
+        ),
+        inserted as (
+            insert into ingests (id, bucket, key, version_id, etag, sequencer, ordered_at, mode)
+            overriding system value
+            select new_id, bucket, key, version_id, etag, nullif(sequencer, ''), ordered_at,
+                case when snapshot then 'snapshot' else 'upsert' end
+            from missing
+        )
+        update merged_versions v set ingest_id = new_id from missing where missing.id = v.id";
+    execute(transaction, again, &[&versions]).await?;
     Ok(())
 }
 

@@ -11,7 +11,6 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{ClientWrapper, Transaction};
-use roaring::RoaringTreemap;
 use serde::Deserialize;
 use tokio::time::sleep;
 use tokio_postgres::{Row, types::ToSql};
@@ -19,10 +18,10 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
-    StoreError, VersionPosition,
+    StoreError,
     catalogue_row::{FoldedText, NAME_SEPARATOR},
     folding::FOLDING,
-    merge, merged_versions,
+    merge, movie_sets,
     search::{self, SearchText, words_of_terms},
     sql::{execute, query_one},
 };
@@ -242,13 +241,15 @@ async fn merge_equal(
         groups.entry(movie.folded.identity).or_default().push(movie);
     }
     let equal = groups.values().filter(|group| group.len() > 1).flatten();
-    let newest = newest_versions(transaction, equal.map(|movie| movie.id).collect()).await?;
+    let equal = equal.map(|movie| movie.id.cast_unsigned()).collect();
+    let newest = movie_sets::newest_of_each(transaction, &equal).await?;
+    let newest = |movie: &Movie| Some(&newest.get(&movie.id.cast_unsigned())?.position);
     let (mut remaining, mut winners, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     let mut replaced = HashMap::new();
     for group in groups.into_values() {
         // Of two movies of one version the later record wins. It is known if both changed at the same time.
         let order =
-            |movie: &&Movie| (newest.get(&movie.id), movie.changed_at, movie.record, movie.id);
+            |movie: &&Movie| (newest(movie), movie.changed_at, movie.record, movie.id);
         let Some(winner) = group.iter().max_by_key(order) else { continue };
         let first = group.iter().map(|movie| movie.id).min().unwrap_or(winner.id);
         if winner.id != first {
@@ -264,37 +265,9 @@ async fn merge_equal(
     if !gone.is_empty() {
         execute(transaction, copy, &[&remaining, &winners]).await?;
         execute(transaction, remove, &[&gone]).await?;
-        merged_versions::replace(transaction, &replaced).await?;
+        movie_sets::replace(transaction, &replaced).await?;
     }
     Ok(gone.len())
-}
-
-/// Returns the newest version that contains each of the movies `ids`.
-async fn newest_versions(
-    transaction: &Transaction<'_>,
-    ids: Vec<i64>,
-) -> Result<HashMap<i64, VersionPosition>, StoreError> {
-    let first = "
-        /* refold::newest_versions */
-        select timestamptz '0001-01-01'";
-    let mut newest: HashMap<i64, VersionPosition> = HashMap::new();
-    let ids: RoaringTreemap = ids.into_iter().map(i64::cast_unsigned).collect();
-    if ids.is_empty() {
-        return Ok(newest);
-    }
-    let ordered_at = query_one(transaction, first, &[]).await?.get(0);
-    let [key, bucket, sequencer] = [const { String::new() }; 3];
-    let first = VersionPosition { ordered_at, key, bucket, sequencer };
-    let visit = |position: VersionPosition, movies: RoaringTreemap| {
-        for id in movies & &ids {
-            let newest = newest.entry(id.cast_signed()).or_insert_with(|| position.clone());
-            if *newest < position {
-                newest.clone_from(&position);
-            }
-        }
-    };
-    merged_versions::visit_later(transaction, &first, &ids, visit).await?;
-    Ok(newest)
 }
 
 /// Writes the columns of `movies`.

@@ -16,7 +16,7 @@ use aws::trace::TraceId;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
 use schema::{Notification, Timestamp};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{StoreError, sql::query_one};
 
@@ -43,6 +43,20 @@ pub struct VersionPosition {
 }
 
 impl VersionPosition {
+    /// Returns a position before those of all versions.
+    pub(super) fn first() -> Self {
+        let [key, bucket, sequencer] = [const { String::new() }; 3];
+        // The year 1, as far back as the database and this type both reach.
+        let ordered_at = DateTime::from_timestamp_secs(-62_135_596_800).unwrap_or_default();
+        Self { ordered_at, key, bucket, sequencer }
+    }
+
+    /// Returns the position of the columns of the same names.
+    pub(super) fn from_row(row: &Row) -> Self {
+        let [key, bucket, sequencer] = ["key", "bucket", "sequencer"].map(|column| row.get(column));
+        Self { ordered_at: row.get("ordered_at"), key, bucket, sequencer }
+    }
+
     /// Returns the position as the parameters `$1` (`ordered_at`), `$2` (`key`), `$3` (`bucket`) and
     /// `$4` (`sequencer`) of a statement.
     pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 4] {
@@ -126,7 +140,7 @@ pub(super) const RECORD: &str = concat!(
     with same as (
         (
             select id from ingests
-            where key = $2 and bucket = $1 and sequencer is not null
+            where key = $2 and bucket = $1 and sequencer is not null and removal = $12
                 and rpad(sequencer, 64, '0') between rpad($5, 64, '0') and rpad($5, 64, '0')
             order by rpad(sequencer, 64, '0')
             limit 1
@@ -134,7 +148,7 @@ pub(super) const RECORD: &str = concat!(
         union all
         (
             select id from ingests
-            where $5 is null and key = $2 and bucket = $1
+            where $5 is null and key = $2 and bucket = $1 and removal = $12
                 and ordered_at between $6::timestamptz and $6::timestamptz
                 and etag is not distinct from $4
                 and (version_id = $3 or version_id is null or $3 is null)
@@ -145,12 +159,13 @@ pub(super) const RECORD: &str = concat!(
         (
             select id
             from (
-                select id, etag, version_id
+                select id, etag, version_id, removal
                 from (
-                    select id, etag, version_id, sequencer
+                    select id, etag, version_id, sequencer, removal
                     from ingests
                     where $5 is null and $6 is null and key = $2 and bucket = $1
-                        and ordered_at >= $7::timestamptz
+                        and ordered_at >= case when $12 then coalesce($7, '-infinity')
+                            else $7::timestamptz end
                         and state <> 'gone'
                         and (state <> 'superseded'
                             or superseded_reason = 'newer_version_merged')
@@ -160,14 +175,15 @@ pub(super) const RECORD: &str = concat!(
                 order by rpad(sequencer, 64, '0') desc nulls last
                 limit 1
             ) newest
-            where etag = $4 and (version_id = $3 or version_id is null or $3 is null)
+            where removal = $12 and (removal or etag = $4)
+                and (version_id = $3 or version_id is null or $3 is null)
         )
         union all
         -- Neither has a time: what was not read yet is the same if the rest is.
         (
             select id from ingests
             where $5 is null and coalesce($6, $7) is null and key = $2 and bucket = $1
-                and ordered_at is null and sequencer is null and state in ('queued', 'failed', 'gone')
+                and ordered_at is null and sequencer is null and not $12 and not removal and state in ('queued', 'failed', 'gone')
                 and etag is not distinct from $4 and version_id is not distinct from $3
             limit 1
         )
@@ -186,12 +202,14 @@ pub(super) const RECORD: &str = concat!(
     ),
     inserted as (
         insert into ingests
-            (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, large, ordered_at)
-        select $1, $2, $3, $4, $5, $8, $9, $10, coalesce($8::bigint > $11::bigint, true),
-            case when position is not null then least(position, now() + interval '5 minutes') end
+            (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, removal, large,
+            ordered_at)
+        select $1, $2, $3, $4, $5, $8, $9, $10, $12,
+            not $12 and coalesce($8::bigint > $11::bigint, true), case when position is not null then least(position, now() + interval '5 minutes') end
         from (
             select least(
-                greatest(coalesce($6, after_same_second, $7), not_before),
+                greatest(coalesce($6, after_same_second, $7, case when $12 then clock_timestamp() end),
+                    not_before),
                 case when not_after < coalesce($6, $7 + interval '1 second') then not_after end
             ) as position
             from bounds
@@ -235,7 +253,7 @@ pub(super) async fn record(
     let Report { notification, observed } = report;
     let Notification { bucket, key, sequencer, version_id, etag, event_time, size, .. } =
         notification;
-    let params: [&(dyn ToSql + Sync); 11] = [
+    let params: [&(dyn ToSql + Sync); 12] = [
         &&**bucket,
         &&**key,
         &version_id.as_deref().or(observed.version_id.as_deref()),
@@ -247,6 +265,7 @@ pub(super) async fn record(
         &request_id,
         &trace_id.map(|id| id.to_string()),
         &MAX_SMALL,
+        &notification.is_removal(),
     ];
     let row = query_one(connection, RECORD, &params).await?;
     Ok((row.get(0), row.get(1)))

@@ -1,0 +1,87 @@
+//! Movies that are withdrawn: no version that counts contains them.
+//!
+//! They leave `movies`, so that queries need not know of them. Their ids stay theirs.
+
+use deadpool_postgres::Transaction;
+use roaring::RoaringTreemap;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{StoreError, sql::query_one};
+
+/// How many movies one statement withdraws.
+const BATCH: usize = 100_000;
+
+/// Why a movie was withdrawn.
+#[derive(Clone, Copy, Debug, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// A newer version of the object does not contain it.
+    Corrected,
+    /// The object, or this version of it, was removed from the bucket.
+    Removed,
+    /// The version that contained it was undone.
+    Undone,
+}
+
+impl Reason {
+    const ALL: [(&'static str, Self); 3] =
+        [("corrected", Self::Corrected), ("removed", Self::Removed), ("undone", Self::Undone)];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, reason)| *reason == self).map_or("", |(name, _)| name)
+    }
+
+    pub(super) fn from_name(name: &str) -> Self {
+        let known = Self::ALL.iter().find(|(known, _)| *known == name);
+        known.map_or(Self::Corrected, |(_, reason)| *reason)
+    }
+}
+
+/// Withdraws movies. Returns how many of them the catalogue had.
+pub(super) async fn withdraw(
+    transaction: &Transaction<'_>,
+    ids: &RoaringTreemap,
+    reason: Reason,
+    ingest_id: Option<i64>,
+) -> Result<i64, StoreError> {
+    let withdraw = "
+        /* withdrawn::withdraw */
+        with gone as (
+            delete from movies where id = any($1) returning id, identity, doc::json as doc
+        ),
+        withdrawn as (
+            insert into withdrawn_movies (id, identity, doc, ingest_id, reason)
+            select id, identity, json_strip_nulls(json_build_object('title', doc -> 'title',
+                'year', doc -> 'year', 'href', doc -> 'href')), $2, $3
+            from gone
+            returning id
+        )
+        select count(*) from withdrawn";
+    let mut count = 0;
+    let ids: Vec<i64> = ids.iter().map(u64::cast_signed).collect();
+    for ids in ids.chunks(BATCH) {
+        let row = query_one(transaction, withdraw, &[&ids, &ingest_id, &reason.name()]).await?;
+        count += row.get::<_, i64>(0);
+    }
+    Ok(count)
+}
+
+/// Whether any movie is withdrawn.
+pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, StoreError> {
+    let exist = "
+        /* withdrawn::exist */
+        select exists (select from withdrawn_movies)";
+    Ok(query_one(transaction, exist, &[]).await?.get(0))
+}
+
+/// Forgets withdrawn movies that the catalogue has again.
+pub(super) async fn restored(
+    transaction: &Transaction<'_>,
+    ids: &[i64],
+) -> Result<i64, StoreError> {
+    let restored = "
+        /* withdrawn::restored */
+        delete from withdrawn_movies where id = any($1)";
+    Ok(super::sql::execute(transaction, restored, &[&ids]).await?.cast_signed())
+}
