@@ -19,7 +19,7 @@ use rest_api::{
     Aws,
     config::{
         ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat,
-        Retry, ServerLimits, TokenDigest,
+        Retry, ServerLimits, Snapshots, TokenDigest,
     },
     objects::ObjectStore,
     reconcile,
@@ -172,6 +172,7 @@ impl Stack {
             workers: 2,
             budget: Budget::default(),
             ignored_keys: IgnoredKeys::default(),
+            snapshots: Snapshots::default(),
             ledger_days: None,
             // Pages of other sites are refused before.
             cors_origins: CorsOrigins::Listed(Vec::new()),

@@ -24,7 +24,7 @@ use rest_api::{
     Aws,
     config::{
         ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, IgnoredKeys, LogFormat, Retry,
-        ServerLimits, TokenDigest,
+        ServerLimits, Snapshots, TokenDigest,
     },
 };
 use serde_json::{Value, json};
@@ -105,6 +105,7 @@ impl Environment {
             workers: 2,
             budget: Budget::default(),
             ignored_keys: IgnoredKeys::default(),
+            snapshots: Snapshots::default(),
             ledger_days: None,
             cors_origins: CorsOrigins::Any,
             cache_bytes: DEFAULT_CACHE,

@@ -86,6 +86,12 @@ Environment:
                     [all]
   MRU_IGNORE_KEYS   glob patterns of keys that are no files, separated by commas; none
                     if it is empty [**/_*,**/.*,**/*$folder$,**/*/]
+  MRU_SNAPSHOT_PREFIXES
+                    objects that are snapshots: bucket/prefix entries, separated by
+                    commas; bucket/ is the whole bucket [none]
+  MRU_MAX_WITHDRAW  largest number of movies that a snapshot may withdraw before it
+                    is blocked: 1000, or 50% of those that the object named, at
+                    least 100 [50%]
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_PROBE_LISTEN  address and port of a second listener, which serves /healthz,
                     /readyz and /metrics only [none]

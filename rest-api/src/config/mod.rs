@@ -4,6 +4,7 @@
 //! their process. All missing and malformed variables are reported together, one a line.
 
 mod reader;
+mod snapshots;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -14,6 +15,7 @@ pub use crate::{
     retry::Retry,
 };
 pub use aws::Secret;
+pub use snapshots::{MaxWithdraw, SnapshotPrefixes, Snapshots};
 
 use reader::Reader;
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub buckets: Vec<String>,
     /// The keys that are no files (`MRU_IGNORE_KEYS`).
     pub ignored_keys: IgnoredKeys,
+    /// Which files are snapshots, and how much one may withdraw (`MRU_SNAPSHOT_PREFIXES`, `MRU_MAX_WITHDRAW`).
+    pub snapshots: Snapshots,
     /// How many large files this process works on at once (`MRU_WORKERS`), beside batches of small ones; 0
     /// for no files at all.
     pub workers: usize,

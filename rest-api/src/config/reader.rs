@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat, Login,
-    Retry, Secret, ServerLimits, Tls, TokenDigest,
+    MaxWithdraw, Retry, Secret, ServerLimits, SnapshotPrefixes, Snapshots, Tls, TokenDigest,
 };
 
 /// Reads variables, and collects all errors. A variable with an error gets a substitute value.
@@ -30,6 +30,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
     fn config(&mut self) -> Config {
         // The AWS SDK reads it. Without it, every request to S3 would fail later.
         self.required("AWS_REGION");
+        let buckets = self.buckets("MRU_BUCKETS");
         Config {
             listen: self.parsed(
                 "MRU_LISTEN",
@@ -43,8 +44,9 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 ValueOrSecretId::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
                 ValueOrSecretId::SecretId(id) => ApiToken::Managed(id),
             },
-            buckets: self.buckets("MRU_BUCKETS"),
             ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
+            snapshots: self.snapshots(&buckets),
+            buckets,
             workers: self.parsed("MRU_WORKERS", 2, "a number"),
             budget: self.budget(),
             ledger_days: Some(self.parsed("MRU_LEDGER_DAYS", 365, "a number of days"))
@@ -179,13 +181,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             .filter(|name| !name.is_empty())
             .map(Into::into)
             .collect();
-        let is_name = |bucket: &String| {
-            bucket
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b))
-                && !bucket.contains("..")
-        };
-        if let Some(wrong) = buckets.iter().find(|bucket| !is_name(bucket)) {
+        if let Some(wrong) = buckets.iter().find(|bucket| !is_bucket_name(bucket)) {
             let form = "bucket names separated by commas, without ARN or s3://";
             self.errors.push(format!("{name} must be {form}: {wrong}"));
         }
@@ -199,6 +195,20 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             self.errors.push(format!("{name} must be glob patterns separated by commas: {error}"));
             IgnoredKeys::default()
         })
+    }
+
+    /// Reads what concerns snapshots. Their buckets must be among `buckets`, unless these are all.
+    fn snapshots(&mut self, buckets: &[String]) -> Snapshots {
+        let name = "MRU_SNAPSHOT_PREFIXES";
+        let form = "bucket/prefix entries separated by commas, without s3://";
+        let prefixes = self.parsed(name, SnapshotPrefixes::default(), form);
+        let is_allowed = |bucket: &str| buckets.is_empty() || buckets.iter().any(|b| b == bucket);
+        if let Some(wrong) = prefixes.buckets().find(|bucket| !is_allowed(bucket)) {
+            self.errors.push(format!("{name} names a bucket that is not in MRU_BUCKETS: {wrong}"));
+        }
+        let form = "a percentage from 0% to 100%, or a number of movies";
+        let max_withdraw = self.parsed("MRU_MAX_WITHDRAW", MaxWithdraw::default(), form);
+        Snapshots { prefixes, max_withdraw }
     }
 
     fn log_format(&mut self) -> LogFormat {
@@ -264,6 +274,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
 enum ValueOrSecretId {
     Value(String),
     SecretId(String),
+}
+
+/// Returns whether `bucket` may be the name of a bucket, and is no URL or ARN.
+pub(super) fn is_bucket_name(bucket: &str) -> bool {
+    bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b))
+        && !bucket.contains("..")
 }
 
 /// Returns whether a connection to `host` stays on this machine.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use rest_api::config::{
-    ApiToken, Budget, Config, ConfigError, LogFormat, Login, ServerLimits, Tls, TokenDigest,
+    ApiToken, Budget, Config, ConfigError, LogFormat, Login, MaxWithdraw, ServerLimits, Snapshots,
+    Tls, TokenDigest,
 };
 
 const COMPLETE: [(&str, &str); 6] = [
@@ -37,6 +38,7 @@ fn the_defaults_are_safe() {
     assert_eq!(read(&[("MRU_BUCKETS", "a-b, c.d,")]).unwrap().buckets, ["a-b", "c.d"]);
     let budget = Budget { records: 20_000_000, staged_bytes: 32 << 30 };
     assert_eq!(config.budget, budget);
+    assert_eq!(config.snapshots, Snapshots::default());
     assert!(
         matches!(config.api_token, ApiToken::Fixed(token) if token == TokenDigest::of("to-ken"))
     );
@@ -90,6 +92,33 @@ fn all_missing_and_malformed_variables_are_named() {
             )
         );
     }
+}
+
+#[test]
+fn snapshots_are_in_the_buckets_of_the_service() {
+    const PREFIXES: &str = "MRU_SNAPSHOT_PREFIXES";
+    let with = |buckets, prefixes| [("MRU_BUCKETS", buckets), (PREFIXES, prefixes)];
+    for (buckets, prefixes) in [("", "a/daily/, b/"), ("b,a", "a/daily/,b/")] {
+        let Snapshots { prefixes, .. } = read(&with(buckets, prefixes)).unwrap().snapshots;
+        assert!(prefixes.covers("a", "daily/1.json") && prefixes.covers("b", "1.json"));
+        assert!(!prefixes.covers("a", "1.json"));
+    }
+    assert_eq!(
+        error(&with("a,b", "a/,c/daily/")),
+        "MRU_SNAPSHOT_PREFIXES names a bucket that is not in MRU_BUCKETS: c"
+    );
+    for wrong in ["a/,b", "s3://a/daily/"] {
+        let form = "bucket/prefix entries separated by commas, without s3://";
+        let expected = format!("MRU_SNAPSHOT_PREFIXES must be {form}: {wrong}");
+        assert_eq!(error(&with("a,b", wrong)), expected);
+    }
+    let max_withdraw = |text| read(&[("MRU_MAX_WITHDRAW", text)]).unwrap().snapshots.max_withdraw;
+    assert_eq!(max_withdraw("10%"), MaxWithdraw::Percent(10));
+    assert_eq!(max_withdraw("1000"), MaxWithdraw::Movies(1000));
+    assert_eq!(
+        error(&[("MRU_MAX_WITHDRAW", "200%")]),
+        "MRU_MAX_WITHDRAW must be a percentage from 0% to 100%, or a number of movies: 200%"
+    );
 }
 
 #[test]

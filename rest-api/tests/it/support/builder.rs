@@ -9,7 +9,7 @@ use rest_api::{
     Aws,
     config::{
         ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat,
-        Retry, ServerLimits, TokenDigest,
+        Retry, ServerLimits, Snapshots, TokenDigest,
     },
 };
 
@@ -151,6 +151,7 @@ fn config(database: Database) -> Config {
         workers: 2,
         budget: Budget::default(),
         ignored_keys: IgnoredKeys::default(),
+        snapshots: Snapshots::default(),
         ledger_days: None,
         cors_origins: CorsOrigins::Any,
         cache_bytes: DEFAULT_CACHE,
