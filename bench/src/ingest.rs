@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use local_stack::postgres::Postgres;
-use rest_api::store::{self, CatalogueRow, Lane, ObservedVersion, Stage, Store};
+use rest_api::store::{self, CatalogueRow, Lane, Mode, ObservedVersion, Stage, Store};
 use schema::Notification;
 use serde_json::json;
 
@@ -94,7 +94,7 @@ pub(crate) async fn ingest(
         watch.stop(run);
     }
     let run = watch.start();
-    let merged = store.merge_staged(staging, &position, &claim).await?;
+    let merged = store.merge_staged(staging, &position, Mode::Upsert, &claim).await?;
     store.maintain_now().await?;
     watch.stop(run);
     let growth = memory::peak_growth(before);

@@ -82,6 +82,8 @@ create table decisions (
     -- The version: by its id; in a bucket without versions by its content.
     version_id text,
     etag       text,
+    removal    boolean not null default false,
+    sequencer  text collate "C" not null default '',
     decided_at timestamptz not null default now(),
     decided_by text not null
 );

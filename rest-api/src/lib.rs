@@ -154,7 +154,7 @@ async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let mut store = Store::new(&config.database, &aws.secrets, config.workers).await?;
-    store = store.with_budget(config.budget);
+    store = store.with_budget(config.budget).with_max_withdraw(config.snapshots.max_withdraw);
     if config.results_topic_arn.is_some() {
         store = store.with_outbox(Outbox::Enabled);
     }
@@ -179,6 +179,7 @@ async fn serve(
         decode_pool: decode_pool.clone(),
         retry: config.retry,
         lease: config.lease,
+        snapshot_prefixes: config.snapshots.prefixes,
         metrics: Arc::clone(&metrics),
     });
     let mut workers = JoinSet::new();

@@ -29,7 +29,7 @@ use prometheus_client::{
 
 use crate::{
     problem::Code,
-    store::{IngestState, Merged, QueueDepth},
+    store::{Effect, IngestState, Merged, QueueDepth},
 };
 
 /// The media type of what [`Metrics::render`] returns.
@@ -254,12 +254,24 @@ impl Metrics {
 
     /// Counts merged movies, by outcome.
     pub fn merged(&self, merged: &Merged) {
-        let Merged { inserted, updated, unchanged, .. } = *merged;
-        for (outcome, movies) in
-            [("inserted", inserted), ("updated", updated), ("unchanged", unchanged)]
-        {
+        let Merged { inserted, updated, unchanged, withdrawn, restored, .. } = *merged;
+        for (outcome, movies) in [
+            ("inserted", inserted),
+            ("updated", updated),
+            ("unchanged", unchanged),
+            ("withdrawn", withdrawn),
+            ("restored", restored),
+        ] {
             let movies = u64::try_from(movies).unwrap_or_default();
             self.movies.get_or_create(&[("outcome", outcome)]).0.inc_by(movies);
+        }
+    }
+
+    /// Counts the movies that a decision has withdrawn.
+    pub fn withdrawn(&self, effect: &Effect) {
+        if !effect.dry_run {
+            let withdrawn = effect.withdrawn.cast_signed();
+            self.merged(&Merged { withdrawn, ..Merged::default() });
         }
     }
 

@@ -16,6 +16,10 @@ use percent_encoding::percent_decode_str;
 
 use crate::store::ObservedVersion;
 
+/// The name of the metadata of an object that is its mode: `upsert` or `snapshot`. In a header it has the prefix
+/// `x-amz-meta-`.
+pub const MODE: &str = "movies-mode";
+
 /// Why an object cannot be read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ObjectError {
@@ -64,6 +68,8 @@ pub struct Object {
     pub version: ObservedVersion,
     /// Its `Content-Encoding`.
     pub content_encoding: Option<String>,
+    /// Its mode, as its metadata has it.
+    pub mode: Option<String>,
     /// Its bytes.
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, ObjectError>> + Send>>,
 }
@@ -134,6 +140,7 @@ impl ObjectStore {
                 object.content_length,
             ),
             content_encoding: object.content_encoding,
+            mode: object.metadata.and_then(|mut metadata| metadata.remove(MODE)),
             body: Box::pin(chunks(object.body)),
         })
     }

@@ -11,7 +11,11 @@ use movie_file::{Violation, Violations};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
-use crate::{store::StoreError, telemetry::chain, terminal::excerpt};
+use crate::{
+    store::{StoreError, Withdrawal},
+    telemetry::chain,
+    terminal::excerpt,
+};
 
 /// The longest name of a query parameter in a detail, in characters.
 const MAX_NAME: usize = 64;
@@ -29,6 +33,9 @@ pub enum Code {
     MethodNotAllowed,
     RequestTimeout,
     NotFailed,
+    NotBlocked,
+    NotMerged,
+    Withdrawn,
     BodyTooLarge,
     UnsupportedMediaType,
     Violations,
@@ -42,6 +49,8 @@ pub enum Code {
     DatabaseUnavailable,
     DatabaseFull,
     WorkerDied,
+    // Of blocked ingests.
+    TooManyWithdrawn,
 }
 
 impl Code {
@@ -54,7 +63,7 @@ impl Code {
     ];
 
     /// All codes, in the order of their declaration.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidParameter,
         Self::MalformedJson,
         Self::Unauthorized,
@@ -62,6 +71,9 @@ impl Code {
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::NotFailed,
+        Self::NotBlocked,
+        Self::NotMerged,
+        Self::Withdrawn,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::Violations,
@@ -74,6 +86,7 @@ impl Code {
         Self::DatabaseUnavailable,
         Self::DatabaseFull,
         Self::WorkerDied,
+        Self::TooManyWithdrawn,
     ];
 
     /// Returns status, code and title. A code of failed ingests alone has no status.
@@ -88,6 +101,9 @@ impl Code {
             Self::MethodNotAllowed => (Some(S::METHOD_NOT_ALLOWED), "method_not_allowed", "Not with this method"),
             Self::RequestTimeout => (Some(S::REQUEST_TIMEOUT), "request_timeout", "The request took too long to arrive"),
             Self::NotFailed => (Some(S::CONFLICT), "not_failed", "This ingest is neither failed nor gone"),
+            Self::NotBlocked => (Some(S::CONFLICT), "not_blocked", "This ingest is not blocked"),
+            Self::NotMerged => (Some(S::CONFLICT), "not_merged", "This ingest has merged nothing"),
+            Self::Withdrawn => (Some(S::GONE), "withdrawn", "The movie was withdrawn"),
             Self::BodyTooLarge => (Some(S::PAYLOAD_TOO_LARGE), "body_too_large", "The body is too large"),
             Self::UnsupportedMediaType => (Some(S::UNSUPPORTED_MEDIA_TYPE), "unsupported_media_type", "The body has the wrong type"),
             Self::Violations => (Some(S::UNPROCESSABLE_ENTITY), "violations", "The body does not fit the schema"),
@@ -100,6 +116,7 @@ impl Code {
             Self::DatabaseUnavailable => (None, "database_unavailable", "The database did not store the movies"),
             Self::DatabaseFull => (None, "database_full", "The database has no storage left"),
             Self::WorkerDied => (None, "worker_died", "Every worker that claimed the file died or stalled"),
+            Self::TooManyWithdrawn => (None, "too_many_withdrawn", "The snapshot would withdraw too many movies"),
         }
     }
 
@@ -128,6 +145,7 @@ struct Content {
     code: Code,
     detail: Cow<'static, str>,
     violations: Option<(serde_json::Value, u64)>,
+    withdrawal: Option<Withdrawal>,
     header: Option<(HeaderName, HeaderValue)>,
     /// The internal error, for the log alone.
     cause: Option<String>,
@@ -157,6 +175,10 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<Violation>")]
     violations: Option<&'a serde_json::Value>,
+    /// What withdrew the movie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Withdrawal")]
+    withdrawal: Option<&'a Withdrawal>,
 }
 
 impl JsonSchema for Problem {
@@ -174,7 +196,14 @@ impl Problem {
     /// right.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        Self(Box::new(Content { code, detail, violations: None, header: None, cause: None }))
+        Self(Box::new(Content {
+            code,
+            detail,
+            violations: None,
+            withdrawal: None,
+            header: None,
+            cause: None,
+        }))
     }
 
     fn with_header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
@@ -184,6 +213,12 @@ impl Problem {
 
     fn with_cause(mut self, cause: String) -> Self {
         self.0.cause = Some(cause);
+        self
+    }
+
+    /// Returns the same problem with what withdrew the movie.
+    pub fn with_withdrawal(mut self, withdrawal: Withdrawal) -> Self {
+        self.0.withdrawal = Some(withdrawal);
         self
     }
 
@@ -258,7 +293,7 @@ impl Problem {
 /// Serializes to the problem object.
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Content { code, detail, violations, .. } = &*self.0;
+        let Content { code, detail, violations, withdrawal, .. } = &*self.0;
         let (status, code, title) = code.row();
         let body = Body {
             r#type: "about:blank",
@@ -268,6 +303,7 @@ impl Serialize for Problem {
             detail,
             violation_count: violations.as_ref().map(|(_, count)| *count),
             violations: violations.as_ref().map(|(listed, _)| listed),
+            withdrawal: withdrawal.as_ref(),
         };
         body.serialize(serializer)
     }
@@ -291,6 +327,10 @@ impl From<StoreError> for Problem {
             StoreError::Busy => {
                 Self::unavailable("too many queries wait; retry", Duration::from_secs(1))
             }
+            StoreError::NotMerged => Self::new(
+                Code::NotMerged,
+                "only a version that was merged can be undone; GET /ingests/{id} shows its state",
+            ),
             StoreError::CursorGone => {
                 Self::parameter("after", "the movie at the end of that page is gone; begin again")
             }

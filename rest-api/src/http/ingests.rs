@@ -1,6 +1,8 @@
 //! `/ingests`: the ledger.
 
 use http::{StatusCode, header};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{
     in_time, params,
@@ -9,8 +11,11 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{IngestQuery, IngestState},
+    store::{Effect, Ingest, IngestQuery, IngestState, Undo},
 };
+
+/// Who decides by a request: whoever has the API token.
+const TOKEN_HOLDER: &str = "API token";
 
 /// The order of the list, in its cursors.
 const ORDER: &str = "ingests";
@@ -37,7 +42,8 @@ fn parse(query: &str) -> Result<IngestQuery, Problem> {
             "bucket" => parsed.bucket = Some(without_nul(name, value)?),
             "key" => parsed.key = Some(without_nul(name, value)?),
             "state" => {
-                let states = "queued, running, succeeded, rejected, superseded, gone or failed";
+                let states =
+                    "queued, running, succeeded, rejected, superseded, gone, blocked or failed";
                 let state = IngestState::from_name(&value);
                 parsed.state = Some(state.ok_or_else(|| Problem::parameter(name, states))?);
             }
@@ -80,6 +86,59 @@ pub(super) async fn retry(request: Request) -> Answer {
         return Err(Problem::new(Code::NotFailed, detail));
     }
     json(StatusCode::ACCEPTED, &ingest)
+}
+
+/// `POST /ingests/{id}/approve`: lets a blocked snapshot withdraw as many movies as it does.
+pub(super) async fn approve(request: Request) -> Answer {
+    params::none(&request.query)?;
+    let approved = match request.id() {
+        Some(id) => in_time(request.app.store.approve(id, TOKEN_HOLDER)).await?,
+        None => None,
+    };
+    let (approved, ingest) = approved.ok_or_else(not_found)?;
+    if !approved {
+        let state = ingest.state.name();
+        let detail = format!("the ingest is {state}; only a blocked one can be approved");
+        return Err(Problem::new(Code::NotBlocked, detail));
+    }
+    json(StatusCode::ACCEPTED, &ingest)
+}
+
+/// An ingest, and what a decision about it changes.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct DecidedIngest {
+    #[serde(flatten)]
+    ingest: Ingest,
+    /// What the decision changes.
+    effect: Effect,
+}
+
+/// `POST /ingests/{id}/undo`: what the version said does not count any more.
+pub(super) async fn undo(request: Request) -> Answer {
+    decide(request, Undo::Undo).await
+}
+
+/// `POST /ingests/{id}/redo`: what the version said counts again.
+pub(super) async fn redo(request: Request) -> Answer {
+    decide(request, Undo::Redo).await
+}
+
+async fn decide(request: Request, undo: Undo) -> Answer {
+    let mut dry_run = false;
+    for (name, value) in params::parse(&request.query, &["dry_run"])? {
+        dry_run = match &*value {
+            "true" => true,
+            "false" => false,
+            _ => return Err(Problem::parameter(name, "true or false")),
+        };
+    }
+    let decided = match request.id() {
+        Some(id) => request.app.store.undo(id, undo, TOKEN_HOLDER, dry_run).await?,
+        None => None,
+    };
+    let (ingest, effect) = decided.ok_or_else(not_found)?;
+    request.app.metrics.withdrawn(&effect);
+    json(StatusCode::OK, &DecidedIngest { ingest, effect })
 }
 
 fn not_found() -> Problem {

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{CatalogueRow, MovieDocument, MovieQuery, MovieWithProvenance, SearchQuery, Sort},
+    store::{
+        CatalogueRow, FoundById, MovieDocument, MovieQuery, MovieWithProvenance, Reason,
+        SearchQuery, Sort, Withdrawal,
+    },
 };
 
 /// The largest body of `POST /movies`, in bytes, also after decompression. A larger file goes
@@ -240,11 +243,30 @@ pub(super) async fn read(request: Request) -> Answer {
     let missing = || Problem::new(Code::NotFound, "no such movie; GET /movies lists them");
     let id = request.id().ok_or_else(missing)?;
     let movie = async |at_least| {
-        let (revision, movie) = app.store.movie(id, at_least).await?;
-        let json = movie_json(&movie.ok_or_else(missing)?)?.into_bytes();
+        let (revision, found) = app.store.movie(id, at_least).await?;
+        let json = match found {
+            FoundById::Movie(movie) => movie_json(&movie)?.into_bytes(),
+            FoundById::Withdrawn(withdrawal) => return Err(withdrawn(withdrawal)),
+            FoundById::Nothing => return Err(missing()),
+        };
         Ok(Fresh { revision, json, next: None })
     };
     cache::answer(&request, format!("movie {id}"), movie).await
+}
+
+/// Returns the problem of a movie that was withdrawn.
+fn withdrawn(withdrawal: Withdrawal) -> Problem {
+    let object = match (&withdrawal.bucket, &withdrawal.key) {
+        (Some(bucket), Some(key)) => format!("{bucket}/{key}"),
+        _ => "its object".to_owned(),
+    };
+    let reason = match withdrawal.reason {
+        Reason::Corrected => format!("a newer version of {object} does not name it"),
+        Reason::Removed => format!("{object} was removed"),
+        Reason::Undone => format!("a version of {object} that named it was undone"),
+    };
+    let detail = format!("{reason}, and no other file names it");
+    Problem::new(Code::Withdrawn, detail).with_withdrawal(withdrawal)
 }
 
 fn movie_json(found: &MovieWithProvenance) -> Result<String, Problem> {

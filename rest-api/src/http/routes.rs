@@ -21,7 +21,7 @@ use Access::{ApiToken, Public};
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 19] = [
+pub(super) static ROUTES: [Route; 22] = [
     //   path                       who may call  largest body       description           handler
     get( "/",                       Public,                          about::home,          |r| pages::home(r).boxed()),
     get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
@@ -30,7 +30,10 @@ pub(super) static ROUTES: [Route; 19] = [
     get( "/healthz",                Public,                          about::alive,         |r| health::alive(r).boxed()),
     get( "/ingests",                Public,                          about::list_ingests,  |r| ingests::list(r).boxed()),
     get( "/ingests/{id}",           Public,                          about::read_ingest,   |r| ingests::read(r).boxed()),
+    post("/ingests/{id}/approve",   ApiToken,     0,                 about::approve_ingest, |r| ingests::approve(r).boxed()),
+    post("/ingests/{id}/redo",      ApiToken,     0,                 about::redo_ingest,    |r| ingests::redo(r).boxed()),
     post("/ingests/{id}/retry",     ApiToken,     0,                 about::retry_ingest,  |r| ingests::retry(r).boxed()),
+    post("/ingests/{id}/undo",      ApiToken,     0,                 about::undo_ingest,    |r| ingests::undo(r).boxed()),
     get( "/metrics",                Public,                          about::metrics,       |r| metrics::metrics(r).boxed()),
     get( "/movies",                 Public,                          about::list_movies,   |r| movies::list(r).boxed()),
     post("/movies",                 ApiToken,     movies::MAX_BODY,  about::create_movies, |r| movies::create(r).boxed()),

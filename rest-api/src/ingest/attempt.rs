@@ -5,14 +5,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use movie_file::{Limits, Reader, Violations, limits::MAX_FILE};
+use schema::Fault;
 use tracing::{debug, info};
 
 use super::worker::Worker;
 use crate::{
-    objects::{Object, ObjectError},
+    objects::{MODE, Object, ObjectError},
     problem::Code,
-    store::{CatalogueRow, Claim, Merged, Stage, StoreError, VersionPosition},
+    store::{
+        CatalogueRow, Claim, Merged, Mode, ObservedVersion, SmallFile, Stage, StoreError,
+        VersionPosition,
+    },
+    terminal::excerpt,
 };
+
+/// How many characters of an unknown mode a violation quotes.
+const MAX_EXCERPT: usize = 64;
 
 /// The result of an attempt that did not fail.
 pub(super) enum Attempted {
@@ -24,10 +32,23 @@ pub(super) enum Attempted {
     Replaced,
 }
 
+/// What opening the object of a claim has resulted in.
+pub(super) enum Opened {
+    File(Box<File>),
+    /// Its metadata has a violation.
+    Rejected(Violations),
+    /// The bucket holds newer content under this object key.
+    Replaced,
+}
+
 /// An object that is being read.
 pub(super) struct File {
+    /// The claim on it, with what the object store reports where the notification lacked it.
+    pub(super) claim: Claim,
     /// The position of its version.
     pub(super) position: VersionPosition,
+    /// Its mode.
+    pub(super) mode: Mode,
     pub(super) reader: Reader<BoxStream<'static, Result<Bytes, ObjectError>>>,
 }
 
@@ -78,6 +99,10 @@ impl Worker {
         if claim.attempts > self.retry.max_attempts {
             return Err(Failure::AttemptsExhausted);
         }
+        if claim.removal {
+            let merged = self.store.merge_batch(&[self.removal(claim).await?]).await?.pop();
+            return Ok(Attempted::Merged(merged.flatten().ok_or(StoreError::LeaseLost)?));
+        }
         match self.load(claim, Stage::Changes).await {
             Err(failure) if matches!(failure.store(), Some(StoreError::CatalogueChanged)) => {
                 info!("other merges changed the same movies meanwhile: reading the file again");
@@ -89,10 +114,12 @@ impl Worker {
 
     /// Reads the object, stages its movies, and merges them.
     async fn load(&self, claim: &Claim, stage: Stage) -> Result<Attempted, Failure> {
-        let Some(File { position, mut reader }) = self.open(claim).await? else {
-            return Ok(Attempted::Replaced);
+        let File { claim, position, mode, mut reader } = match self.open(claim).await? {
+            Opened::File(file) => *file,
+            Opened::Rejected(violations) => return Ok(Attempted::Rejected(violations)),
+            Opened::Replaced => return Ok(Attempted::Replaced),
         };
-        let mut staging = self.store.staging(claim, stage).await?;
+        let mut staging = self.store.staging(&claim, stage).await?;
         while let Some(rows) = reader.next_batch(CatalogueRow::new).await? {
             staging.add(&rows).await?;
         }
@@ -101,16 +128,23 @@ impl Worker {
             staging.discard().await;
             return Ok(Attempted::Rejected(file.violations));
         }
-        Ok(Attempted::Merged(self.store.merge_staged(staging, &position, claim).await?))
+        Ok(Attempted::Merged(self.store.merge_staged(staging, &position, mode, &claim).await?))
     }
 
-    /// Opens the object of `claim`. None if the bucket holds newer content.
-    pub(super) async fn open(&self, claim: &Claim) -> Result<Option<File>, Failure> {
+    /// Returns the removal of an object, as a file without movies.
+    pub(super) async fn removal(&self, claim: &Claim) -> Result<SmallFile, Failure> {
+        let position = self.store.observe(claim, &ObservedVersion::default()).await?;
+        let mode = claim.mode.unwrap_or_else(|| self.mode_of_prefix(claim));
+        Ok(SmallFile { claim: claim.clone(), position, mode, rows: Vec::new() })
+    }
+
+    /// Opens the object of `claim`.
+    pub(super) async fn open(&self, claim: &Claim) -> Result<Opened, Failure> {
         let Claim { bucket, key, version_id, .. } = claim;
-        let Object { version, content_encoding, body } =
+        let Object { version, content_encoding, mode, body } =
             self.objects.get(bucket, key, version_id.as_deref()).await?;
         if claim.etag.is_some() && claim.etag != version.etag {
-            return Ok(None);
+            return Ok(Opened::Replaced);
         }
         // The same content has another length: a proxy has cut it, or will.
         if claim.etag.is_some() && claim.size.is_some() && claim.size != version.size {
@@ -119,11 +153,34 @@ impl Worker {
             );
         }
         let position = self.store.observe(claim, &version).await?;
-        debug!(size_bytes = version.size, "reading the object");
+        let mode = match (claim.mode, mode) {
+            (Some(mode), _) => mode,
+            (None, None) => self.mode_of_prefix(claim),
+            (None, Some(name)) => match Mode::from_name(name.trim()) {
+                Some(mode) => mode,
+                None => return Ok(Opened::Rejected(unknown_mode(&name))),
+            },
+        };
+        debug!(size_bytes = version.size, mode = mode.name(), "reading the object");
+        let mut claim = claim.clone();
+        claim.version_id = claim.version_id.or(version.version_id);
+        claim.etag = claim.etag.or(version.etag);
         let metrics = Arc::clone(&self.metrics);
         let body = body.inspect_ok(move |chunk| metrics.read(chunk.len())).boxed();
         let limits = Limits::with_max_file(MAX_FILE);
         let reader = Reader::new(content_encoding.as_deref(), limits, body, &self.decode_pool);
-        Ok(Some(File { position, reader }))
+        Ok(Opened::File(Box::new(File { claim, position, mode, reader })))
     }
+
+    /// Returns the mode of an object whose metadata has none.
+    fn mode_of_prefix(&self, Claim { bucket, key, .. }: &Claim) -> Mode {
+        let is_snapshot = self.snapshot_prefixes.covers(bucket, key);
+        if is_snapshot { Mode::Snapshot } else { Mode::Upsert }
+    }
+}
+
+/// Returns the violation of an object whose metadata has another mode.
+fn unknown_mode(name: &str) -> Violations {
+    let expected = format!("upsert or snapshot as the metadata {MODE}");
+    Violations::of_file(Fault::at_root(expected, format!("{:?}", excerpt(name, MAX_EXCERPT))))
 }

@@ -14,7 +14,7 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tracing::{Instrument, error, info, warn};
 
 use super::{
-    attempt::{Attempted, Failure, File},
+    attempt::{Attempted, Failure, File, Opened},
     lease,
     worker::{Worker, span},
 };
@@ -97,8 +97,13 @@ impl Worker {
         if claim.attempts > self.retry.max_attempts {
             return Err(Failure::AttemptsExhausted);
         }
-        let Some(File { position, mut reader }) = self.open(claim).await? else {
-            return Ok(Read::Replaced);
+        if claim.removal {
+            return Ok(Read::File(Box::new(self.removal(claim).await?)));
+        }
+        let File { claim, position, mode, mut reader } = match self.open(claim).await? {
+            Opened::File(file) => *file,
+            Opened::Rejected(violations) => return Ok(Read::Rejected(violations)),
+            Opened::Replaced => return Ok(Read::Replaced),
         };
         let rows = reader.next_batch(CatalogueRow::new).await?.unwrap_or_default();
         if reader.next_batch(CatalogueRow::new).await?.is_some()
@@ -110,7 +115,7 @@ impl Worker {
         if !violations.is_empty() {
             return Ok(Read::Rejected(violations));
         }
-        Ok(Read::File(Box::new(SmallFile { claim: claim.clone(), position, rows })))
+        Ok(Read::File(Box::new(SmallFile { claim, position, mode, rows })))
     }
 }
 
@@ -182,7 +187,9 @@ impl Batch {
         }
         match self.merge_together(&files).await {
             Ok(()) => {}
-            Err(StoreError::Statement(error)) if files.len() > 1 => {
+            Err(error @ (StoreError::Statement(_) | StoreError::TooManyWithdrawn { .. }))
+                if files.len() > 1 =>
+            {
                 warn!(
                     error = chain(&error),
                     "merging a batch failed: merging its files one by one"

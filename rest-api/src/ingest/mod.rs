@@ -15,6 +15,7 @@
 //!       |                 has replaced it in the bucket (then nothing was stored)
 //!       +--> rejected     the content is at fault; nothing of it was stored
 //!       +--> gone         the object was not there, nor after a pause
+//!       +--> blocked      a snapshot that would withdraw too many movies; nothing of it was stored
 //!       +--> failed       the infrastructure failed too often
 //! ```
 //!

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     objects::{ErrorCause, ObjectError},
     problem::{Code, Problem},
-    store::{Claim, IngestState, Merged, StoreError},
+    store::{Claim, IngestState, Merged, Mode, StoreError},
     telemetry::{chain, milliseconds},
 };
 
@@ -45,6 +45,11 @@ impl Worker {
                 warn!(duration_ms, "lease lost: another worker has claimed the ingest");
                 self.metrics.lease_lost();
             }
+            Err(failure)
+                if matches!(failure.store(), Some(StoreError::TooManyWithdrawn { .. })) =>
+            {
+                self.block(claim, &failure, duration).await;
+            }
             Err(failure) => match failure.fault_of_file() {
                 Some(fault) => self.reject(claim, &Violations::of_file(fault), duration).await,
                 None => match &failure {
@@ -59,15 +64,16 @@ impl Worker {
 
     /// The merge has ended the ingest in its own transaction.
     fn after_merge(&self, merged: &Merged, duration: Duration) {
-        let Merged { inserted, updated, unchanged, superseded } = *merged;
+        let Merged { inserted, updated, unchanged, withdrawn, restored, superseded, mode } =
+            *merged;
         let duration_ms = milliseconds(duration);
-        let state = if superseded {
-            info!(inserted, updated, unchanged, duration_ms, "ingest superseded");
-            IngestState::Superseded
+        let mode = mode.map(Mode::name);
+        let (state, message) = if superseded {
+            (IngestState::Superseded, "ingest superseded")
         } else {
-            info!(inserted, updated, unchanged, duration_ms, "ingest succeeded");
-            IngestState::Succeeded
+            (IngestState::Succeeded, "ingest succeeded")
         };
+        info!(inserted, updated, unchanged, withdrawn, restored, mode, duration_ms, "{message}");
         self.metrics.merged(merged);
         self.metrics.ended(state, duration);
     }
@@ -93,6 +99,25 @@ impl Worker {
         info!(duration_ms, "ingest superseded: the bucket holds newer content");
         if self.record_with_retry(|| self.store.supersede(claim)).await {
             self.metrics.ended(IngestState::Superseded, duration);
+        }
+    }
+
+    /// Ends an ingest whose snapshot withdraws too many movies. Nothing of it was stored.
+    async fn block(&self, claim: &Claim, failure: &Failure, duration: Duration) {
+        let Some(StoreError::TooManyWithdrawn { withdrawn, named, .. }) = failure.store() else {
+            return;
+        };
+        let duration_ms = milliseconds(duration);
+        warn!(withdrawn, named, duration_ms, "ingest blocked: it waits for an approval");
+        let detail = format!(
+            "this snapshot would withdraw {withdrawn} of the {named} movies that its object named; \
+             put a complete file, or approve this one: POST /ingests/{}/approve",
+            claim.id
+        );
+        let problem = Problem::new(Code::TooManyWithdrawn, detail).to_json();
+        let problem = String::from_utf8_lossy(&problem);
+        if self.record_with_retry(|| self.store.block(claim, &problem)).await {
+            self.metrics.ended(IngestState::Blocked, duration);
         }
     }
 

@@ -12,7 +12,7 @@ use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::{batch::MAX_BATCH, lease};
 use crate::{
-    config::Retry,
+    config::{Retry, SnapshotPrefixes},
     metrics::Metrics,
     objects::ObjectStore,
     shutdown,
@@ -36,6 +36,8 @@ pub struct Worker {
     pub retry: Retry,
     /// How long a claim lasts unless its lease is renewed.
     pub lease: Duration,
+    /// The objects that are snapshots, whatever their metadata lack.
+    pub snapshot_prefixes: SnapshotPrefixes,
     /// What the worker counts.
     pub metrics: Arc<Metrics>,
 }

@@ -135,7 +135,9 @@ impl<'a> Comparison<'a> {
                 IngestState::Queued | IngestState::Running => VersionStatus::InFlight,
                 IngestState::Rejected => VersionStatus::Rejected,
                 IngestState::Failed => VersionStatus::Differs(Kind::Failed),
-                IngestState::Succeeded | IngestState::Superseded => VersionStatus::UpToDate,
+                IngestState::Succeeded | IngestState::Superseded | IngestState::Blocked => {
+                    VersionStatus::UpToDate
+                }
                 IngestState::Gone => VersionStatus::Differs(Kind::Missing),
             };
         }

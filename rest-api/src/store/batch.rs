@@ -255,10 +255,13 @@ async fn recount(
 }
 
 /// Returns what the catalogue has of the movies of `parts`, by identity.
-async fn read_movies<'a>(
+async fn read_movies<'a, 'b>(
     transaction: &Transaction<'_>,
-    parts: impl Iterator<Item = &Part<'_>>,
-) -> Result<HashMap<Uuid, Movie<'a>>, StoreError> {
+    parts: impl Iterator<Item = &'b Part<'a>>,
+) -> Result<HashMap<Uuid, Movie<'a>>, StoreError>
+where
+    'a: 'b,
+{
     let known = "
         /* batch::read_movies */
         select identity, id, content_hash from movies where identity = any($1)

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Filters, Revision, Store, StoreError,
+    Filters, Reason, Revision, Store, StoreError, Withdrawal,
     reads::{self, Cost, Lent},
     sql::{self, ListQuery, query_one},
 };
@@ -73,6 +73,17 @@ pub struct MovieWithProvenance {
     pub provenance: Provenance,
 }
 
+/// What the catalogue has of an id.
+#[derive(Debug)]
+pub enum FoundById {
+    /// A movie.
+    Movie(Box<MovieWithProvenance>),
+    /// A movie that was withdrawn.
+    Withdrawn(Withdrawal),
+    /// Nothing: no movie ever had this id.
+    Nothing,
+}
+
 /// Where the present content of a movie comes from. `ingest` and the object are null if a client
 /// posted the movie. All fields are null if the content was stored before migration 2.
 #[derive(Debug, JsonSchema, Serialize)]
@@ -112,15 +123,15 @@ impl Store {
         }
         if let (true, Some(last)) = (page.movies.is_empty(), query.after)
             && query.sort != Sort::Id
-            && self.movie(last, page.revision).await?.1.is_none()
+            && !matches!(self.movie(last, page.revision).await?.1, FoundById::Movie(_))
         {
             return Err(StoreError::CursorGone);
         }
         Ok(page)
     }
 
-    /// Returns the movie with this id, and the provenance of its content; and the state of the catalogue
-    /// that they are of, which is `at_least` or a newer one.
+    /// Returns the movie with this id, and the provenance of its content, or that it was withdrawn; and the state of
+    /// the catalogue that they are of, which is `at_least` or a newer one.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -128,7 +139,7 @@ impl Store {
         &self,
         id: i64,
         at_least: Revision,
-    ) -> Result<(Revision, Option<MovieWithProvenance>), StoreError> {
+    ) -> Result<(Revision, FoundById), StoreError> {
         let (revision, movie) = read_movie(self.reader(Cost::Index).await?, id).await?;
         if self.is_recent(revision, at_least) {
             return Ok((revision, movie));
@@ -169,17 +180,15 @@ async fn read_page(connection: Lent, sql: &ListQuery, limit: i64) -> Result<Movi
     Ok(page)
 }
 
-async fn read_movie(
-    connection: Lent,
-    id: i64,
-) -> Result<(Revision, Option<MovieWithProvenance>), StoreError> {
+async fn read_movie(connection: Lent, id: i64) -> Result<(Revision, FoundById), StoreError> {
     let movie = "
         /* catalogue::read_movie */
         select c.revision, c.tag, m.id, m.doc, i.id as ingest, i.bucket, i.key, i.version_id,
-            m.record, m.changed_at
+            m.record, m.changed_at, w.reason, w.withdrawn_at
         from catalogue c
         left join movies m on m.id = $1
-        left join ingests i on i.id = m.ingest_id";
+        left join withdrawn_movies w on w.id = $1
+        left join ingests i on i.id = coalesce(m.ingest_id, w.ingest_id)";
     let row = query_one(&*connection, movie, &[&id]).await?;
     reads::finish(connection);
     let found = |id| MovieWithProvenance {
@@ -193,7 +202,20 @@ async fn read_movie(
             changed_at: row.get("changed_at"),
         },
     };
-    Ok((Revision::new(&row), row.get::<_, Option<i64>>("id").map(found)))
+    let withdrawal = |reason| Withdrawal {
+        reason: Reason::from_name(reason),
+        withdrawn_at: row.get("withdrawn_at"),
+        ingest: row.get("ingest"),
+        bucket: row.get("bucket"),
+        key: row.get("key"),
+        version_id: row.get("version_id"),
+    };
+    let found = match (row.get::<_, Option<i64>>("id"), row.get::<_, Option<&str>>("reason")) {
+        (Some(id), _) => FoundById::Movie(Box::new(found(id))),
+        (None, Some(reason)) => FoundById::Withdrawn(withdrawal(reason)),
+        (None, None) => FoundById::Nothing,
+    };
+    Ok((Revision::new(&row), found))
 }
 
 /// Composes the query of a page. None if no movie can match.

@@ -27,17 +27,39 @@ use crate::config::MaxWithdraw;
 macro_rules! is_active {
     ($m:literal) => {
         concat!(
-            "(not ", $m, ".undone and (", $m, ".version_id is null
-                or not ", $m, ".snapshot and not ", $m, ".removal
+            "(not ",
+            $m,
+            ".undone and (",
+            $m,
+            ".version_id is null
+                or not ",
+            $m,
+            ".snapshot and not ",
+            $m,
+            ".removal
                 or not exists (
                     select
                     from merged_versions same
-                    where same.key = ", $m, ".key and same.bucket = ", $m, ".bucket
-                        and same.version_id = ", $m, ".version_id and same.id <> ", $m, ".id
+                    where same.key = ",
+            $m,
+            ".key and same.bucket = ",
+            $m,
+            ".bucket
+                        and same.version_id = ",
+            $m,
+            ".version_id and same.id <> ",
+            $m,
+            ".id
                         and case
-                            when not ", $m, ".removal then same.removal and not same.undone
+                            when not ",
+            $m,
+            ".removal then same.removal and not same.undone
                             when not same.removal then true
-                            when (same.ordered_at, same.sequencer) < (", $m, ".ordered_at, ", $m, ".sequencer)
+                            when (same.ordered_at, same.sequencer) < (",
+            $m,
+            ".ordered_at, ",
+            $m,
+            ".sequencer)
                                 then true
                             else not same.undone
                         end
@@ -147,6 +169,11 @@ struct Cause {
 }
 
 impl Recount {
+    /// Returns the versions that count again.
+    pub(super) fn revived(&self) -> &[i64] {
+        &self.revived
+    }
+
     /// Whether a version counts that `counted` before.
     pub(super) fn counts(&self, id: i64, counted: bool) -> bool {
         self.revived.contains(&id)

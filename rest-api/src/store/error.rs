@@ -68,6 +68,9 @@ pub enum StoreError {
         /// How many movies its object named before.
         named: u64,
     },
+    /// The ingest has merged nothing, or so long ago that nobody knows any more.
+    #[error("the ingest has merged nothing")]
+    NotMerged,
     /// The movie that a page begins after is gone.
     #[error("the movie that the page begins after is gone")]
     CursorGone,

@@ -409,7 +409,10 @@ async fn revive(client: &impl GenericClient, id: i64) -> Result<bool, StoreError
 }
 
 /// Reads an ingest with its violations.
-async fn read(client: &impl GenericClient, id: i64) -> Result<Option<Ingest>, StoreError> {
+pub(super) async fn read(
+    client: &impl GenericClient,
+    id: i64,
+) -> Result<Option<Ingest>, StoreError> {
     let read = "
         /* ledger::read */
         select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,

@@ -167,7 +167,7 @@ async fn merge(
     file: &StagedFile<'_>,
     max_withdraw: MaxWithdraw,
 ) -> Result<(Merged, bool), StoreError> {
-    let StagedFile { version, is_approved, previous, staged } = file;
+    let StagedFile { version, is_approved, .. } = file;
     let recorded = merged_versions::record(transaction, &[*version]).await?.pop();
     let recorded = recorded.ok_or_else(|| StoreError::Setup("no version was recorded".into()))?;
     let recount = if recorded.has_snapshots {
@@ -188,7 +188,8 @@ async fn merge(
     }
     let approved = version.ingest_id.filter(|_| *is_approved).into_iter().collect();
     let versions = HashSet::from([id]);
-    let settled = counting::settle(transaction, recount, &versions, &approved, max_withdraw).await?;
+    let settled =
+        counting::settle(transaction, recount, &versions, &approved, max_withdraw).await?;
     merged.withdrawn = settled.total;
     Ok((merged, settled.queued))
 }

@@ -82,6 +82,9 @@ pub(super) async fn record(
                     select d.decision = 'undo'
                     from decisions d
                     where d.key = v.key and d.bucket = v.bucket and d.decision in ('undo', 'redo')
+                        and d.removal = v.removal
+                        and (not d.removal or d.sequencer = v.sequencer
+                            or d.sequencer = '' or v.sequencer = '')
                         and case when v.version_id is null then d.version_id is null and d.etag = v.etag
                             else d.version_id = v.version_id end
                     order by d.id desc
@@ -137,17 +140,8 @@ pub(super) async fn record(
     let etags: Vec<_> = versions.iter().map(|version| version.etag).collect();
     let snapshots: Vec<_> = versions.iter().map(|version| version.snapshot).collect();
     let removals: Vec<_> = versions.iter().map(|version| version.removal).collect();
-    let params: [&(dyn ToSql + Sync); 9] = [
-        ordered_at,
-        key,
-        bucket,
-        sequencer,
-        &ingests,
-        &version_ids,
-        &etags,
-        &snapshots,
-        &removals,
-    ];
+    let params: [&(dyn ToSql + Sync); 9] =
+        [ordered_at, key, bucket, sequencer, &ingests, &version_ids, &etags, &snapshots, &removals];
     let statement = transaction.prepare_cached(record).await?;
     let rows = transaction.query(&statement, &params).await?;
     rows.iter().map(RecordedVersion::new).collect()
@@ -191,7 +185,10 @@ pub(super) async fn write_sets(
         let object = (&*version.position.bucket, &*version.position.key);
         let before = last.remove(&object).or(recorded.before);
         let (id, is_snapshot) = (recorded.id, recorded.is_snapshot);
-        last.insert(object, sets.add(before, VersionBefore { id, is_snapshot, set_id: id, movies }));
+        last.insert(
+            object,
+            sets.add(before, VersionBefore { id, is_snapshot, set_id: id, movies }),
+        );
     }
     sets.write(transaction).await
 }

@@ -11,7 +11,7 @@
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `maintenance`, `retention` |
-//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn` |
+//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export`, `search` |
 
 mod batch;
@@ -50,6 +50,7 @@ mod sql;
 mod staging;
 #[cfg(test)]
 mod statements;
+mod undo;
 mod version_order;
 mod withdrawn;
 
@@ -67,7 +68,8 @@ use tracing::warn;
 
 pub use batch::SmallFile;
 pub use catalogue::{
-    MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort, page_query,
+    FoundById, MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort,
+    page_query,
 };
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane};
@@ -89,7 +91,9 @@ pub use search::{
 };
 pub use sql::ListQuery;
 pub use staging::{Stage, Staging};
+pub use undo::{AffectedMovie, Effect, Undo};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
+pub use withdrawn::{Reason, Withdrawal};
 
 use crate::{
     config::{Budget, Database, MaxWithdraw},

@@ -36,6 +36,7 @@ pub(super) const OBSERVE: &str = concat!(
     )
     update ingests
     set etag = coalesce(etag, $3), size = coalesce(size, $4),
+        version_id = coalesce(version_id, $7),
         ordered_at = case
             when ordered_at is null or $6
                 then least(
@@ -68,7 +69,7 @@ impl Store {
         claim: &Claim,
         observed: &ObservedVersion,
     ) -> Result<VersionPosition, StoreError> {
-        let ObservedVersion { etag, last_modified, size, .. } = observed;
+        let ObservedVersion { etag, version_id, last_modified, size } = observed;
         // The time of a multipart upload is when it began.
         let is_multipart = etag.as_ref().is_some_and(|etag| etag.contains('-'));
         let is_too_late = match (claim.ordered_at, last_modified) {
@@ -77,12 +78,21 @@ impl Store {
             }
             _ => false,
         };
-        let is_known = claim.etag.is_some() && claim.size.is_some();
+        let is_known = claim.etag.is_some()
+            && claim.size.is_some()
+            && (claim.version_id.is_some() || version_id.is_none());
         let ordered_at = match claim.ordered_at {
             Some(ordered_at) if is_known && !is_too_late => ordered_at,
             _ => {
-                let params: [&(dyn ToSql + Sync); 6] =
-                    [&claim.id, &claim.lease_token, etag, size, last_modified, &is_too_late];
+                let params: [&(dyn ToSql + Sync); 7] = [
+                    &claim.id,
+                    &claim.lease_token,
+                    etag,
+                    size,
+                    last_modified,
+                    &is_too_late,
+                    version_id,
+                ];
                 let row = query_opt(&self.worker().await?, OBSERVE, &params).await?;
                 row.ok_or(StoreError::LeaseLost)?.get(0)
             }

@@ -23,7 +23,7 @@ use super::{
     folding::FOLDING,
     merge, movie_sets,
     search::{self, SearchText, words_of_terms},
-    sql::{execute, query_one},
+    sql::execute,
 };
 
 /// How many movies one transaction reads, and how many bytes of documents: it ends after the first group of
@@ -248,8 +248,7 @@ async fn merge_equal(
     let mut replaced = HashMap::new();
     for group in groups.into_values() {
         // Of two movies of one version the later record wins. It is known if both changed at the same time.
-        let order =
-            |movie: &&Movie| (newest(movie), movie.changed_at, movie.record, movie.id);
+        let order = |movie: &&Movie| (newest(movie), movie.changed_at, movie.record, movie.id);
         let Some(winner) = group.iter().max_by_key(order) else { continue };
         let first = group.iter().map(|movie| movie.id).min().unwrap_or(winner.id);
         if winner.id != first {

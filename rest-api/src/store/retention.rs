@@ -1,16 +1,15 @@
-//! Removes what nothing needs any more: old ingests, and sets of movies that newer versions of the same
-//! object contain. The catalogue is the same without them.
+//! Removes what nothing needs any more: old ingests, and versions of objects that do not count. The catalogue is
+//! the same without them.
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, pin_mut};
 use roaring::RoaringTreemap;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    Store, StoreError, merged_versions,
+    Store, StoreError, merge, movie_sets,
     sql::{execute, query_one, query_opt},
 };
 use crate::telemetry::chain;
@@ -38,7 +37,7 @@ const LOCK: i64 = 0x6d72_755f_7072_756e;
 pub struct Removed {
     /// Ended ingests.
     pub ingests: u64,
-    /// Merged versions whose movies newer versions of the same object contain.
+    /// Merged versions that do not count, or whose movies newer requests contain.
     pub versions: u64,
 }
 
@@ -137,7 +136,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// Removes the versions whose movies newer versions of the same object contain.
+    /// Removes the versions that nothing needs, object by object.
     async fn remove_versions(&self) -> Result<u64, StoreError> {
         let next = "
             /* retention::remove_versions */
@@ -150,7 +149,7 @@ impl Store {
             limit 1";
         let (mut key, mut bucket) = (String::new(), String::new());
         // Those of requests, which have no key.
-        let mut removed = self.remove_versions_of(&key, &bucket).await?;
+        let mut removed = self.remove_covered_requests().await?;
         loop {
             let connection = self.bulk().await?;
             let Some(row) = query_opt(&connection, next, &[&key, &bucket]).await? else {
@@ -158,56 +157,90 @@ impl Store {
             };
             drop(connection);
             (key, bucket) = (row.get(0), row.get(1));
-            removed += self.remove_versions_of(&key, &bucket).await?;
+            removed += self.remove_silent(&key, &bucket).await?;
             sleep(PAUSE).await;
         }
     }
 
-    /// Removes such versions of one object.
-    async fn remove_versions_of(&self, key: &str, bucket: &str) -> Result<u64, StoreError> {
-        let versions = "
-            /* retention::remove_versions_of */
-            select id, ordered_at, movie_ids, bitmap
-            from merged_versions left join version_movies on version_id = id
-            where key = $1 and bucket = $2
-            order by ordered_at desc, sequencer desc";
-        // A set that a merge has moved to a newer version meanwhile stays.
-        let remove = "
-            /* retention::remove_versions_of */
-            with removed as (
-                delete from merged_versions m
-                using unnest($1::bigint[], $2::timestamptz[]) as covered (id, ordered_at)
-                where m.id = covered.id and m.ordered_at = covered.ordered_at
-                returning m.id
-            ),
-            emptied as (
-                delete from version_movies where version_id in (select id from removed)
-            )
-            select count(*) from removed";
+    /// Removes the versions of an object that do not count and are older than all that the ledger has: they
+    /// cannot be undone or redone any more.
+    async fn remove_silent(&self, key: &str, bucket: &str) -> Result<u64, StoreError> {
+        let silent = "
+            /* retention::remove_silent */
+            select v.id
+            from merged_versions v
+            where v.key = $1 and v.bucket = $2 and not v.counts
+                and (v.ordered_at, v.sequencer) < (
+                    select known.ordered_at, known.sequencer
+                    from merged_versions known
+                    where known.key = $1 and known.bucket = $2
+                        and (known.counts or exists (
+                            select from ingests where ingests.id = known.ingest_id))
+                    order by known.ordered_at, known.sequencer
+                    limit 1
+                )
+            limit $3";
         let connection = self.bulk().await?;
-        let mut covered: Vec<(i64, DateTime<Utc>)> = Vec::new();
+        let limit = MAX_REMOVED as i64;
+        let rows = connection.query(silent, &[&key, &bucket, &limit]).await?;
+        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        self.remove(&ids).await
+    }
+
+    /// Removes the versions that requests have merged and whose movies newer ones contain.
+    async fn remove_covered_requests(&self) -> Result<u64, StoreError> {
+        let versions = "
+            /* retention::remove_covered_requests */
+            select v.id, m.movie_ids, m.bitmap
+            from merged_versions v
+            left join version_movies m on m.version_id = coalesce(v.set_id, v.id)
+            where v.key = '' and v.bucket = ''
+            order by v.ordered_at desc, v.sequencer desc";
+        let mut covered: Vec<i64> = Vec::new();
         {
+            let connection = self.bulk().await?;
             let statement = connection.prepare_cached(versions).await?;
-            let rows = connection.query_raw(&statement, [key, bucket]).await?;
+            let no_params: [&str; 0] = [];
+            let rows = connection.query_raw(&statement, no_params).await?;
             pin_mut!(rows);
             let mut newer: Option<RoaringTreemap> = None;
             while let Some(row) = rows.try_next().await? {
-                let movies = merged_versions::movies(&row)?;
+                let movies = movie_sets::movies(&row)?;
                 match &mut newer {
-                    Some(newer) if movies.is_subset(newer) => {
-                        covered.push((row.get("id"), row.get("ordered_at")));
-                    }
+                    Some(newer) if movies.is_subset(newer) => covered.push(row.get("id")),
                     Some(newer) => *newer |= movies,
                     None => newer = Some(movies),
                 }
             }
         }
         let mut removed = 0;
-        for covered in covered.chunks(MAX_REMOVED) {
-            let (ids, times): (Vec<i64>, Vec<DateTime<Utc>>) = covered.iter().copied().unzip();
-            let count: i64 = query_one(&connection, remove, &[&ids, &times]).await?.get(0);
-            removed += count.cast_unsigned();
+        for ids in covered.chunks(MAX_REMOVED) {
+            removed += self.remove(ids).await?;
         }
         Ok(removed)
+    }
+
+    /// Removes versions, and the sets that no version refers to any more.
+    async fn remove(&self, ids: &[i64]) -> Result<u64, StoreError> {
+        let remove = "
+            /* retention::remove */
+            delete from merged_versions where id = any($1) returning coalesce(set_id, id)";
+        let remove_sets = "
+            /* retention::remove */
+            delete from version_movies
+            where version_id = any($1) and not exists (
+                select from merged_versions where coalesce(set_id, id) = version_id)";
+        let mut connection = self.bulk().await?;
+        let transaction = connection.transaction().await?;
+        // A merge may be about to share one of these sets.
+        merge::lock(&transaction).await?;
+        let removed = transaction.query(remove, &[&ids]).await?;
+        let sets: Vec<i64> = removed.iter().map(|row| row.get(0)).collect();
+        execute(&transaction, remove_sets, &[&sets]).await?;
+        transaction.commit().await?;
+        Ok(removed.len() as u64)
     }
 }

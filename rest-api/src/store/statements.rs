@@ -18,8 +18,8 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, Store, catalogue, claim, folding::FOLDING, ledger, migrate, observe,
-    pools::SHORT_OPTIONS, reads, revision, search, version_order,
+    IngestQuery, IngestState, Store, catalogue, claim, counting, folding::FOLDING, ledger, migrate,
+    observe, pools::SHORT_OPTIONS, reads, revision, search, version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
 
@@ -86,6 +86,7 @@ fn statements() -> Vec<Statement> {
     let composed = [
         ("version_order", "record", version_order::RECORD),
         ("claim", "claim", claim::CLAIM),
+        ("counting", "recount", counting::RECOUNT),
         ("observe", "observe", observe::OBSERVE),
         ("revision", "read", revision::READ),
     ];
@@ -267,7 +268,7 @@ async fn recording_reads_few_rows_however_many_versions_an_object_has() {
             client.batch_execute(&format!("set {option}")).await.unwrap();
         }
         let types =
-            "text, text, text, text, text, timestamptz, timestamptz, bigint, text, text, bigint";
+            "text, text, text, text, text, timestamptz, timestamptz, bigint, text, text, bigint, bool";
         let prepare = format!("prepare record ({types}) as {}", version_order::RECORD);
         client.batch_execute(&prepare).await.unwrap();
         let record = async |etag: &str, sequencer: Option<&str>, event: Option<&str>| {
@@ -276,7 +277,7 @@ async fn recording_reads_few_rows_however_many_versions_an_object_has() {
             let (sequencer, event, written) = (text(sequencer), text(event), text(written));
             let execute = format!(
                 "execute record ('movies', 'daily.json', null, '{etag}', {sequencer}, {event}, \
-                 {written}, 1, '', null, 1)"
+                 {written}, 1, '', null, 1, false)"
             );
             plan(client, &execute, &[]).await
         };

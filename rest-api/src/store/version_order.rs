@@ -164,7 +164,7 @@ pub(super) const RECORD: &str = concat!(
                     select id, etag, version_id, sequencer, removal
                     from ingests
                     where $5 is null and $6 is null and key = $2 and bucket = $1
-                        and ordered_at >= case when $12 then coalesce($7, '-infinity')
+                        and ordered_at >= case when $12 then coalesce($7::timestamptz, '-infinity')
                             else $7::timestamptz end
                         and state <> 'gone'
                         and (state <> 'superseded'

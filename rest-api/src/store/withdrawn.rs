@@ -2,6 +2,7 @@
 //!
 //! They leave `movies`, so that queries need not know of them. Their ids stay theirs.
 
+use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
 use schemars::JsonSchema;
@@ -36,6 +37,23 @@ impl Reason {
         let known = Self::ALL.iter().find(|(known, _)| *known == name);
         known.map_or(Self::Corrected, |(_, reason)| *reason)
     }
+}
+
+/// That a movie was withdrawn, and by what.
+#[derive(Clone, Debug, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Withdrawal {
+    /// Why.
+    pub reason: Reason,
+    /// When.
+    pub withdrawn_at: DateTime<Utc>,
+    /// The ingest that withdrew it, or that was undone.
+    pub ingest: Option<i64>,
+    /// The bucket of its object.
+    pub bucket: Option<String>,
+    /// The key of its object.
+    pub key: Option<String>,
+    /// The version of its object, in a bucket that keeps versions.
+    pub version_id: Option<String>,
 }
 
 /// Withdraws movies. Returns how many of them the catalogue had.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rest_api::store::{Lane, ObservedVersion, Report, SmallFile, Store};
+use rest_api::store::{Lane, Mode, ObservedVersion, Report, SmallFile, Store};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -163,7 +163,7 @@ async fn claim(store: &Store, files: &[(&str, u32, Value)], lease: Duration) -> 
         let position = store.observe(&claim, &ObservedVersion::default()).await.unwrap();
         let (.., movies) = files.iter().find(|(key, ..)| *key == claim.key).unwrap();
         let rows = movies.as_array().unwrap().iter().map(row).collect();
-        SmallFile { claim, position, rows }
+        SmallFile { claim, position, mode: Mode::Upsert, rows }
     });
     join_all(read).await
 }

@@ -3,7 +3,7 @@
 use reqwest::StatusCode;
 use rest_api::{
     config::Budget,
-    store::{ObservedVersion, Stage},
+    store::{Mode, ObservedVersion, Stage},
 };
 use serde_json::json;
 
@@ -71,7 +71,7 @@ async fn a_movie_that_occurs_again_and_again_is_not_staged_without_bound() {
         largest = largest.max(sql.query_one(size, &[]).await.unwrap().get(0));
     }
     assert!(largest > 0 && largest < 16 << 20, "{largest} bytes");
-    let merged = store.merge_staged(staging, &position, &claim).await.unwrap();
+    let merged = store.merge_staged(staging, &position, Mode::Upsert, &claim).await.unwrap();
     assert_eq!((merged.inserted, merged.updated, merged.unchanged), (2, 0, 0));
     assert_eq!(service.movies("genre=199+998").await[0]["title"], "A 0");
     assert_eq!(service.movies("genre=199+999").await[0]["title"], "A 1");

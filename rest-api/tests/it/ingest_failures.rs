@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use rest_api::{
     config::Retry,
-    store::{ObservedVersion, Stage, StoreError},
+    store::{Mode, ObservedVersion, Stage, StoreError},
 };
 use serde_json::json;
 
@@ -139,12 +139,12 @@ async fn a_worker_whose_lease_has_expired_changes_nothing() {
     lost(store.observe(&expired, &ObservedVersion::default()).await.map(|_| ()));
     let mut staging = store.staging(&expired, Stage::Changes).await.unwrap();
     staging.add(&rows).await.unwrap();
-    lost(store.merge_staged(staging, &position, &expired).await.map(|_| ()));
+    lost(store.merge_staged(staging, &position, Mode::Upsert, &expired).await.map(|_| ()));
     assert_eq!(service.movies("").await.len(), 0, "the worker has merged its movies");
 
     let mut staging = store.staging(&current, Stage::Changes).await.unwrap();
     staging.add(&rows).await.unwrap();
-    store.merge_staged(staging, &position, &current).await.unwrap();
+    store.merge_staged(staging, &position, Mode::Upsert, &current).await.unwrap();
     assert_eq!(service.movies("").await.len(), 1);
     let ingest = service.get_ingest(current.id).await;
     assert_eq!(ingest["state"], "succeeded");

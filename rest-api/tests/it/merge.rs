@@ -1,6 +1,6 @@
 //! Merges: what a first load and a repeated file write, assertions, and the provenance of a movie.
 
-use rest_api::store::{Claim, Merged, ObservedVersion, Stage, Store, StoreError};
+use rest_api::store::{Claim, Merged, Mode, ObservedVersion, Stage, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -80,7 +80,7 @@ async fn merge(
     let mut staging = store.staging(claim, stage).await?;
     staging.add(&movies.iter().map(row).collect::<Vec<_>>()).await?;
     between.await;
-    store.merge_staged(staging, &position, claim).await
+    store.merge_staged(staging, &position, Mode::Upsert, claim).await
 }
 
 #[tokio::test]

@@ -1,15 +1,16 @@
-//! Random interleavings of puts, deliveries and workers, compared with a model.
+//! Random interleavings of changes in a bucket, deliveries and workers, compared with a model.
 //!
-//! Each schedule has a few uploads: keys that share movies, corrections, equal content, multipart uploads,
-//! rejected files; into a bucket that keeps versions, or one that does not. They are reported by events,
-//! some repeatedly; by notifications with the etag alone or without anything; and by reconciling. Reports
-//! arrive in random order. Three workers interleave their steps at random, one file or a batch at a time;
-//! their leases expire, and they continue nevertheless or die.
+//! Each schedule has a few changes: puts in both modes, of keys that share movies; corrections, equal content,
+//! multipart uploads, rejected files; removals of objects, of versions and of delete markers; into a bucket that
+//! keeps versions, or one that does not. They are reported by events, some repeatedly; by notifications with the
+//! etag alone or without anything; and by reconciling. Reports arrive in random order. Three workers interleave
+//! their steps at random, one file or a batch at a time; their leases expire, and they continue nevertheless or die.
+//! Versions that were merged are undone and redone.
 //!
-//! In the end each ingest must have ended once, and the catalogue must equal the model, which applies the
-//! merged versions in their order. If the bucket keeps versions, that is the order of the uploads, unless
-//! the times of the events contradict it; versions of one object are in the order of their sequencers even
-//! then.
+//! In the end the catalogue must equal the model, which applies the merged versions that count in their order. If
+//! the bucket keeps versions, that is the order of the changes, unless the times of the events contradict it;
+//! versions of one object are in the order of their sequencers even then. In a bucket without versions, content that
+//! was replaced is gone: there nothing is undone, and if nothing is removed each ingest must have ended once.
 //!
 //! `MRU_TEST_SCHEDULES` is the number of schedules (300), `MRU_TEST_SEED` the first seed.
 
@@ -18,7 +19,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use fastrand::Rng;
 use rest_api::store::{
-    Claim, Lane, ObservedVersion, Report, SmallFile, Stage, Staging, Store, StoreError,
+    Claim, Lane, Mode, ObservedVersion, Report, SmallFile, Stage, Staging, Store, StoreError, Undo,
     VersionPosition,
 };
 use schema::Notification;
@@ -30,21 +31,24 @@ use crate::support::{
     movies::movie,
 };
 
-/// A version of an object.
-struct Upload {
+/// A change of an object: a version of it, or the removal of the object, of a version or of a delete marker.
+struct Change {
     key: String,
     /// Determined by the content, as S3 does.
     etag: String,
+    /// Of a removal: that of the delete marker, or of what was removed.
     version_id: Option<String>,
     sequencer: String,
     event_time: DateTime<Utc>,
     last_modified: DateTime<Utc>,
     size: i64,
+    mode: Mode,
+    removal: bool,
     movies: Vec<Value>,
     rejected: bool,
 }
 
-impl Upload {
+impl Change {
     /// What S3 reports of it.
     fn observed(&self) -> ObservedVersion {
         ObservedVersion {
@@ -56,6 +60,12 @@ impl Upload {
     }
 
     fn event(&self) -> Notification {
+        if self.removal {
+            return parse(&json!({
+                "bucket": BUCKET, "key": self.key, "version_id": self.version_id,
+                "event_time": self.event_time, "sequencer": self.sequencer, "event": "removed",
+            }));
+        }
         parse(&json!({
             "bucket": BUCKET, "key": self.key, "version_id": self.version_id, "etag": self.etag,
             "event_time": self.event_time, "sequencer": self.sequencer, "size": self.size,
@@ -63,65 +73,93 @@ impl Upload {
     }
 }
 
-/// Returns random uploads in the order of their events. With `skew` their times contradict it.
-fn uploads(random: &mut Rng, schedule: u64, versioned: bool, skew: bool) -> Vec<Upload> {
+/// Returns random changes in the order of their events. With `skew` their times contradict it.
+fn changes(random: &mut Rng, schedule: u64, versioned: bool, skew: bool) -> Vec<Change> {
     let mut time: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
-    (0..random.usize(2..8))
-        .map(|number| {
-            time += TimeDelta::milliseconds(random.i64(1..1500));
-            let key = format!("{schedule}/{}.json", random.u8(0..3));
-            let rejected = random.u8(0..6) == 0;
-            let numbers: Vec<u32> = (0..4).filter(|_| random.bool()).collect();
-            let movies = numbers.into_iter().map(|number| {
-                movie(&format!("{schedule}-{number}"), ["a", "b", "c"][random.usize(0..3)])
+    let mut changes: Vec<Change> = Vec::new();
+    for number in 0..random.usize(2..9) {
+        time += TimeDelta::milliseconds(random.i64(1..1500));
+        let key = format!("{schedule}/{}.json", random.u8(0..3));
+        let rejected = random.u8(0..6) == 0;
+        let numbers: Vec<u32> = (0..4).filter(|_| random.bool()).collect();
+        let movies = numbers.into_iter().map(|number| {
+            movie(&format!("{schedule}-{number}"), ["a", "b", "c"][random.usize(0..3)])
+        });
+        let movies: Vec<Value> = movies.collect();
+        let skew = TimeDelta::milliseconds(if skew { random.i64(-2000..2000) } else { 0 });
+        let event_time = time + skew;
+        let multipart = if random.u8(0..4) == 0 { random.i64(0..5) } else { 0 };
+        let mut change = Change {
+            etag: format!("{rejected} {}", json!(movies)),
+            key,
+            version_id: versioned.then(|| format!("v{number}")),
+            sequencer: format!("{number:04X}"),
+            event_time,
+            // Of a multipart upload it is when the upload began.
+            last_modified: event_time.trunc_subsecs(0) - TimeDelta::seconds(multipart),
+            size: if random.bool() { 100 } else { 1 << 20 },
+            // Without versions what a movie falls back to may be gone.
+            mode: if versioned && random.bool() { Mode::Snapshot } else { Mode::Upsert },
+            removal: random.u8(0..4) == 0,
+            movies,
+            rejected,
+        };
+        if change.removal {
+            (change.movies, change.rejected) = (Vec::new(), false);
+            // A version or a delete marker is removed. The content of an upsert would be gone.
+            let removable = changes.iter().filter(|other| {
+                let is_snapshot = other.mode == Mode::Snapshot && !other.rejected;
+                let times = changes.iter().filter(|same| same.version_id == other.version_id);
+                other.key == change.key && times.count() == 1 && (other.removal || is_snapshot)
             });
-            let movies: Vec<Value> = movies.collect();
-            let skew = TimeDelta::milliseconds(if skew { random.i64(-2000..2000) } else { 0 });
-            let event_time = time + skew;
-            let multipart = if random.u8(0..4) == 0 { random.i64(0..5) } else { 0 };
-            Upload {
-                etag: format!("{rejected} {}", json!(movies)),
-                key,
-                version_id: versioned.then(|| format!("v{number}")),
-                sequencer: format!("{number:04X}"),
-                event_time,
-                // Of a multipart upload it is when the upload began.
-                last_modified: event_time.trunc_subsecs(0) - TimeDelta::seconds(multipart),
-                size: if random.bool() { 100 } else { 1 << 20 },
-                movies,
-                rejected,
+            let removable: Vec<&Change> = removable.collect();
+            if versioned && random.bool() && !removable.is_empty() {
+                change.version_id = removable[random.usize(0..removable.len())].version_id.clone();
             }
-        })
-        .collect()
+            change.mode = Mode::Upsert;
+        }
+        changes.push(change);
+    }
+    changes
 }
 
-/// The bucket: the uploads that were put so far.
+/// The bucket: the changes so far.
 struct Bucket<'a> {
-    uploads: &'a [Upload],
-    put: usize,
+    changes: &'a [Change],
+    made: usize,
 }
 
 impl<'a> Bucket<'a> {
-    fn current(&self, key: &str) -> &'a Upload {
-        self.uploads[..self.put].iter().rfind(|upload| upload.key == key).unwrap()
+    /// Returns the current version of an object; none if it was removed.
+    fn current(&self, key: &str) -> Option<&'a Change> {
+        let made = &self.changes[..self.made];
+        let mut versions = made.iter().rev().filter(|change| change.key == key);
+        // A version or marker that was removed is not there any more, nor is its removal a version.
+        let newest = versions.find(|change| {
+            let same = made.iter().filter(|same| same.version_id == change.version_id);
+            change.version_id.is_none() || same.count() == 1
+        });
+        newest.filter(|newest| !newest.removal)
     }
 
-    /// Returns what a GET returns.
-    fn get(&self, claim: &Claim) -> &'a Upload {
-        match &claim.version_id {
-            Some(id) => {
-                let mut uploads = self.uploads.iter();
-                uploads.find(|upload| upload.version_id.as_ref() == Some(id)).unwrap()
-            }
-            None => self.current(&claim.key),
-        }
+    /// Returns what a GET returns; none if there is no such object.
+    fn get(&self, claim: &Claim) -> Option<&'a Change> {
+        let Some(id) = &claim.version_id else { return self.current(&claim.key) };
+        let made = &self.changes[..self.made];
+        let mut same = made.iter().filter(|change| change.version_id.as_ref() == Some(id));
+        let version = same.next().filter(|version| !version.removal);
+        if same.next().is_some() { None } else { version }
     }
 
-    /// Reports an upload in a random way.
-    async fn report(&self, store: &Store, upload: &Upload, random: &mut Rng) {
-        let mut notification = upload.event();
+    /// Reports a change in a random way.
+    async fn report(&self, store: &Store, change: &Change, random: &mut Rng) {
+        let mut notification = change.event();
         let mut observed = ObservedVersion::default();
-        if random.u8(0..3) == 0 {
+        let current = self.current(&change.key).map(Change::observed);
+        if random.u8(0..3) == 0
+            && !change.removal
+            && let Some(current) = current
+        {
             // Without details. S3 is asked, if it responds.
             notification.sequencer = None;
             notification.event_time = None;
@@ -130,7 +168,6 @@ impl<'a> Bucket<'a> {
             if random.bool() {
                 notification.etag = None;
             }
-            let current = self.current(&upload.key).observed();
             let etag = notification.etag.as_ref().map(|etag| etag.to_string());
             if random.u8(0..5) > 0 && (etag.is_none() || etag == current.etag) {
                 observed = current;
@@ -150,8 +187,8 @@ enum Worker<'a> {
     Idle,
     Claimed(Claim),
     /// With the content that was read.
-    Observed(Claim, VersionPosition, &'a Upload, Stage),
-    Staged(Claim, VersionPosition, &'a Upload, Box<Staging>),
+    Observed(Claim, VersionPosition, &'a Change, Stage),
+    Staged(Claim, VersionPosition, &'a Change, Box<Staging>),
     ClaimedBatch(Vec<Claim>),
     ReadBatch(Vec<SmallFile>),
 }
@@ -173,23 +210,24 @@ impl<'a> Worker<'a> {
             },
             Self::Idle => match store.claim(lane, 1, lease).await?.pop() {
                 None => return Ok(false),
+                Some(claim) if claim.removal => *self = Self::ClaimedBatch(vec![claim]),
                 Some(claim) => *self = Self::Claimed(claim),
             },
             Self::Claimed(claim) => {
-                if let Some((position, upload)) = read(store, bucket, &claim, ended).await? {
-                    *self = Self::Observed(claim, position, upload, Stage::Changes);
+                if let Some((claim, position, change)) = read(store, bucket, claim, ended).await? {
+                    *self = Self::Observed(claim, position, change, Stage::Changes);
                 }
             }
-            Self::Observed(claim, position, upload, stage) => {
-                let rows: Vec<_> = upload.movies.iter().map(row).collect();
+            Self::Observed(claim, position, change, stage) => {
+                let rows: Vec<_> = change.movies.iter().map(row).collect();
                 let mut staging = store.staging(&claim, stage).await?;
                 staging.add(&rows).await?;
-                *self = Self::Staged(claim, position, upload, Box::new(staging));
+                *self = Self::Staged(claim, position, change, Box::new(staging));
             }
-            Self::Staged(claim, position, upload, staging) => {
-                match store.merge_staged(*staging, &position, &claim).await {
+            Self::Staged(claim, position, change, staging) => {
+                match store.merge_staged(*staging, &position, change.mode, &claim).await {
                     Err(StoreError::CatalogueChanged) => {
-                        *self = Self::Observed(claim, position, upload, Stage::Everything)
+                        *self = Self::Observed(claim, position, change, Stage::Everything)
                     }
                     merged => {
                         merged?;
@@ -200,10 +238,23 @@ impl<'a> Worker<'a> {
             Self::ClaimedBatch(claims) => {
                 let mut files = Vec::new();
                 for claim in claims {
-                    match read(store, bucket, &claim, ended).await {
-                        Ok(Some((position, upload))) => {
-                            let rows = upload.movies.iter().map(row).collect();
-                            files.push(SmallFile { claim, position, rows });
+                    if claim.removal {
+                        let nothing = ObservedVersion::default();
+                        match store.observe(&claim, &nothing).await {
+                            Ok(position) => {
+                                let (mode, rows) = (Mode::Upsert, Vec::new());
+                                files.push(SmallFile { claim, position, mode, rows });
+                            }
+                            Err(StoreError::LeaseLost) => {}
+                            Err(error) => return Err(error),
+                        }
+                        continue;
+                    }
+                    match read(store, bucket, claim, ended).await {
+                        Ok(Some((claim, position, change))) => {
+                            let (mode, rows) =
+                                (change.mode, change.movies.iter().map(row).collect());
+                            files.push(SmallFile { claim, position, mode, rows });
                         }
                         Ok(None) | Err(StoreError::LeaseLost) => {}
                         Err(error) => return Err(error),
@@ -221,35 +272,46 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Reads the object of a claim. Returns the position of its version and what was read, unless that ends
-/// the ingest.
+/// Reads the object of a claim. Returns the claim with what was observed, the position of its version and what was
+/// read, unless that ends the ingest.
 async fn read<'a>(
     store: &Store,
     bucket: &Bucket<'a>,
-    claim: &Claim,
+    mut claim: Claim,
     ended: &mut Vec<i64>,
-) -> Result<Option<(VersionPosition, &'a Upload)>, StoreError> {
-    let upload = bucket.get(claim);
-    if claim.etag.as_ref().is_some_and(|etag| *etag != upload.etag) {
-        store.supersede(claim).await?;
-    } else {
-        let position = store.observe(claim, &upload.observed()).await?;
-        if !upload.rejected {
-            return Ok(Some((position, upload)));
+) -> Result<Option<(Claim, VersionPosition, &'a Change)>, StoreError> {
+    match bucket.get(&claim) {
+        None => store.gone(&claim, "{}").await?,
+        Some(change) if claim.etag.as_ref().is_some_and(|etag| *etag != change.etag) => {
+            store.supersede(&claim).await?;
         }
-        store.reject(claim, "[]", 1).await?;
+        Some(change) => {
+            let position = store.observe(&claim, &change.observed()).await?;
+            if !change.rejected {
+                claim.version_id.clone_from(&change.version_id);
+                claim.etag = Some(change.etag.clone());
+                return Ok(Some((claim, position, change)));
+            }
+            store.reject(&claim, "[]", 1).await?;
+        }
     }
     ended.push(claim.id);
     Ok(None)
 }
 
-/// Puts the uploads, delivers their reports and runs the workers to the end, in random order. Returns
-/// the ingests that ended, each as often as it ended.
-async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) -> Vec<i64> {
-    let mut bucket = Bucket { uploads, put: 0 };
+/// Makes the changes, delivers their reports and runs the workers to the end, in random order. Returns the ingests
+/// that ended, each as often as it ended.
+async fn run(
+    store: &Store,
+    sql: &tokio_postgres::Client,
+    changes: &[Change],
+    random: &mut Rng,
+) -> Vec<i64> {
+    let versioned = changes.iter().any(|change| change.version_id.is_some());
+    let mut bucket = Bucket { changes, made: 0 };
     // Each event is delivered at least once.
-    let mut events: Vec<&Upload> = Vec::new();
-    let mut reported: Vec<&Upload> = Vec::new();
+    let mut events: Vec<&Change> = Vec::new();
+    let mut reported: Vec<&Change> = Vec::new();
     let mut workers = [Worker::Idle, Worker::Idle, Worker::Idle];
     let has_stepped = |result: Result<bool, StoreError>| match result {
         Ok(has_stepped) => has_stepped,
@@ -258,35 +320,39 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) -> Vec<i64> {
         Err(error) => panic!("{error:?}"),
     };
     let mut ended = Vec::new();
-    while bucket.put < uploads.len()
+    while bucket.made < changes.len()
         || !events.is_empty()
         || workers.iter().any(|worker| !matches!(worker, Worker::Idle))
     {
         let worker = &mut workers[random.usize(0..3)];
-        match random.u8(0..12) {
-            0..2 if bucket.put < uploads.len() => {
-                let upload = &uploads[bucket.put];
-                bucket.put += 1;
-                events.push(upload);
+        match random.u8(0..13) {
+            0..2 if bucket.made < changes.len() => {
+                let change = &changes[bucket.made];
+                bucket.made += 1;
+                events.push(change);
                 if random.bool() {
-                    events.push(upload);
+                    events.push(change);
                 }
-                reported.push(upload);
+                reported.push(change);
                 random.shuffle(&mut events);
             }
             2..4 => {
-                if let Some(upload) = events.pop() {
-                    let event = upload.event();
+                if let Some(change) = events.pop() {
+                    let event = change.event();
                     let report =
                         Report { notification: &event, observed: ObservedVersion::default() };
                     store.record(&report, "", None).await.unwrap();
                 }
             }
             4 if random.bool() && !reported.is_empty() => {
-                let upload = reported[random.usize(0..reported.len())];
-                bucket.report(store, upload, random).await;
+                let change = reported[random.usize(0..reported.len())];
+                bucket.report(store, change, random).await;
             }
             5 => *worker = Worker::Idle,
+            6 if versioned && random.bool() && !reported.is_empty() => {
+                let change = reported[random.usize(0..reported.len())];
+                decide(store, sql, change, random).await;
+            }
             _ => {
                 // A lease that expires at once lets another worker take over between two steps.
                 let lease = if random.bool() { Duration::ZERO } else { Duration::from_millis(10) };
@@ -295,40 +361,145 @@ async fn run(store: &Store, uploads: &[Upload], random: &mut Rng) -> Vec<i64> {
             }
         }
     }
-    // The leases of dead workers expire.
-    tokio::time::sleep(Duration::from_millis(12)).await;
     let [mut last, ..] = workers;
-    for lane in [Lane::Small, Lane::Large] {
-        while has_stepped(last.step(store, &bucket, lane, LEASE, &mut ended).await) {}
+    if versioned && random.bool() {
+        settle(store, &bucket, &mut last, &mut ended).await;
+        for change in changes {
+            if random.u8(0..3) == 0 {
+                decide(store, sql, change, random).await;
+            }
+        }
     }
+    settle(store, &bucket, &mut last, &mut ended).await;
     ended.sort_unstable();
     ended
 }
 
-/// Returns the catalogue after `uploads` in this order.
-fn model<'a>(uploads: impl Iterator<Item = &'a Upload>) -> Vec<Value> {
-    let movies = uploads.filter(|upload| !upload.rejected).flat_map(|upload| &upload.movies);
+/// Runs a worker until there is nothing to do.
+async fn settle<'a>(
+    store: &Store,
+    bucket: &Bucket<'a>,
+    worker: &mut Worker<'a>,
+    ended: &mut Vec<i64>,
+) {
+    // The leases of dead workers expire.
+    tokio::time::sleep(Duration::from_millis(12)).await;
+    let mut is_idle = false;
+    while !is_idle {
+        is_idle = true;
+        for lane in [Lane::Small, Lane::Large] {
+            loop {
+                match worker.step(store, bucket, lane, LEASE, ended).await {
+                    Ok(false) => break,
+                    Ok(true) | Err(StoreError::LeaseLost) => is_idle = false,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        }
+    }
+}
+
+/// Undoes or redoes a version, if it has been merged.
+async fn decide(store: &Store, sql: &tokio_postgres::Client, change: &Change, random: &mut Rng) {
+    let ingests = "select id from ingests where key = $1 and sequencer = $2";
+    let undo = if random.u8(0..3) == 0 { Undo::Redo } else { Undo::Undo };
+    for row in sql.query(ingests, &[&change.key, &change.sequencer]).await.unwrap() {
+        let before = random.bool();
+        if before {
+            let dry = store.undo(row.get(0), undo, "test", true).await;
+            assert!(matches!(dry, Ok(Some(_)) | Err(StoreError::NotMerged)), "{dry:?}");
+        }
+        match store.undo(row.get(0), undo, "test", false).await {
+            Ok(Some(_)) | Err(StoreError::NotMerged) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A version that was merged.
+#[derive(Clone, Copy)]
+struct Merged<'a> {
+    change: &'a Change,
+    undone: bool,
+}
+
+impl std::fmt::Debug for Merged<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { change, undone } = self;
+        let Change { key, version_id, sequencer, mode, removal, movies, .. } = change;
+        let at = change.event_time.format("%S%.3f");
+        let id = version_id.as_deref().unwrap_or("-");
+        write!(f, "\n{key} {id} {sequencer} {at} {mode:?}")?;
+        write!(f, " removal={removal} rejected={} undone={undone}", change.rejected)?;
+        movies.iter().try_for_each(|movie| write!(f, " {}{}", movie["title"], movie["genres"]))
+    }
+}
+
+/// Returns the catalogue after these versions, which are in their order.
+fn model(versions: &[Merged<'_>]) -> Vec<Value> {
+    let is_active = |index: usize| {
+        let Merged { change, undone } = versions[index];
+        let is_deleted = || {
+            let same = versions.iter().enumerate().filter(|(other, same)| {
+                *other != index
+                    && same.change.key == change.key
+                    && same.change.version_id == change.version_id
+            });
+            change.version_id.is_some()
+                && same.into_iter().any(|(other, same)| {
+                    match (change.removal, same.change.removal) {
+                        (false, is_removal) => is_removal && !same.undone,
+                        // It has removed a version, or a marker.
+                        (true, false) => true,
+                        (true, true) => other < index || !same.undone,
+                    }
+                })
+        };
+        !undone && !change.rejected && (change.mode == Mode::Upsert && !change.removal || !is_deleted())
+    };
+    let counts = |index: usize| {
+        let change = versions[index].change;
+        let newer = || (index + 1..versions.len()).filter(|newer| is_active(*newer));
+        let is_silenced = newer().map(|newer| versions[newer].change).any(|newer| {
+            newer.key == change.key
+                && (newer.mode == Mode::Snapshot || newer.removal && change.mode == Mode::Snapshot)
+        });
+        !change.removal && is_active(index) && !is_silenced
+    };
+    let counting = (0..versions.len()).filter(|index| counts(*index));
+    let movies = counting.flat_map(|index| &versions[index].change.movies);
     let by_title: BTreeMap<String, Value> =
         movies.map(|movie| (movie["title"].to_string(), movie.clone())).collect();
     by_title.into_values().collect()
 }
 
-/// Returns the uploads that were merged, in the order of their versions.
+/// Returns the versions that were merged, in their order.
 async fn merged<'a>(
     sql: &tokio_postgres::Client,
     schedule: u64,
-    uploads: &'a [Upload],
-) -> Vec<&'a Upload> {
-    let merged = "select key, etag from ingests
-        where key like $1 and (state = 'succeeded' or superseded_reason = 'newer_version_merged')
-        order by ordered_at, key collate \"C\", bucket,
-            rpad(coalesce(sequencer, ''), 64, '0') collate \"C\"";
+    changes: &'a [Change],
+) -> Vec<Merged<'a>> {
+    let merged = "select i.key, i.etag, i.version_id, i.sequencer, i.removal, v.undone
+        from ingests i left join merged_versions v on v.ingest_id = i.id
+        where i.key like $1
+            and (i.state = 'succeeded' or i.superseded_reason = 'newer_version_merged')
+        order by i.ordered_at, i.key collate \"C\", i.bucket,
+            rpad(coalesce(i.sequencer, ''), 64, '0') collate \"C\"";
     let rows = sql.query(merged, &[&format!("{schedule}/%")]).await.unwrap();
-    let upload = |row: &tokio_postgres::Row| {
-        let (key, etag): (&str, &str) = (row.get(0), row.get(1));
-        uploads.iter().find(|upload| upload.key == key && upload.etag == etag).unwrap()
+    let version = |row: &tokio_postgres::Row| {
+        let (key, removal): (&str, bool) = (row.get("key"), row.get("removal"));
+        let [etag, version_id, sequencer] =
+            ["etag", "version_id", "sequencer"].map(|column| row.get::<_, Option<&str>>(column));
+        let change = changes.iter().find(|change| {
+            change.key == key
+                && change.removal == removal
+                && (removal || Some(&*change.etag) == etag)
+                && (version_id.is_none() || change.version_id.as_deref() == version_id)
+                && (!removal || Some(&*change.sequencer) == sequencer)
+        });
+        Merged { change: change.unwrap(), undone: row.get("undone") }
     };
-    rows.iter().map(upload).collect()
+    rows.iter().map(version).collect()
 }
 
 /// Returns how many versions have a position before that of an older version of the same object.
@@ -351,17 +522,24 @@ async fn the_newest_version_of_each_object_wins_in_every_schedule() {
     for seed in first..first + count {
         let mut random = Rng::with_seed(seed);
         let (versioned, skew) = (random.bool(), random.u8(0..4) == 0);
-        let uploads = uploads(&mut random, seed, versioned, skew);
-        let ended = run(&store, &uploads, &mut random).await;
+        let changes = changes(&mut random, seed, versioned, skew);
+        let ended = run(&store, &sql, &changes, &mut random).await;
         let twice = ended.windows(2).any(|pair| pair[0] == pair[1]);
-        assert!(!twice, "MRU_TEST_SEED={seed}: an ingest ended twice: {ended:?}");
+        let again = versioned || changes.iter().any(|change| change.removal);
+        assert!(again || !twice, "MRU_TEST_SEED={seed}: an ingest ended twice: {ended:?}");
         let found = service.movies_without_ids(&format!("title={seed}-&sort=title")).await;
-        let merged = merged(&sql, seed, &uploads).await;
-        assert_eq!(found, model(merged.into_iter()), "MRU_TEST_SEED={seed}");
+        let merged = merged(&sql, seed, &changes).await;
+        assert_eq!(found, model(&merged), "MRU_TEST_SEED={seed}: {merged:?}");
         let disordered = disordered(&sql, seed).await;
         assert_eq!(disordered, 0, "MRU_TEST_SEED={seed}: positions contradict sequencers");
         if versioned && !skew {
-            assert_eq!(found, model(uploads.iter()), "MRU_TEST_SEED={seed}, versions kept");
+            let is_undone = |change: &Change| {
+                let mut same = merged.iter().filter(|merged| std::ptr::eq(merged.change, change));
+                same.any(|merged| merged.undone)
+            };
+            let all = changes.iter().map(|change| Merged { change, undone: is_undone(change) });
+            let all: Vec<Merged> = all.collect();
+            assert_eq!(found, model(&all), "MRU_TEST_SEED={seed}: {all:?}, merged {merged:?}");
         }
     }
     for state in ["queued", "running"] {

@@ -24,7 +24,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::IsolationLevel;
 
 use super::{
-    Filters, MovieDocument, Revision, Store, StoreError,
+    Filters, FoundById, MovieDocument, Revision, Store, StoreError,
     reads::{self, Lent, ReadPool},
     sql::{self, ListQuery},
 };
@@ -135,7 +135,7 @@ impl Store {
         {
             // Without the last title its position is unknown.
             let revision = page.revision.unwrap_or(at_least);
-            if self.movie(last.id, revision).await?.1.is_none() {
+            if !matches!(self.movie(last.id, revision).await?.1, FoundById::Movie(_)) {
                 return Err(StoreError::CursorGone);
             }
         }

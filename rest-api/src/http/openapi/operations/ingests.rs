@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{super::Schemas, Answer, INGESTS, Operation, Parameter, id, paging};
 use crate::{
     http::{
+        ingests::DecidedIngest,
         notify::{ElementResult, Ignored},
         wait::MAX_WAIT,
     },
@@ -93,7 +94,8 @@ pub(in crate::http) fn list_ingests(schemas: &mut Schemas) -> Operation {
 pub(in crate::http) fn read_ingest(schemas: &mut Schemas) -> Operation {
     let description = "\
         Returns one ingest: with its violations if it is rejected, with its error if it failed.\n\n\
-        An ingest is `queued`, then `running`, and ends as `succeeded`, `rejected`, `superseded`, `gone` or `failed`.";
+        An ingest is `queued`, then `running`, and ends as `succeeded`, `rejected`, `superseded`, `gone`, `blocked` or \
+        `failed`.";
     Operation::new("readIngest", INGESTS, "Read an ingest", description)
         .parameters([id("The number of the ingest.")])
         .answer(StatusCode::OK, Answer::new("The ingest.").json(schemas.of::<Ingest>()))
@@ -108,4 +110,48 @@ pub(in crate::http) fn retry_ingest(schemas: &mut Schemas) -> Operation {
         .parameters([id("The number of the ingest.")])
         .answer(StatusCode::ACCEPTED, queued)
         .fails(&[Code::NotFound, Code::NotFailed])
+}
+
+/// `POST /ingests/{id}/approve`.
+pub(in crate::http) fn approve_ingest(schemas: &mut Schemas) -> Operation {
+    let queued = Answer::new("The ingest, which is queued again.").json(schemas.of::<Ingest>());
+    let description = "\
+        Lets a blocked snapshot withdraw as many movies as it does (`MRU_MAX_WITHDRAW`), and queues it. The request \
+        has no body.";
+    Operation::new("approveIngest", INGESTS, "Approve a blocked ingest", description)
+        .parameters([id("The number of the ingest.")])
+        .answer(StatusCode::ACCEPTED, queued)
+        .fails(&[Code::NotFound, Code::NotBlocked])
+}
+
+/// `POST /ingests/{id}/undo`.
+pub(in crate::http) fn undo_ingest(schemas: &mut Schemas) -> Operation {
+    let description = "\
+        What this version of the object said does not count any more, as if it had never come. Each movie falls back \
+        to the newest other version that names it, or is withdrawn. To undo it twice changes nothing. The request has \
+        no body.";
+    decision(schemas, "undoIngest", "Undo an ingest", description)
+}
+
+/// `POST /ingests/{id}/redo`.
+pub(in crate::http) fn redo_ingest(schemas: &mut Schemas) -> Operation {
+    let description = "Takes back that an ingest was undone. The request has no body.";
+    decision(schemas, "redoIngest", "Redo an ingest", description)
+}
+
+fn decision(schemas: &mut Schemas, name: &str, summary: &str, description: &str) -> Operation {
+    let description = format!(
+        "{description}\n\nMovies are withdrawn at once. Content of other versions comes when their objects have been \
+         read again."
+    );
+    let dry_run = Parameter::query(
+        "dry_run",
+        "`true` changes nothing, and answers what would change.",
+        json!({ "type": "boolean" }),
+    );
+    let decided = Answer::new("The ingest, and what changes.").json(schemas.of::<DecidedIngest>());
+    Operation::new(name, INGESTS, summary, &description)
+        .parameters([id("The number of the ingest."), dry_run])
+        .answer(StatusCode::OK, decided)
+        .fails(&[Code::NotFound, Code::NotMerged])
 }

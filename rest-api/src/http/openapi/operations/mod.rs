@@ -11,7 +11,9 @@ use crate::http::params;
 
 pub(super) use movies::example;
 
-pub(in crate::http) use ingests::{list_ingests, notify, read_ingest, retry_ingest};
+pub(in crate::http) use ingests::{
+    approve_ingest, list_ingests, notify, read_ingest, redo_ingest, retry_ingest, undo_ingest,
+};
 pub(in crate::http) use movies::{
     count_genres, count_years, create_movies, list_movies, read_movie, suggest, validate_file,
 };

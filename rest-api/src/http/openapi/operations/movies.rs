@@ -104,7 +104,7 @@ pub(in crate::http) fn read_movie(schemas: &mut Schemas) -> Operation {
         .parameters([id("The number of the movie."), if_none_match()])
         .answer(StatusCode::OK, Answer::new("The movie.").headers(&CACHED).json(schema))
         .answer(StatusCode::NOT_MODIFIED, not_modified())
-        .fails(&[Code::NotFound])
+        .fails(&[Code::NotFound, Code::Withdrawn])
 }
 
 /// `GET /genres`.

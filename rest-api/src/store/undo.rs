@@ -1,0 +1,283 @@
+//! What people decide about merged versions: that one does not count, that it counts again, that a snapshot may
+//! withdraw as many movies as it does.
+//!
+//! Decisions are kept beside the ledger, by the version that they are about: a catalogue that is rebuilt from the
+//! bucket takes them over (`decisions`).
+
+use std::collections::HashSet;
+
+use deadpool_postgres::Transaction;
+use roaring::RoaringTreemap;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio_postgres::types::ToSql;
+
+use super::{
+    Ingest, Store, StoreError, counting,
+    ledger::read,
+    merge, movie_sets,
+    sql::{execute, query_opt},
+};
+use crate::config::MaxWithdraw;
+
+/// How many of the affected movies are listed.
+const MAX_LISTED: usize = 100;
+
+/// Whether a version counts, by the decision of somebody.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Undo {
+    /// It does not count any more, as if it had never come.
+    Undo,
+    /// It counts again.
+    Redo,
+}
+
+impl Undo {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Undo => "undo",
+            Self::Redo => "redo",
+        }
+    }
+}
+
+/// What a decision changes.
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
+pub struct Effect {
+    /// Whether it was only asked what would change.
+    pub dry_run: bool,
+    /// How many movies no version contains any more: they are withdrawn.
+    pub withdrawn: u64,
+    /// How many movies had been withdrawn, and are back when their file has been read again.
+    pub restored: u64,
+    /// How many movies get the content of another version when its file has been read again.
+    pub changed: u64,
+    /// The first hundred of these movies.
+    pub movies: Vec<AffectedMovie>,
+}
+
+/// A movie that a decision affects.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct AffectedMovie {
+    /// Its id.
+    pub id: i64,
+    /// Its title.
+    pub title: String,
+    /// Its year.
+    pub year: i64,
+    /// `withdrawn`, `restored` or `changed`.
+    #[schemars(extend("enum" = ["withdrawn", "restored", "changed"]))]
+    pub effect: &'static str,
+}
+
+impl Store {
+    /// Decides whether the version of an ingest counts. Returns the ingest and what that changes; none if there is
+    /// no such ingest. With `dry_run` it changes nothing.
+    ///
+    /// What becomes of each movie is decided at once. Content of other versions comes when their objects have been
+    /// read again.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMerged`] if the ingest has merged nothing. If the database is unavailable, or other merges
+    /// take too long. Nothing is changed then.
+    pub async fn undo(
+        &self,
+        id: i64,
+        undo: Undo,
+        by: &str,
+        dry_run: bool,
+    ) -> Result<Option<(Ingest, Effect)>, StoreError> {
+        let mut connection = self.bulk().await?;
+        let transaction = connection.transaction().await?;
+        let timeout = "
+            /* undo::undo */
+            set local lock_timeout = '20s'";
+        transaction.batch_execute(timeout).await?;
+        merge::lock(&transaction).await?;
+        let version = "
+            /* undo::undo */
+            select id from merged_versions where ingest_id = $1";
+        let Some(ingest) = read(&transaction, id).await? else { return Ok(None) };
+        let version = query_opt(&transaction, version, &[&id]).await?;
+        let version: i64 = version.ok_or(StoreError::NotMerged)?.get(0);
+        let Applied { decided, mut effect, queued } = apply(&transaction, version, undo).await?;
+        effect.dry_run = dry_run;
+        if decided.is_empty() {
+            return Ok(Some((ingest, effect)));
+        }
+        if dry_run {
+            transaction.rollback().await?;
+            return Ok(Some((ingest, effect)));
+        }
+        let decide = "
+            /* undo::undo */
+            with decided as (
+                insert into decisions
+                    (decision, bucket, key, version_id, etag, removal, sequencer, decided_by)
+                select $2, bucket, key, version_id, etag, removal, sequencer, $3
+                from merged_versions
+                where ingest_id = $1
+            )
+            update ingests
+            set undone_at = case $2 when 'undo' then now() end,
+                undone_by = case $2 when 'undo' then $3::text end
+            where id in (select ingest_id from merged_versions where id = any($4))";
+        execute(&transaction, decide, &[&id, &undo.name(), &by, &decided]).await?;
+        let changed = effect.withdrawn > 0;
+        let revision = merge::increment_revision(&transaction, changed).await?;
+        let ingest = read(&transaction, id).await?.unwrap_or(ingest);
+        transaction.commit().await?;
+        self.learn_own(revision);
+        if queued {
+            self.hints().announce_queued();
+        }
+        Ok(Some((ingest, effect)))
+    }
+
+    /// Lets a blocked snapshot withdraw as many movies as it does, and queues it. Returns whether it was blocked,
+    /// and the ingest as it is now; none if there is no such ingest.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn approve(&self, id: i64, by: &str) -> Result<Option<(bool, Ingest)>, StoreError> {
+        let approve = "
+            /* undo::approve */
+            with approved as (
+                update ingests
+                set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null,
+                    approved_at = now(), approved_by = $2
+                where id = $1 and state = 'blocked'
+                returning bucket, key, version_id, etag
+            )
+            insert into decisions (decision, bucket, key, version_id, etag, decided_by)
+            select 'approve', bucket, key, nullif(version_id, 'null'), etag, $2 from approved";
+        let connection = self.writer().await?;
+        let approved = execute(&connection, approve, &[&id, &by]).await? == 1;
+        if approved {
+            self.hints().announce_queued();
+        }
+        Ok(read(&connection, id).await?.map(|ingest| (approved, ingest)))
+    }
+}
+
+/// What came of a decision.
+#[derive(Default)]
+pub(super) struct Applied {
+    /// The rows of the version that it has changed: none if it was so before.
+    decided: Vec<i64>,
+    pub(super) effect: Effect,
+    /// Whether objects were queued to be read again.
+    queued: bool,
+}
+
+/// Decides whether the version of this row counts. The caller holds the merge lock.
+pub(super) async fn apply(
+    transaction: &Transaction<'_>,
+    version: i64,
+    undo: Undo,
+) -> Result<Applied, StoreError> {
+    // Notifications of one version may have led to several ingests.
+    let set = "
+        /* undo::apply */
+        update merged_versions v
+        set undone = $2
+        from merged_versions named
+        where named.id = $1 and v.undone <> $2
+            and (v.id = $1 or v.key = named.key and v.bucket = named.bucket
+                and v.version_id = named.version_id and not v.removal and not named.removal)
+        returning v.id, v.key, v.bucket";
+    let uncover = "
+        /* undo::apply */
+        update merged_versions set covered_by = null where covered_by = any($1)";
+    let undone = undo == Undo::Undo;
+    let rows = transaction.query(set, &[&version, &undone]).await?;
+    let Some(object) = rows.first() else { return Ok(Applied::default()) };
+    let decided: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let (key, bucket) = (object.get(1), object.get(2));
+    if undone {
+        execute(transaction, uncover, &[&decided]).await?;
+    }
+    let recount = counting::recount(transaction, &[key], &[bucket], &[]).await?;
+    let revived = recount.revived().to_vec();
+    let unlimited = MaxWithdraw::Movies(u64::MAX);
+    let none = HashSet::new();
+    let settled = counting::settle(transaction, recount, &none, &none, unlimited).await?;
+    let mut changed = settled.fallen_back;
+    let mut restored = RoaringTreemap::new();
+    for (id, is_withdrawn) in newest_of(transaction, &revived).await? {
+        if is_withdrawn {
+            restored.insert(id);
+        } else {
+            changed.insert(id);
+        }
+    }
+    let mut effect = Effect {
+        dry_run: false,
+        withdrawn: settled.total.cast_unsigned(),
+        restored: restored.len(),
+        changed: changed.len(),
+        movies: Vec::new(),
+    };
+    for (ids, name) in [(settled.gone, "withdrawn"), (restored, "restored"), (changed, "changed")] {
+        let ids: Vec<i64> = ids.iter().take(MAX_LISTED).map(u64::cast_signed).collect();
+        effect.movies.extend(list(transaction, &ids, name).await?);
+    }
+    effect.movies.truncate(MAX_LISTED);
+    Ok(Applied { decided, effect, queued: settled.queued })
+}
+
+/// Returns the movies whose newest version is one of `versions`, and whether they are withdrawn.
+async fn newest_of(
+    transaction: &Transaction<'_>,
+    versions: &[i64],
+) -> Result<Vec<(u64, bool)>, StoreError> {
+    let contents = "
+        /* undo::newest_of */
+        select m.movie_ids, m.bitmap
+        from merged_versions v join version_movies m on m.version_id = coalesce(v.set_id, v.id)
+        where v.id = any($1)";
+    let withdrawn = "
+        /* undo::newest_of */
+        select id from withdrawn_movies where id = any($1)";
+    if versions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut ids = RoaringTreemap::new();
+    for row in transaction.query(contents, &[&versions]).await? {
+        ids |= movie_sets::movies(&row)?;
+    }
+    let newest = movie_sets::newest_of_each(transaction, &ids).await?;
+    let ids = newest.into_iter().filter(|(_, newest)| versions.contains(&newest.id));
+    let ids: Vec<u64> = ids.map(|(id, _)| id).collect();
+    let parameter: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
+    let rows = transaction.query(withdrawn, &[&parameter]).await?;
+    let withdrawn: HashSet<u64> =
+        rows.iter().map(|row| row.get::<_, i64>(0).cast_unsigned()).collect();
+    Ok(ids.into_iter().map(|id| (id, withdrawn.contains(&id))).collect())
+}
+
+/// Returns these movies with their titles.
+async fn list(
+    transaction: &Transaction<'_>,
+    ids: &[i64],
+    effect: &'static str,
+) -> Result<Vec<AffectedMovie>, StoreError> {
+    let list = "
+        /* undo::list */
+        select id, doc::json ->> 'title' as title, (doc::json ->> 'year')::bigint as year
+        from (
+            select id, doc from movies where id = any($1)
+            union all
+            select id, doc from withdrawn_movies where id = any($1)
+        ) affected
+        order by id";
+    let params: [&(dyn ToSql + Sync); 1] = [&ids];
+    let rows = transaction.query(list, &params).await?;
+    let movie = |row: &tokio_postgres::Row| AffectedMovie {
+        id: row.get("id"),
+        title: row.get("title"),
+        year: row.get("year"),
+        effect,
+    };
+    Ok(rows.iter().map(movie).collect())
+}
