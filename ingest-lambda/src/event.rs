@@ -7,17 +7,17 @@
 //! - <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>
 
 use percent_encoding::percent_decode_str;
-use schema::{Notification, Timestamp};
+use schema::{Notification, NotificationEvent, Timestamp};
 use serde_json::Value;
 
 /// What to do about one record of an event.
 #[derive(Debug)]
 pub enum RecordAction {
-    /// Send this notification: an object was created.
+    /// Send this notification: an object was created or removed.
     Notify(Box<Notification>),
-    /// Do nothing: the record does not report a new object.
+    /// Do nothing: no object was created or removed.
     Ignore {
-        /// The name of the event, such as `ObjectRemoved:Delete`.
+        /// The name of the event, such as `ObjectTagging:Put`.
         event_name: String,
     },
 }
@@ -69,13 +69,14 @@ pub(crate) fn parse_record(record: &Value) -> Result<RecordAction, EventError> {
         time: "/eventTime",
     };
     // A record without a name may report a new object. If it does not, the notification does no harm.
-    if let Some(event_name) = fields.text("/eventName")
-        // Event names have the prefix "s3:" in bucket configurations and in MinIO's events.
-        && !event_name.trim_start_matches("s3:").starts_with("ObjectCreated:")
-    {
-        return Ok(RecordAction::Ignore { event_name: event_name.to_owned() });
-    }
-    fields.notify(decode_key)
+    let event_name = fields.text("/eventName").unwrap_or("ObjectCreated:");
+    // Event names have the prefix "s3:" in bucket configurations and in MinIO's events.
+    let event = match event_name.trim_start_matches("s3:").split_once(':') {
+        Some(("ObjectCreated", _)) => NotificationEvent::Created,
+        Some(("ObjectRemoved" | "LifecycleExpiration", _)) => NotificationEvent::Removed,
+        _ => return Ok(RecordAction::Ignore { event_name: event_name.to_owned() }),
+    };
+    fields.notify(event, decode_key)
 }
 
 /// Parses an event of S3 in EventBridge's form, whose key is not URL-encoded.
@@ -93,10 +94,16 @@ pub(crate) fn parse_bridged(event: &Value) -> Result<RecordAction, EventError> {
         size: "/detail/object/size",
         time: "/time",
     };
-    match fields.text("/detail-type") {
-        Some("Object Created") => fields.notify(|key| Ok(key.to_owned())),
-        other => Ok(RecordAction::Ignore { event_name: other.unwrap_or_default().to_owned() }),
-    }
+    let event = match fields.text("/detail-type") {
+        Some("Object Created") => NotificationEvent::Created,
+        // Deleted by a request, or expired by a lifecycle rule; with or without a delete marker.
+        Some("Object Deleted") => NotificationEvent::Removed,
+        other => {
+            let event_name = other.unwrap_or_default().to_owned();
+            return Ok(RecordAction::Ignore { event_name });
+        }
+    };
+    fields.notify(event, |key| Ok(key.to_owned()))
 }
 
 impl Fields<'_> {
@@ -108,9 +115,13 @@ impl Fields<'_> {
     /// Returns the notification of the event.
     fn notify(
         &self,
+        event: NotificationEvent,
         decode: impl Fn(&str) -> Result<String, String>,
     ) -> Result<RecordAction, EventError> {
-        let notification = self.notification(decode);
+        let notification = match event {
+            NotificationEvent::Created => self.creation(decode),
+            NotificationEvent::Removed => self.removal(decode),
+        };
         let notification = notification.map_err(|problem| EventError {
             bucket: self.text(self.bucket).map(str::to_owned),
             key: self.text(self.key).map(str::to_owned),
@@ -119,7 +130,9 @@ impl Fields<'_> {
         Ok(RecordAction::Notify(Box::new(notification?)))
     }
 
-    fn notification(
+    /// Returns the notification of a new object. Its event is left out: an API of an earlier release
+    /// refuses the property.
+    fn creation(
         &self,
         decode: impl Fn(&str) -> Result<String, String>,
     ) -> Result<Notification, String> {
@@ -139,6 +152,16 @@ impl Fields<'_> {
                 .and_then(|bytes| bytes.try_into().ok()),
             event: None,
         })
+    }
+
+    /// Returns the notification of a removed object. The event may have the etag and the size of a delete
+    /// marker, which are left out.
+    fn removal(
+        &self,
+        decode: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Notification, String> {
+        let event = Some(NotificationEvent::Removed);
+        Ok(Notification { event, etag: None, size: None, ..self.creation(decode)? })
     }
 
     fn optional<T>(&self, name: &str, pointer: &str) -> Result<Option<T>, String>

@@ -1,8 +1,8 @@
 //! Lambda function that turns S3 events into notifications to the movies-r-us API.
 //!
 //! The function is invoked with an S3 event, straight or wrapped by SNS, SQS or EventBridge. [`handle`]
-//! makes one notification of each record that reports a new object, and posts all of an invocation in one
-//! request. A repeated notification is harmless: the API returns the same ingest.
+//! makes one notification of each record that reports a new or a removed object, and posts all of an
+//! invocation in one request. A repeated notification is harmless: the API returns the same ingest.
 //!
 //! A record fails if it is not valid, or if the response, or the result of its notification, is not 2xx.
 //!
@@ -105,7 +105,7 @@ pub async fn handle(
     for (record, (message, action)) in records.enumerate() {
         match action {
             Ok(RecordAction::Ignore { event_name }) => {
-                info!(event_name, "S3 event ignored, it does not report a new object");
+                info!(event_name, "S3 event ignored, it reports no new or removed object");
             }
             Ok(RecordAction::Notify(notification)) => {
                 notifications.push(*notification);

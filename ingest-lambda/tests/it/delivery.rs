@@ -24,13 +24,17 @@ async fn the_records_of_an_event_become_one_request() {
     let requests = requests.lock().unwrap();
     let [(authorization, request_id, body, _)] = &**requests else { panic!("{requests:?}") };
     assert_eq!((authorization.as_str(), request_id.as_str()), ("Bearer secret", "request-1"));
-    let notification = |key: &str| {
+    let created = |key: &str| {
         json!({
             "bucket": "b", "key": key, "version_id": "v", "etag": "e", "sequencer": "0A",
             "event_time": "2026-11-01T10:00:00.123Z", "size": 12,
         })
     };
-    let expected = ["a/with space+plus%ü()&.json", "plain.json"].map(notification);
+    let removed = json!({
+        "bucket": "b", "key": "removed.json", "version_id": "v", "sequencer": "0A",
+        "event_time": "2026-11-01T10:00:00.123Z", "event": "removed",
+    });
+    let expected = [created("a/with space+plus%ü()&.json"), removed, created("plain.json")];
     assert_eq!(*body, json!(expected));
 }
 
@@ -96,7 +100,7 @@ async fn test_events_and_other_events_are_ignored() {
     let (address, requests) = start_api(StatusCode::ACCEPTED).await;
     for payload in [
         json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b" }),
-        json!({ "Records": [record("ObjectRemoved:Delete", "k"), record("LifecycleExpiration:Delete", "k")] }),
+        json!({ "Records": [record("ObjectRestore:Post", "k"), record("ObjectAcl:Put", "k")] }),
         json!({ "Records": [] }),
     ] {
         handle(&client(address).await, event(payload)).await.unwrap();

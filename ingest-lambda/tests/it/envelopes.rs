@@ -15,13 +15,13 @@ fn events() -> Vec<(String, Value, Vec<&'static str>, bool)> {
     let events = events.as_object().unwrap().clone().into_iter();
     let expected = |name: &str| match name {
         "two records" | "SQS, batch of 2" => vec!["films/a.json", "films/b.json"],
-        "EventBridge" => vec!["films/a b+c.json"],
+        name if name.starts_with("EventBridge") => vec!["films/a b+c.json"],
         "key a b+c é" => vec!["films/a b+c é.json"],
         "key not UTF-8" => vec!["films/good.json"],
         // The API decides what is no file.
         "folder marker" => vec!["films/new folder/"],
         "s3:TestEvent" | "SQS with s3:TestEvent" | "no records" => vec![],
-        name if name.contains(':') => vec![],
+        "ObjectRestore:Completed" => vec![],
         _ => vec!["films/a.json"],
     };
     events
@@ -76,6 +76,12 @@ async fn every_form_of_an_event_is_understood() {
             keys => vec![json!(keys)],
         };
         assert_eq!(keys(&requests), expected, "{name}");
+        let is_removal =
+            ["Removed", "Expiration", "Deleted"].iter().any(|word| name.contains(word));
+        for (.., notification, _) in &*requests.lock().unwrap() {
+            let event = if is_removal { json!("removed") } else { Value::Null };
+            assert_eq!(notification["event"], event, "{name}");
+        }
         if name == "key not UTF-8" {
             assert_eq!(response(handled.unwrap_err()).0, "PermanentFault");
             continue;
@@ -100,12 +106,32 @@ async fn a_notification_has_what_its_event_has() {
         nothing_but_names.as_object_mut().unwrap().remove(name);
     }
     let bridge = bridged("Object Created", "a+b %41.json");
+    let removed = json!({
+        "bucket": "b", "key": "a+b %41.json", "version_id": "v", "sequencer": "0A",
+        "event_time": "2026-03-01T10:00:00Z", "event": "removed",
+    });
+    let bridged_removal = bridged("Object Deleted", "a+b %41.json");
+    let removal = |name: &str| {
+        let mut record = record(name, "a%2Bb+%2541.json");
+        record["eventTime"] = json!("2026-03-01T10:00:00Z");
+        json!({ "Records": [record] })
+    };
     let at = json!({ "bucket": "b", "key": "k", "event_time": "2026-11-01T10:00:00.123Z" });
     for (payload, expected) in [
         (bridge.clone(), full.clone()),
         (from_sqs(&[bridge.to_string()]), full.clone()),
         (from_sns(&bridge), full.clone()),
         (from_sqs(&[sns(&bridge).to_string()]), full),
+        (removal("ObjectRemoved:Delete"), removed.clone()),
+        (removal("s3:ObjectRemoved:DeleteMarkerCreated"), removed.clone()),
+        (from_sns(&removal("LifecycleExpiration:Delete")), removed.clone()),
+        (from_sqs(&[removal("ObjectRemoved:Delete").to_string()]), removed.clone()),
+        (
+            from_sqs(&[sns(&removal("LifecycleExpiration:DeleteMarkerCreated")).to_string()]),
+            removed.clone(),
+        ),
+        (bridged_removal.clone(), removed.clone()),
+        (from_sqs(&[sns(&bridged_removal).to_string()]), removed),
         (json!({ "Records": [bare] }), at),
         (json!({ "Records": [nothing_but_names] }), json!({ "bucket": "b", "key": "k" })),
     ] {
@@ -118,11 +144,13 @@ async fn a_notification_has_what_its_event_has() {
 }
 
 #[tokio::test]
-async fn what_creates_no_object_is_ignored_in_every_envelope() {
+async fn what_neither_creates_nor_removes_an_object_is_ignored_in_every_envelope() {
     let test = json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b" });
-    let removed = json!({ "Records": [record("ObjectRemoved:Delete", "k")] });
+    let others = ["ObjectTagging:Put", "LifecycleTransition", "ObjectRemovedLater:Put"];
+    let others = json!({ "Records": others.map(|name| record(name, "k")) });
     let (address, requests) = start_api(StatusCode::ACCEPTED).await;
-    for ignored in [test, removed, bridged("Object Deleted", "k"), json!({ "Records": [] })] {
+    let bridged = bridged("Object Restore Completed", "k");
+    for ignored in [test, others, bridged, json!({ "Records": [] })] {
         for payload in [
             ignored.clone(),
             from_sns(&ignored),
