@@ -1,4 +1,4 @@
-//! `POST /notify`: files were put into the bucket.
+//! `POST /notify`: files were put into the bucket, or removed from it.
 //!
 //! The body is one notification, or an array of them. Each element of an array has a result of its
 //! own: a bad one is refused alone.
@@ -192,7 +192,7 @@ async fn examine_each<'a>(app: &App, notifications: Vec<&'a Notification>) -> Ve
 }
 
 /// Decides whether the key of a notification names a file, and asks S3 about its version unless the
-/// notification identifies the version and its time.
+/// notification identifies the version and its time. About a removed object S3 knows nothing.
 async fn examine<'a>(app: &App, notification: &'a Notification, deadline: Instant) -> Examined<'a> {
     let Notification { bucket, key, size, sequencer, etag, event_time, .. } = notification;
     let size = size.map(|size| size.get());
@@ -202,7 +202,8 @@ async fn examine<'a>(app: &App, notification: &'a Notification, deadline: Instan
     let ignored_keys = &app.access.ignored_keys;
     let mut reason = ignored_keys.reason(key, size);
     let mut observed = ObservedVersion::default();
-    if lacks_size || reason.is_none() && !is_identified {
+    let lacks_details = lacks_size || reason.is_none() && !is_identified;
+    if lacks_details && !notification.is_removal() {
         observed = describe_version(app, notification, deadline).await;
         reason = ignored_keys.reason(key, size.or(observed.size));
     }

@@ -39,6 +39,8 @@ async fn a_forged_bucket_time_or_sequencer_is_refused_and_not_recorded() {
         ("/bucket", with("bucket", json!("arn:aws:s3:::movies"))),
         ("/event_time", with("event_time", json!(late))),
         ("/event_time", with("event_time", json!("9999-12-31T23:59:59Z"))),
+        ("/event", with("event", json!("moved"))),
+        ("/event", with("event", json!(true))),
         ("/sequencer", with("sequencer", json!("zz"))),
         ("/sequencer", with("sequencer", json!("0A\u{202e}"))),
     ] {

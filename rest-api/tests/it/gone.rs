@@ -91,3 +91,19 @@ async fn what_comes_later_under_the_key_does_not_see_a_gone_version() {
     let states: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(states, ["gone", "succeeded"]);
 }
+
+#[tokio::test]
+async fn s3_is_not_asked_about_a_removed_object() {
+    let service = Service::start_without_workers().await;
+    for (event, has_details) in [("created", true), ("removed", false)] {
+        let key = format!("{event}.json");
+        service.put(&key, MOVIE).await;
+        let mut notification = bare(&key);
+        notification["event"] = json!(event);
+        let response = service.send(service.post("/notify", notification.to_string())).await;
+        assert_eq!(response.status, StatusCode::ACCEPTED, "{}", response.text);
+        let ingest = response.json();
+        let details = (ingest["etag"].is_string(), ingest["size"].is_number());
+        assert_eq!(details, (has_details, has_details), "{ingest}");
+    }
+}

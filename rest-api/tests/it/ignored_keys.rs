@@ -103,6 +103,12 @@ async fn a_key_that_ends_in_a_slash_is_a_file_if_it_has_content() {
     // S3 does not have it either.
     let (status, body) = notify(&service, &at_second("missing/", 1)).await;
     assert_eq!((status, body["ignored"].is_string()), (StatusCode::OK, true));
+    // S3 is not asked about a removed object.
+    service.put("with content/", "[]").await;
+    let mut removed = at_second("with content/", 1);
+    assert_eq!(notify(&service, &removed).await.0, StatusCode::ACCEPTED);
+    removed["event"] = json!("removed");
+    assert_eq!(notify(&service, &removed).await.0, StatusCode::OK);
     // Whatever its size, a marker of another kind is none.
     let mut marker = bare("_SUCCESS");
     marker["size"] = json!(5);

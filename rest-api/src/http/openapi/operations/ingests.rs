@@ -18,8 +18,9 @@ use crate::{
 /// `POST /notify`.
 pub(in crate::http) fn notify(schemas: &mut Schemas) -> Operation {
     let description = format!(
-        "Tells the service that an object was put into the bucket. The answer comes when the ingest is durable. The \
-         same notification again answers the same ingest, and queues it again if it had failed or was gone.\n\n\
+        "Tells the service that an object was put into the bucket, or removed from it (`event`). The answer comes when \
+         the ingest is durable. The same notification again answers the same ingest, and queues it again if it had \
+         failed or was gone.\n\n\
          An array of up to {MAX_NOTIFICATIONS} notifications gets `202` and an array of results, in the same order. \
          A notification that is not right is refused alone; the schema then does not bind the others.\n\n\
          A key that names no file, such as `_SUCCESS` or a folder marker, is ignored: `200` with the reason."
@@ -49,6 +50,9 @@ pub(in crate::http) fn notify(schemas: &mut Schemas) -> Operation {
             },
             "examples": {
                 "one": { "value": { "bucket": "movies-r-us", "key": "my/movies.json" } },
+                "removed": {
+                    "value": { "bucket": "movies-r-us", "key": "my/movies.json", "event": "removed" },
+                },
                 "array": { "value": [{ "bucket": "movies-r-us", "key": "my/movies.json" }] },
             },
         },
