@@ -21,6 +21,7 @@ POD_PERMISSIONS = {
     ("s3:GetObject", BUCKET + "/*"),
     ("s3:GetObjectVersion", BUCKET + "/*"),
     ("s3:ListBucket", BUCKET),
+    ("s3:ListBucketVersions", BUCKET),
     ("secretsmanager:GetSecretValue", TOKEN),
     ("sns:Publish", TOPIC),
 }

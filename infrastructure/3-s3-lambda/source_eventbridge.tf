@@ -18,7 +18,7 @@ locals {
       description = "EventBridge could not send an undelivered event to its queue: run rest-api reconcile to find the file."
       namespace   = "AWS/Events"
       metric      = "InvocationsFailedToBeSentToDlq"
-      dimensions  = { RuleName = one(aws_cloudwatch_event_rule.object_created[*].name) }
+      dimensions  = { RuleName = one(aws_cloudwatch_event_rule.object_events[*].name) }
       statistic   = "Sum"
       threshold   = 0
       period      = 60
@@ -28,15 +28,16 @@ locals {
   } : name => alarm if local.eventbridge }
 }
 
-resource "aws_cloudwatch_event_rule" "object_created" {
+# A lifecycle rule that removes an object sends "Object Deleted", too.
+resource "aws_cloudwatch_event_rule" "object_events" {
   count = local.eventbridge ? 1 : 0
 
-  name        = "movies-r-us-ingest-object-created"
-  description = "Objects created in ${local.bucket}"
+  name        = "movies-r-us-ingest-object-events"
+  description = "Objects created in and deleted from ${local.bucket}"
 
   event_pattern = jsonencode({
     source      = ["aws.s3"]
-    detail-type = ["Object Created"]
+    detail-type = ["Object Created", "Object Deleted"]
     detail      = { bucket = { name = [local.bucket] } }
   })
 }
@@ -48,13 +49,13 @@ resource "aws_lambda_permission" "rule" {
   function_name = aws_lambda_function.ingest.function_name
   action        = "lambda:InvokeFunction"
   principal     = "events.amazonaws.com"
-  source_arn    = aws_cloudwatch_event_rule.object_created[0].arn
+  source_arn    = aws_cloudwatch_event_rule.object_events[0].arn
 }
 
 resource "aws_cloudwatch_event_target" "ingest" {
   count = local.eventbridge ? 1 : 0
 
-  rule = aws_cloudwatch_event_rule.object_created[0].name
+  rule = aws_cloudwatch_event_rule.object_events[0].name
   arn  = aws_lambda_function.ingest.arn
 
   # Until Lambda has taken the event. From then on, Lambda retries it.
@@ -97,7 +98,7 @@ resource "aws_sqs_queue_policy" "undelivered" {
         Principal = { Service = "events.amazonaws.com" }
         Action    = "sqs:SendMessage"
         Resource  = aws_sqs_queue.undelivered[0].arn
-        Condition = { ArnEquals = { "aws:SourceArn" = aws_cloudwatch_event_rule.object_created[0].arn } }
+        Condition = { ArnEquals = { "aws:SourceArn" = aws_cloudwatch_event_rule.object_events[0].arn } }
       },
       {
         Sid       = "TlsOnly"

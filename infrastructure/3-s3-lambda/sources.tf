@@ -21,7 +21,7 @@ resource "aws_s3_bucket_notification" "files" {
 
     content {
       lambda_function_arn = aws_lambda_function.ingest.arn
-      events              = ["s3:ObjectCreated:*"]
+      events              = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*"]
     }
   }
 
@@ -30,7 +30,7 @@ resource "aws_s3_bucket_notification" "files" {
 
     content {
       queue_arn = aws_sqs_queue.events[0].arn
-      events    = ["s3:ObjectCreated:*"]
+      events    = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*"]
     }
   }
 

@@ -12,7 +12,7 @@ variables {
 
 run "direct_by_default" {
   assert {
-    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest] : length(resources) == 1]) && alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events, aws_cloudwatch_event_rule.object_created, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
+    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest] : length(resources) == 1]) && alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events, aws_cloudwatch_event_rule.object_events, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
     error_message = "The default must be direct, with nothing of the other sources."
   }
 
@@ -22,8 +22,8 @@ run "direct_by_default" {
   }
 
   assert {
-    condition     = aws_s3_bucket_notification.files.lambda_function[0].lambda_function_arn == aws_lambda_function.ingest.arn && toset(aws_s3_bucket_notification.files.lambda_function[0].events) == toset(["s3:ObjectCreated:*"])
-    error_message = "Every created object must invoke the function."
+    condition     = aws_s3_bucket_notification.files.lambda_function[0].lambda_function_arn == aws_lambda_function.ingest.arn && toset(aws_s3_bucket_notification.files.lambda_function[0].events) == toset(["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*"])
+    error_message = "Every object that is created, removed or expires must invoke the function."
   }
 
   assert {

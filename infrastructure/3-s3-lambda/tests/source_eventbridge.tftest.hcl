@@ -16,7 +16,7 @@ run "eventbridge" {
   }
 
   assert {
-    condition     = alltrue([for resources in [aws_cloudwatch_event_rule.object_created, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest] : length(resources) == 1]) && alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 0])
+    condition     = alltrue([for resources in [aws_cloudwatch_event_rule.object_events, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest] : length(resources) == 1]) && alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 0])
     error_message = "eventbridge must have nothing of the other sources."
   }
 
@@ -26,16 +26,16 @@ run "eventbridge" {
   }
 
   assert {
-    condition = jsondecode(aws_cloudwatch_event_rule.object_created[0].event_pattern) == {
+    condition = jsondecode(aws_cloudwatch_event_rule.object_events[0].event_pattern) == {
       source      = ["aws.s3"]
-      detail-type = ["Object Created"]
+      detail-type = ["Object Created", "Object Deleted"]
       detail      = { bucket = { name = ["movies-r-us-111122223333"] } }
     }
-    error_message = "The rule must match every object that is created in this bucket, and nothing else."
+    error_message = "The rule must match every object that is created in or deleted from this bucket, and nothing else."
   }
 
   assert {
-    condition     = aws_cloudwatch_event_target.ingest[0].rule == "movies-r-us-ingest-object-created" && aws_cloudwatch_event_target.ingest[0].arn == aws_lambda_function.ingest.arn
+    condition     = aws_cloudwatch_event_target.ingest[0].rule == "movies-r-us-ingest-object-events" && aws_cloudwatch_event_target.ingest[0].arn == aws_lambda_function.ingest.arn
     error_message = "The rule must invoke the function."
   }
 
@@ -50,7 +50,7 @@ run "eventbridge" {
   }
 
   assert {
-    condition     = aws_lambda_permission.rule[0].action == "lambda:InvokeFunction" && aws_lambda_permission.rule[0].principal == "events.amazonaws.com" && aws_lambda_permission.rule[0].function_name == "movies-r-us-ingest" && aws_lambda_permission.rule[0].source_arn == "arn:aws:events:eu-west-1:111122223333:rule/movies-r-us-ingest-object-created"
+    condition     = aws_lambda_permission.rule[0].action == "lambda:InvokeFunction" && aws_lambda_permission.rule[0].principal == "events.amazonaws.com" && aws_lambda_permission.rule[0].function_name == "movies-r-us-ingest" && aws_lambda_permission.rule[0].source_arn == "arn:aws:events:eu-west-1:111122223333:rule/movies-r-us-ingest-object-events"
     error_message = "Only the rule must be allowed to invoke the function."
   }
 
@@ -67,7 +67,7 @@ run "eventbridge" {
         Principal = { Service = "events.amazonaws.com" }
         Action    = "sqs:SendMessage"
         Resource  = "arn:aws:sqs:eu-west-1:111122223333:movies-r-us-ingest-undelivered"
-        Condition = { ArnEquals = { "aws:SourceArn" = "arn:aws:events:eu-west-1:111122223333:rule/movies-r-us-ingest-object-created" } }
+        Condition = { ArnEquals = { "aws:SourceArn" = "arn:aws:events:eu-west-1:111122223333:rule/movies-r-us-ingest-object-events" } }
       },
       {
         Sid       = "TlsOnly"
@@ -94,7 +94,7 @@ run "eventbridge" {
       lost             = "AWS/Lambda DestinationDeliveryFailures FunctionName=movies-r-us-ingest Sum > 0, missing: notBreaching"
       event-age        = "AWS/Lambda AsyncEventAge FunctionName=movies-r-us-ingest Maximum > 600000, missing: notBreaching"
       undelivered      = "AWS/SQS ApproximateNumberOfMessagesVisible QueueName=movies-r-us-ingest-undelivered Maximum > 0, missing: ignore"
-      undelivered-lost = "AWS/Events InvocationsFailedToBeSentToDlq RuleName=movies-r-us-ingest-object-created Sum > 0, missing: notBreaching"
+      undelivered-lost = "AWS/Events InvocationsFailedToBeSentToDlq RuleName=movies-r-us-ingest-object-events Sum > 0, missing: notBreaching"
       errors           = "AWS/Lambda Errors FunctionName=movies-r-us-ingest Sum > 0, missing: notBreaching"
       throttles        = "AWS/Lambda Throttles FunctionName=movies-r-us-ingest Sum > 0, missing: notBreaching"
     }

@@ -17,7 +17,7 @@ run "from_direct_to_sqs" {
   }
 
   assert {
-    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 1]) && alltrue([for resources in [aws_cloudwatch_event_rule.object_created, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
+    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 1]) && alltrue([for resources in [aws_cloudwatch_event_rule.object_events, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
     error_message = "The previous source must keep its resources."
   }
 
@@ -54,7 +54,7 @@ run "from_sqs_to_direct" {
   }
 
   assert {
-    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 1]) && alltrue([for resources in [aws_cloudwatch_event_rule.object_created, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
+    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 1]) && alltrue([for resources in [aws_cloudwatch_event_rule.object_events, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
     error_message = "The previous source must keep its resources."
   }
 
@@ -71,7 +71,7 @@ run "from_sqs_to_eventbridge" {
   }
 
   assert {
-    condition     = alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_cloudwatch_event_rule.object_created, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 1]) && alltrue([for resources in [aws_lambda_permission.bucket] : length(resources) == 0])
+    condition     = alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_cloudwatch_event_rule.object_events, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 1]) && alltrue([for resources in [aws_lambda_permission.bucket] : length(resources) == 0])
     error_message = "The previous source must keep its resources."
   }
 
@@ -88,7 +88,7 @@ run "from_eventbridge_to_direct" {
   }
 
   assert {
-    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_cloudwatch_event_rule.object_created, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 1]) && alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 0])
+    condition     = alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_cloudwatch_event_rule.object_events, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 1]) && alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 0])
     error_message = "The previous source must keep its resources."
   }
 
@@ -104,7 +104,7 @@ run "after_the_change" {
   }
 
   assert {
-    condition     = alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 1]) && alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_cloudwatch_event_rule.object_created, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
+    condition     = alltrue([for resources in [aws_sqs_queue.events, aws_sqs_queue_policy.events, aws_sqs_queue.dead_letters, aws_sqs_queue_redrive_allow_policy.dead_letters, aws_iam_role_policy.events, aws_lambda_event_source_mapping.events] : length(resources) == 1]) && alltrue([for resources in [aws_lambda_permission.bucket, aws_sqs_queue.failures, aws_iam_role_policy.failures, aws_lambda_function_event_invoke_config.ingest, aws_cloudwatch_event_rule.object_events, aws_cloudwatch_event_target.ingest, aws_lambda_permission.rule, aws_sqs_queue.undelivered, aws_sqs_queue_policy.undelivered] : length(resources) == 0])
     error_message = "The end of a change must remove the previous source."
   }
 

@@ -21,7 +21,7 @@ mock_data "aws_secretsmanager_secret" {
 
 # The provider validates the format of ARNs.
 mock_resource "aws_cloudwatch_event_rule" {
-  defaults = { arn = "arn:aws:events:eu-west-1:111122223333:rule/movies-r-us-ingest-object-created" }
+  defaults = { arn = "arn:aws:events:eu-west-1:111122223333:rule/movies-r-us-ingest-object-events" }
 }
 
 mock_resource "aws_cloudwatch_log_group" {
