@@ -154,8 +154,8 @@ impl Fields<'_> {
         })
     }
 
-    /// Returns the notification of a removed object. The event may have the etag and the size of a delete
-    /// marker, which are left out.
+    /// Returns the notification of a removed object. Some events have an etag and a size, of what was removed
+    /// or of a delete marker. They are left out.
     fn removal(
         &self,
         decode: impl Fn(&str) -> Result<String, String>,

@@ -226,6 +226,27 @@ async fn puts_while_the_api_is_down_become_dead_letters_and_are_ingested_after_a
 }
 
 #[tokio::test]
+async fn a_removed_object_is_delivered_as_a_created_one_is() {
+    let environment = Environment::start("removed").await;
+    let api = environment.start_api().await;
+    environment.put("Removed").await;
+    environment.wait_for_movie("Removed").await;
+    api.stop().await;
+
+    let delete = environment.s3.delete_object().bucket(BUCKET).key("Removed.json");
+    delete.send().await.unwrap();
+    // An event that the function ignored would be acknowledged.
+    let letters = environment.wait_for_dead_letters(1).await;
+    assert_eq!(letters[0]["event"]["Records"][0]["eventName"], "ObjectRemoved:Delete");
+    let api = environment.start_api().await;
+    assert_eq!(environment.redrive().await, json!({ "redriven": 1 }));
+    environment.objects.wait_for_acknowledgements().await.unwrap();
+    assert_eq!(environment.dead_letters().await.len(), 0);
+    api.stop().await;
+    environment.stop().await;
+}
+
+#[tokio::test]
 async fn an_event_is_retried_until_the_api_is_back() {
     let environment = Environment::start("retries").await;
     let failing = TcpListener::bind(environment.api).await.unwrap();
