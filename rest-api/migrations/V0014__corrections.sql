@@ -35,9 +35,12 @@ alter table merged_versions
     add column ingest_id bigint,
     add column version_id text,
     add column etag text,
-    -- Whether it is all that its object says, and whether the object was removed.
+    -- Whether it is all that its object says.
     add column snapshot boolean not null default false,
+    -- Whether it is the removal of an object: in a bucket that keeps versions, a delete marker.
     add column removal boolean not null default false,
+    -- Whether it is the removal of the version, or of the delete marker, with its version id.
+    add column deletion boolean not null default false,
     add column undone boolean not null default false,
     -- The version whose set it shares; null if it has its own. Unknown is the set of a version that did not
     -- count when it was merged.

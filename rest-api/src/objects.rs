@@ -74,6 +74,17 @@ pub struct Object {
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, ObjectError>> + Send>>,
 }
 
+/// What there is of a version of an object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Presence {
+    /// The version.
+    Present,
+    /// A delete marker.
+    DeleteMarker,
+    /// Nothing.
+    Absent,
+}
+
 /// An object of a listing.
 #[derive(Clone, Debug)]
 pub struct ListedObject {
@@ -109,6 +120,29 @@ impl ObjectStore {
         let head =
             request.set_version_id(version_id.map(str::to_owned)).send().await.map_err(classify)?;
         Ok(observed_version(head.e_tag, head.version_id, head.last_modified, head.content_length))
+    }
+
+    /// Returns what there is of a version of an object.
+    ///
+    /// # Errors
+    /// See [`ObjectError`].
+    pub async fn presence(
+        &self,
+        bucket: &str,
+        key: &str,
+        version_id: &str,
+    ) -> Result<Presence, ObjectError> {
+        let request = self.client.head_object().bucket(bucket).key(key).version_id(version_id);
+        let Err(error) = request.send().await else { return Ok(Presence::Present) };
+        // What S3 answers for a marker.
+        // Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/DeleteMarker.html
+        if error.raw_response().is_some_and(|response| response.status().as_u16() == 405) {
+            return Ok(Presence::DeleteMarker);
+        }
+        match classify(error) {
+            ObjectError::Gone(_) => Ok(Presence::Absent),
+            error => Err(error),
+        }
     }
 
     /// Opens an object for reading: its current version, or the one with `version_id`.

@@ -10,11 +10,11 @@ use tracing::{debug, info};
 
 use super::worker::Worker;
 use crate::{
-    objects::{MODE, Object, ObjectError},
+    objects::{MODE, Object, ObjectError, Presence},
     problem::Code,
     store::{
-        CatalogueRow, Claim, Merged, Mode, ObservedVersion, SmallFile, Stage, StoreError,
-        VersionPosition,
+        CatalogueRow, Claim, Merged, Mode, NULL_VERSION, ObservedVersion, Removal, SmallFile,
+        Stage, StoreError, VersionPosition,
     },
     terminal::excerpt,
 };
@@ -133,9 +133,35 @@ impl Worker {
 
     /// Returns the removal of an object, as a file without movies.
     pub(super) async fn removal(&self, claim: &Claim) -> Result<SmallFile, Failure> {
+        let (removal, version_id) = self.what_was_removed(claim).await?;
         let position = self.store.observe(claim, &ObservedVersion::default()).await?;
         let mode = claim.mode.unwrap_or_else(|| self.mode_of_prefix(claim));
-        Ok(SmallFile { claim: claim.clone(), position, mode, rows: Vec::new() })
+        let mut claim = claim.clone();
+        claim.version_id = version_id;
+        Ok(SmallFile { claim, position, mode, removal: Some(removal), rows: Vec::new() })
+    }
+
+    /// Returns what was removed, and the id of the version or delete marker. A notification does not say so: the
+    /// removal of an old version, and a delete marker, both have a version id. A marker is still there, unless it has
+    /// been removed since.
+    async fn what_was_removed(&self, claim: &Claim) -> Result<(Removal, Option<String>), Failure> {
+        let Claim { bucket, key, version_id, .. } = claim;
+        let Some(id) = version_id else { return Ok((Removal::Object, None)) };
+        let presence = self.objects.presence(bucket, key, id).await?;
+        let is_null = id == NULL_VERSION;
+        Ok(match presence {
+            Presence::DeleteMarker => (Removal::Object, version_id.clone()),
+            Presence::Absent if !is_null => (Removal::Version, version_id.clone()),
+            // It was not removed.
+            Presence::Present if !is_null => (Removal::Version, None),
+            // Under this id one version replaces another.
+            Presence::Present => (Removal::Object, None),
+            Presence::Absent => match self.objects.head(bucket, key, None).await {
+                Ok(_) => (Removal::Version, None),
+                Err(ObjectError::Gone(_)) => (Removal::Object, None),
+                Err(error) => return Err(error.into()),
+            },
+        })
     }
 
     /// Opens the object of `claim`.

@@ -115,7 +115,8 @@ impl Worker {
         if !violations.is_empty() {
             return Ok(Read::Rejected(violations));
         }
-        Ok(Read::File(Box::new(SmallFile { claim, position, mode, rows })))
+        let removal = None;
+        Ok(Read::File(Box::new(SmallFile { claim, position, mode, removal, rows })))
     }
 }
 

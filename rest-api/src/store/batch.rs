@@ -17,7 +17,7 @@ use super::{
     CatalogueRow, Claim, Merged, Mode, Store, StoreError, VersionPosition,
     counting::{self, Recount},
     listen, merge,
-    merged_versions::{self, MergedVersion, RecordedVersion},
+    merged_versions::{self, MergedVersion, RecordedVersion, Removal},
     movie_sets, queue,
     search::{self, SearchText, words_of_terms},
     sql::{execute, query_one},
@@ -35,6 +35,8 @@ pub struct SmallFile {
     pub position: VersionPosition,
     /// Its mode. Of a removal, whether it takes back all that the object says, or only its snapshots.
     pub mode: Mode,
+    /// What was removed; none if the object was created.
+    pub removal: Option<Removal>,
     /// Its movies in the order of its records.
     pub rows: Vec<CatalogueRow>,
 }
@@ -67,8 +69,9 @@ impl Store {
         let parts: Vec<Part> = held
             .iter()
             .map(|file| {
-                let version = file.claim.merged_version(&file.position, file.mode);
-                Part::new(version, &file.rows, file.claim.is_approved)
+                let SmallFile { claim, position, mode, removal, rows } = file;
+                let version = claim.merged_version(position, *mode, *removal);
+                Part::new(version, rows, claim.is_approved)
             })
             .collect();
         let BatchMerge { merged, changes_movies: changed, queued } =
@@ -118,7 +121,7 @@ impl Store {
             version_id: None,
             etag: None,
             snapshot: false,
-            removal: false,
+            removal: None,
         };
         let parts = [Part::new(version, rows, false)];
         let BatchMerge { merged, .. } = merge(&transaction, &parts, self.max_withdraw).await?;
@@ -210,7 +213,8 @@ async fn merge(
     let id = |row: &CatalogueRow| movies.get(&row.folded.identity)?.id.map(i64::cast_unsigned);
     for ((index, part), recorded) in in_order.iter().zip(recorded) {
         let counts = counting.contains(index);
-        merged[*index].superseded = recorded.superseded || !counts && !part.version.removal;
+        merged[*index].superseded =
+            recorded.superseded || !counts && part.version.removal.is_none();
         merged[*index].mode = Some(part.version.mode(&recorded));
         if counts {
             let movies = part.rows.iter().filter_map(|(_, row)| id(row)).collect();

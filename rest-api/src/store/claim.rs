@@ -11,12 +11,14 @@ use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 use super::{
-    Mode, Store, StoreError, VersionPosition, folding::FOLDING, merged_versions::MergedVersion,
+    Mode, Store, StoreError, VersionPosition,
+    folding::FOLDING,
+    merged_versions::{MergedVersion, Removal},
     sql::execute,
 };
 
 /// The id of versions that S3 keeps without versioning. One follows another under the same id.
-const NULL_VERSION: &str = "null";
+pub const NULL_VERSION: &str = "null";
 
 /// Ingests that become claimable are at most so much older than those claimed before; [`FULL_SCAN`]
 /// finds the rest.
@@ -133,6 +135,7 @@ impl Claim {
         &'a self,
         position: &'a VersionPosition,
         mode: Mode,
+        removal: Option<Removal>,
     ) -> MergedVersion<'a> {
         MergedVersion {
             position,
@@ -140,7 +143,7 @@ impl Claim {
             version_id: self.version_id.as_deref().filter(|id| *id != NULL_VERSION),
             etag: self.etag.as_deref(),
             snapshot: mode == Mode::Snapshot,
-            removal: self.removal,
+            removal,
         }
     }
 }

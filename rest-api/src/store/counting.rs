@@ -21,48 +21,32 @@ use super::{
 };
 use crate::config::MaxWithdraw;
 
-/// An SQL condition: whether the version `$m` was neither undone nor, unless it is an upsert, deleted from its
-/// bucket. The removal of an object that keeps versions is a version itself, a delete marker. The removal of a
-/// version, or of a marker, has the id of that version, and is no marker.
+/// An SQL condition: whether the version `$m` was not undone nor, unless it is an upsert, deleted from its bucket.
 macro_rules! is_active {
     ($m:literal) => {
         concat!(
             "(not ",
             $m,
-            ".undone and (",
+            ".undone and not ",
             $m,
-            ".version_id is null
-                or not ",
+            ".deletion and (",
+            $m,
+            ".version_id is null or not ",
             $m,
             ".snapshot and not ",
             $m,
             ".removal
                 or not exists (
                     select
-                    from merged_versions same
-                    where same.key = ",
+                    from merged_versions deleted
+                    where deleted.key = ",
             $m,
-            ".key and same.bucket = ",
+            ".key and deleted.bucket = ",
             $m,
             ".bucket
-                        and same.version_id = ",
+                        and deleted.version_id = ",
             $m,
-            ".version_id and same.id <> ",
-            $m,
-            ".id
-                        and case
-                            when not ",
-            $m,
-            ".removal then same.removal and not same.undone
-                            when not same.removal then true
-                            when (same.ordered_at, same.sequencer) < (",
-            $m,
-            ".ordered_at, ",
-            $m,
-            ".sequencer)
-                                then true
-                            else not same.undone
-                        end
+            ".version_id and deleted.deletion
                 )))"
         )
     };
@@ -133,8 +117,7 @@ pub(super) const RECOUNT: &str = concat!(
             select removed.ingest_id
             from merged_versions removed
             where removed.key = d.key and removed.bucket = d.bucket
-                and removed.version_id = d.version_id and removed.removal
-            order by removed.ordered_at desc
+                and removed.version_id = d.version_id and removed.deletion
             limit 1
         )) end as cause
     from decided d

@@ -95,7 +95,7 @@ impl Store {
         }
         previous.verify(&transaction, revision).await?;
         let file = StagedFile {
-            version: claim.merged_version(position, mode),
+            version: claim.merged_version(position, mode, None),
             is_approved: claim.is_approved,
             previous: &previous,
             staged,

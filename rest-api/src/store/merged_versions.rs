@@ -25,14 +25,23 @@ pub(super) struct MergedVersion<'a> {
     pub(super) etag: Option<&'a str>,
     /// Whether it is all that its object says.
     pub(super) snapshot: bool,
-    /// Whether its object was removed.
-    pub(super) removal: bool,
+    /// What it is the removal of; none if it was created.
+    pub(super) removal: Option<Removal>,
+}
+
+/// What was removed from a bucket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Removal {
+    /// The object. In a bucket that keeps versions it got a delete marker, with a version id.
+    Object,
+    /// One version of the object, or a delete marker of it. It has the id of that version.
+    Version,
 }
 
 impl MergedVersion<'_> {
     /// Returns the mode of the version. That of a removal is the mode of the object's other versions.
     pub(super) fn mode(&self, recorded: &RecordedVersion) -> Mode {
-        if self.snapshot || self.removal && recorded.has_snapshots {
+        if self.snapshot || self.removal.is_some() && recorded.has_snapshots {
             Mode::Snapshot
         } else {
             Mode::Upsert
@@ -91,19 +100,21 @@ pub(super) async fn record(
                     limit 1
                 ), false) as undone
             from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::bigint[],
-                $6::text[], $7::text[], $8::bool[], $9::bool[]) with ordinality as v (ordered_at, key,
-                bucket, sequencer, ingest_id, version_id, etag, snapshot, removal, nth)
+                $6::text[], $7::text[], $8::bool[], $9::bool[], $10::bool[]) with ordinality as v
+                (ordered_at, key, bucket, sequencer, ingest_id, version_id, etag, snapshot, removal,
+                deletion, nth)
             left join merged_versions known on known.ingest_id = v.ingest_id
         ),
         decided as materialized (
-            select *, not undone and not removal and coalesce(counted, true) as counts from given
+            select *, not undone and not removal and not deletion and coalesce(counted, true) as counts
+            from given
         ),
         inserted as (
             insert into merged_versions (id, ordered_at, key, bucket, sequencer, ingest_id, version_id,
-                etag, snapshot, removal, undone, set_known, counts)
+                etag, snapshot, removal, deletion, undone, set_known, counts)
             overriding system value
             select id, ordered_at, key, bucket, sequencer, ingest_id, version_id, etag, snapshot,
-                removal, undone, counts, counts
+                removal, deletion, undone, counts, counts
             from decided
             where is_new
         )
@@ -113,7 +124,7 @@ pub(super) async fn record(
                 from merged_versions newer
                 where newer.key = v.key and newer.bucket = v.bucket
                     and (newer.ordered_at, newer.sequencer) > (v.ordered_at, v.sequencer)
-                    and not newer.removal and not newer.undone
+                    and not newer.removal and not newer.deletion and not newer.undone
             ) as superseded,
             v.snapshot or exists (
                 select
@@ -139,9 +150,22 @@ pub(super) async fn record(
     let version_ids: Vec<_> = versions.iter().map(|version| version.version_id).collect();
     let etags: Vec<_> = versions.iter().map(|version| version.etag).collect();
     let snapshots: Vec<_> = versions.iter().map(|version| version.snapshot).collect();
-    let removals: Vec<_> = versions.iter().map(|version| version.removal).collect();
-    let params: [&(dyn ToSql + Sync); 9] =
-        [ordered_at, key, bucket, sequencer, &ingests, &version_ids, &etags, &snapshots, &removals];
+    let is = |removal| -> Vec<bool> {
+        versions.iter().map(|version| version.removal == Some(removal)).collect()
+    };
+    let (removals, deletions) = (is(Removal::Object), is(Removal::Version));
+    let params: [&(dyn ToSql + Sync); 10] = [
+        ordered_at,
+        key,
+        bucket,
+        sequencer,
+        &ingests,
+        &version_ids,
+        &etags,
+        &snapshots,
+        &removals,
+        &deletions,
+    ];
     let statement = transaction.prepare_cached(record).await?;
     let rows = transaction.query(&statement, &params).await?;
     rows.iter().map(RecordedVersion::new).collect()

@@ -72,7 +72,7 @@ pub use catalogue::{
     page_query,
 };
 pub use catalogue_row::CatalogueRow;
-pub use claim::{Claim, Lane};
+pub use claim::{Claim, Lane, NULL_VERSION};
 pub use counts::{GenreCount, YearCount};
 pub use error::StoreError;
 pub use export::Export;
@@ -80,6 +80,7 @@ pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
 pub use ledger::{Event, Ingest, IngestQuery, IngestState, Mode};
 pub use merge::Merged;
+pub use merged_versions::Removal;
 pub use migrate::migrate;
 pub use outbox::{DueResult, Outbox};
 pub use queue_depth::QueueDepth;

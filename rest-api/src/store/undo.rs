@@ -78,7 +78,8 @@ impl Store {
     /// read again.
     ///
     /// # Errors
-    /// [`StoreError::NotMerged`] if the ingest has merged nothing. If the database is unavailable, or other merges
+    /// [`StoreError::NotMerged`] if the ingest has merged nothing, or is the removal of a version: the bucket does not
+    /// have that any more. If the database is unavailable, or other merges
     /// take too long. Nothing is changed then.
     pub async fn undo(
         &self,
@@ -96,7 +97,7 @@ impl Store {
         merge::lock(&transaction).await?;
         let version = "
             /* undo::undo */
-            select id from merged_versions where ingest_id = $1";
+            select id from merged_versions where ingest_id = $1 and not deletion";
         let Some(ingest) = read(&transaction, id).await? else { return Ok(None) };
         let version = query_opt(&transaction, version, &[&id]).await?;
         let version: i64 = version.ok_or(StoreError::NotMerged)?.get(0);

@@ -163,7 +163,7 @@ async fn claim(store: &Store, files: &[(&str, u32, Value)], lease: Duration) -> 
         let position = store.observe(&claim, &ObservedVersion::default()).await.unwrap();
         let (.., movies) = files.iter().find(|(key, ..)| *key == claim.key).unwrap();
         let rows = movies.as_array().unwrap().iter().map(row).collect();
-        SmallFile { claim, position, mode: Mode::Upsert, rows }
+        SmallFile { claim, position, mode: Mode::Upsert, removal: None, rows }
     });
     join_all(read).await
 }

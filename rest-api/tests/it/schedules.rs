@@ -19,8 +19,8 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use fastrand::Rng;
 use rest_api::store::{
-    Claim, Lane, Mode, ObservedVersion, Report, SmallFile, Stage, Staging, Store, StoreError, Undo,
-    VersionPosition,
+    Claim, Lane, Mode, ObservedVersion, Removal, Report, SmallFile, Stage, Staging, Store,
+    StoreError, Undo, VersionPosition,
 };
 use schema::Notification;
 use serde_json::{Value, json};
@@ -151,6 +151,17 @@ impl<'a> Bucket<'a> {
         if same.next().is_some() { None } else { version }
     }
 
+    /// Returns what was removed: the object, if the bucket has a delete marker of this id or keeps no versions.
+    fn removal(&self, claim: &Claim) -> Removal {
+        let Some(id) = &claim.version_id else { return Removal::Object };
+        let made = &self.changes[..self.made];
+        let mut same = made.iter().filter(|change| change.version_id.as_ref() == Some(id));
+        match (same.next(), same.next()) {
+            (Some(marker), None) if marker.removal => Removal::Object,
+            _ => Removal::Version,
+        }
+    }
+
     /// Reports a change in a random way.
     async fn report(&self, store: &Store, change: &Change, random: &mut Rng) {
         let mut notification = change.event();
@@ -242,8 +253,9 @@ impl<'a> Worker<'a> {
                         let nothing = ObservedVersion::default();
                         match store.observe(&claim, &nothing).await {
                             Ok(position) => {
+                                let removal = Some(bucket.removal(&claim));
                                 let (mode, rows) = (Mode::Upsert, Vec::new());
-                                files.push(SmallFile { claim, position, mode, rows });
+                                files.push(SmallFile { claim, position, mode, removal, rows });
                             }
                             Err(StoreError::LeaseLost) => {}
                             Err(error) => return Err(error),
@@ -254,7 +266,8 @@ impl<'a> Worker<'a> {
                         Ok(Some((claim, position, change))) => {
                             let (mode, rows) =
                                 (change.mode, change.movies.iter().map(row).collect());
-                            files.push(SmallFile { claim, position, mode, rows });
+                            let removal = None;
+                            files.push(SmallFile { claim, position, mode, removal, rows });
                         }
                         Ok(None) | Err(StoreError::LeaseLost) => {}
                         Err(error) => return Err(error),
@@ -439,23 +452,22 @@ impl std::fmt::Debug for Merged<'_> {
 fn model(versions: &[Merged<'_>]) -> Vec<Value> {
     let is_active = |index: usize| {
         let Merged { change, undone } = versions[index];
+        // A later removal with its id has removed this version, or delete marker.
         let is_deleted = || {
-            let same = versions.iter().enumerate().filter(|(other, same)| {
-                *other != index
-                    && same.change.key == change.key
-                    && same.change.version_id == change.version_id
-            });
-            change.version_id.is_some()
-                && same.into_iter().any(|(other, same)| {
-                    match (change.removal, same.change.removal) {
-                        (false, is_removal) => is_removal && !same.undone,
-                        // It has removed a version, or a marker.
-                        (true, false) => true,
-                        (true, true) => other < index || !same.undone,
-                    }
-                })
+            let id = &change.version_id;
+            let mut newer = versions[index + 1..].iter().map(|newer| newer.change);
+            let is_same = |newer: &Change| newer.key == change.key && newer.version_id == *id;
+            id.is_some() && newer.any(|newer| newer.removal && is_same(newer))
         };
-        !undone && !change.rejected && (change.mode == Mode::Upsert && !change.removal || !is_deleted())
+        // The removal of a version is no delete marker.
+        let is_deletion = || {
+            let id = &change.version_id;
+            let mut older = versions[..index].iter().map(|older| older.change);
+            let is_same = |older: &Change| older.key == change.key && older.version_id == *id;
+            change.removal && id.is_some() && older.any(is_same)
+        };
+        let is_upsert = change.mode == Mode::Upsert && !change.removal;
+        !undone && !change.rejected && (is_upsert || !is_deleted() && !is_deletion())
     };
     let counts = |index: usize| {
         let change = versions[index].change;
@@ -507,7 +519,8 @@ async fn disordered(sql: &tokio_postgres::Client, schedule: u64) -> i64 {
     let disordered = "select count(*)
         from ingests older join ingests newer using (bucket, key)
         where key like $1 and older.sequencer < newer.sequencer
-            and older.ordered_at > newer.ordered_at";
+            and older.ordered_at > newer.ordered_at
+            and older.state <> 'gone' and newer.state <> 'gone'";
     sql.query_one(disordered, &[&format!("{schedule}/%")]).await.unwrap().get(0)
 }
 
