@@ -230,9 +230,9 @@ impl Store {
             delete from merged_versions where id = any($1) returning coalesce(set_id, id)";
         let remove_sets = "
             /* retention::remove */
-            delete from version_movies
-            where version_id = any($1) and not exists (
-                select from merged_versions where coalesce(set_id, id) = version_id)";
+            delete from version_movies m
+            where m.version_id = any($1) and not exists (
+                select from merged_versions v where coalesce(v.set_id, v.id) = m.version_id)";
         let mut connection = self.bulk().await?;
         let transaction = connection.transaction().await?;
         // A merge may be about to share one of these sets.

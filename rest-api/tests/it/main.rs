@@ -65,6 +65,7 @@ mod catalogue;
 mod concurrent_ingests;
 mod config;
 mod corpus;
+mod corrections;
 mod counts;
 mod deployment;
 mod equal_text;

@@ -49,30 +49,47 @@ async fn old_ingests_are_removed_but_the_newest_of_each_object() {
 }
 
 #[tokio::test]
-async fn versions_that_newer_ones_of_the_same_object_contain_are_removed() {
+async fn versions_that_do_not_count_are_removed_with_their_ingests() {
     let service = Service::start().await;
+    let sql = service.sql().await;
     let put = async |key: &str, second: u32, titles: &[&str]| {
         let movies: Vec<_> = titles.iter().map(|title| movie(title, key)).collect();
         service.put(key, json!(movies).to_string()).await;
         let ingest = service.notify(&notification::at_second(key, second)).await;
         assert_eq!(ingest["state"], "succeeded", "{ingest}");
+        ingest["id"].as_i64().unwrap()
     };
-    put("k", 1, &["A", "B"]).await;
-    put("k", 2, &["C"]).await;
-    put("k", 3, &["A", "D"]).await;
-    put("k", 4, &["B", "C"]).await;
+    let first = put("k", 1, &["A", "B"]).await;
+    let second = put("k", 2, &["A", "B", "C"]).await;
+    put("k", 3, &["A", "B", "C"]).await;
     put("other", 5, &["A", "B", "C", "D"]).await;
     let store = service.store(2).await;
-    // A and D of the third version and B and C of the fourth contain the first two.
+    let nothing = Removed { ingests: 0, versions: 0 };
+    assert_eq!(store.remove_unneeded(None).await.unwrap(), nothing, "they can be undone");
+    let forget = "delete from ingests where id = any($1)";
+    sql.execute(forget, &[&vec![second]]).await.unwrap();
+    assert_eq!(store.remove_unneeded(None).await.unwrap(), nothing, "the first can be undone");
+    sql.execute(forget, &[&vec![first]]).await.unwrap();
     assert_eq!(store.remove_unneeded(None).await.unwrap(), Removed { ingests: 0, versions: 2 });
-    let versions = "select count(*) from merged_versions where key = 'k'";
-    let versions: i64 = service.sql().await.query_one(versions, &[]).await.unwrap().get(0);
-    assert_eq!(versions, 2);
-    // A late file changes nothing that they contained.
+    // The set that the third version shares stays, that of the first is gone.
+    let sets = "select count(*) from version_movies";
+    assert_eq!(sql.query_one(sets, &[]).await.unwrap().get::<_, i64>(0), 2);
+    // A late file changes nothing that the newest contains.
     put("late", 0, &["A", "B", "C", "D"]).await;
     let found = service.movies_without_ids("sort=title").await;
     let genres: Vec<_> = found.iter().map(|movie| movie["genres"][0].clone()).collect();
     assert_eq!(json!(genres), json!(["other", "other", "other", "other"]));
+}
+
+#[tokio::test]
+async fn what_newer_requests_contain_is_removed() {
+    let service = Service::start().await;
+    for genre in ["x", "y"] {
+        let posted = service.post("/movies", movie("A", genre).to_string());
+        assert!(service.send(posted).await.status.is_success());
+    }
+    let removed = service.store(2).await.remove_unneeded(None).await.unwrap();
+    assert_eq!(removed, Removed { ingests: 0, versions: 1 });
 }
 
 #[tokio::test]
@@ -100,7 +117,7 @@ async fn assertions_of_earlier_releases_become_sets() {
     assert!(service.get("/readyz").await.status.is_success());
     service.reaches(&id, "succeeded").await;
     let found = "select key, sequencer, movie_ids, length(bitmap) from merged_versions
-        left join version_movies on version_id = id where bucket = 'b' order by ordered_at";
+        left join version_movies m on m.version_id = merged_versions.id where bucket = 'b' order by ordered_at";
     let found = sql.query(found, &[]).await.unwrap();
     let keys: Vec<&str> = found.iter().map(|row| row.get("key")).collect();
     assert_eq!(keys, ["small", "large", "none"]);

@@ -44,6 +44,8 @@ struct Change {
     size: i64,
     mode: Mode,
     removal: bool,
+    /// Whether it is the removal of a version or of a delete marker.
+    deletion: bool,
     movies: Vec<Value>,
     rejected: bool,
 }
@@ -101,6 +103,7 @@ fn changes(random: &mut Rng, schedule: u64, versioned: bool, skew: bool) -> Vec<
             // Without versions what a movie falls back to may be gone.
             mode: if versioned && random.bool() { Mode::Snapshot } else { Mode::Upsert },
             removal: random.u8(0..4) == 0,
+            deletion: false,
             movies,
             rejected,
         };
@@ -115,6 +118,7 @@ fn changes(random: &mut Rng, schedule: u64, versioned: bool, skew: bool) -> Vec<
             let removable: Vec<&Change> = removable.collect();
             if versioned && random.bool() && !removable.is_empty() {
                 change.version_id = removable[random.usize(0..removable.len())].version_id.clone();
+                change.deletion = true;
             }
             change.mode = Mode::Upsert;
         }
@@ -457,17 +461,10 @@ fn model(versions: &[Merged<'_>]) -> Vec<Value> {
             let id = &change.version_id;
             let mut newer = versions[index + 1..].iter().map(|newer| newer.change);
             let is_same = |newer: &Change| newer.key == change.key && newer.version_id == *id;
-            id.is_some() && newer.any(|newer| newer.removal && is_same(newer))
-        };
-        // The removal of a version is no delete marker.
-        let is_deletion = || {
-            let id = &change.version_id;
-            let mut older = versions[..index].iter().map(|older| older.change);
-            let is_same = |older: &Change| older.key == change.key && older.version_id == *id;
-            change.removal && id.is_some() && older.any(is_same)
+            id.is_some() && newer.any(|newer| newer.deletion && is_same(newer))
         };
         let is_upsert = change.mode == Mode::Upsert && !change.removal;
-        !undone && !change.rejected && (is_upsert || !is_deleted() && !is_deletion())
+        !undone && !change.rejected && !change.deletion && (is_upsert || !is_deleted())
     };
     let counts = |index: usize| {
         let change = versions[index].change;

@@ -62,13 +62,14 @@ const STEPS: [Step; 10] = [
 ];
 
 /// The steps of a batch of small files.
-const BATCH_STEPS: [Step; 12] = [
+const BATCH_STEPS: [Step; 13] = [
     step("claimed, before the response arrives", (Database, ToClient, KEY), false),
     step("claimed", (Bucket, ToServer, "GET /movies/step"), false),
     step("half of an object read", (Bucket, ToClient, r#""title":"movie 25""#), false),
     step("read", (Database, ToServer, "merge::lock"), false),
     step("locked", (Database, ToServer, "queue::lock_held"), false),
-    step("compared", (Database, ToServer, "merged_versions::visit_later"), false),
+    step("recorded", (Database, ToServer, "merged_versions::record"), false),
+    step("compared", (Database, ToServer, "movie_sets::visit_later"), false),
     step("merged", (Database, ToServer, "merged_versions::write"), false),
     step("ended", (Database, ToServer, "queue::complete"), false),
     step("announced", (Database, ToServer, "listen::announce_ended"), false),
