@@ -116,7 +116,7 @@ async fn run(postgres: &Postgres, directory: &Path, options: &Options) -> Result
         None => catalogue::synthetic(options.movies),
     };
     let store = ingest::create_store(postgres, DATABASE).await?;
-    ingest::ingest(&store, 0, &catalogue).await?;
+    ingest::ingest(&store, 0, &catalogue, rest_api::store::Mode::Upsert).await?;
     drop(store);
     postgres.connect(DATABASE).await?.batch_execute("vacuum analyze movies").await?;
     figures.condition(conditions(postgres, catalogue.len(), options).await?);

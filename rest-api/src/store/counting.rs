@@ -223,8 +223,6 @@ pub(super) async fn settle(
 ) -> Result<Settled, StoreError> {
     let mut settled = Settled::default();
     let Recount { silenced, revived } = recount;
-    let silenced: Vec<SilencedVersion> =
-        silenced.into_iter().filter(|version| !merged.contains(&version.id)).collect();
     let mut again: HashSet<i64> =
         revived.into_iter().filter(|version| !merged.contains(version)).collect();
 
