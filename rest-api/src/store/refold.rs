@@ -107,6 +107,7 @@ async fn step(client: &mut ClientWrapper) -> Result<Option<Step>, StoreError> {
     merge::lock(&transaction).await?;
     let (read, last, mut movies) = read_next(&transaction).await?;
     let Some(last) = last else {
+        refold_withdrawn(&transaction).await?;
         execute(&transaction, finish, &[]).await?;
         transaction.commit().await?;
         return Ok(None);
@@ -305,4 +306,60 @@ async fn write(transaction: &Transaction<'_>, movies: &[Movie]) -> Result<(), St
     execute(transaction, make_room, &[&ids, &identities]).await?;
     execute(transaction, write, &params).await?;
     search::add_words(transaction, &words_of_terms(&terms)).await
+}
+
+/// Computes the identities of withdrawn movies. One that has become equal to another movie gives way to that one:
+/// to the movie of the catalogue, or to the first withdrawn one.
+async fn refold_withdrawn(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let all = "
+        /* refold::refold_withdrawn */
+        select id, identity, doc from withdrawn_movies order by id";
+    let live = "
+        /* refold::refold_withdrawn */
+        select identity, id from movies where identity = any($1)";
+    let remove = "
+        /* refold::refold_withdrawn */
+        delete from withdrawn_movies where id = any($1)";
+    // Two movies may exchange their identities. The index is checked for each row.
+    let make_room = "
+        /* refold::refold_withdrawn */
+        update withdrawn_movies set identity = gen_random_uuid() where id = any($1)";
+    let write = "
+        /* refold::refold_withdrawn */
+        update withdrawn_movies w
+        set identity = r.identity
+        from unnest($1::bigint[], $2::uuid[]) as r (id, identity)
+        where w.id = r.id";
+    let mut first: BTreeMap<Uuid, i64> = BTreeMap::new();
+    let mut replaced = HashMap::new();
+    let (mut ids, mut identities) = (Vec::new(), Vec::new());
+    for row in transaction.query(all, &[]).await? {
+        let id: i64 = row.get("id");
+        let malformed =
+            |error| StoreError::Setup(format!("withdrawn movie {id} is malformed: {error}"));
+        let Texts { title, year, href, .. } =
+            serde_json::from_str(row.get("doc")).map_err(malformed)?;
+        let none = std::iter::empty;
+        let folded = FoldedText::new(&title, year, href.as_deref(), none(), none());
+        if let Some(first) = first.get(&folded.identity) {
+            replaced.insert(id.cast_unsigned(), first.cast_unsigned());
+            continue;
+        }
+        first.insert(folded.identity, id);
+        if folded.identity != row.get::<_, Uuid>("identity") {
+            ids.push(id);
+            identities.push(folded.identity);
+        }
+    }
+    let all: Vec<Uuid> = first.keys().copied().collect();
+    for row in transaction.query(live, &[&all]).await? {
+        if let Some(id) = first.get(&row.get::<_, Uuid>(0)) {
+            replaced.insert(id.cast_unsigned(), row.get::<_, i64>(1).cast_unsigned());
+        }
+    }
+    let gone: Vec<i64> = replaced.keys().map(|id| id.cast_signed()).collect();
+    execute(transaction, remove, &[&gone]).await?;
+    execute(transaction, make_room, &[&ids]).await?;
+    execute(transaction, write, &[&ids, &identities]).await?;
+    movie_sets::replace(transaction, &replaced).await
 }

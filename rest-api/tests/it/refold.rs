@@ -133,6 +133,26 @@ async fn an_interrupted_run_continues_where_it_ended() {
 }
 
 #[tokio::test]
+async fn a_withdrawn_movie_comes_back_under_the_same_id() {
+    let service = Service::start().await;
+    let ingest = async |service: &Service, title: &str| {
+        service.ingest("k", json!([movie(title, "x")]).to_string()).await
+    };
+    let first = ingest(&service, "Caf# 1").await;
+    let id = service.movies("").await[0]["id"].clone();
+    let undo = service.post(&format!("/ingests/{}/undo", first["id"]), "");
+    assert_eq!(service.send(undo).await.json()["effect"]["withdrawn"], 1);
+    let sql = service.sql().await;
+    let decompose = "update withdrawn_movies set doc = replace(doc, '#', U&'e\\0301')";
+    sql.batch_execute(decompose).await.unwrap();
+    make_earlier(&sql).await;
+    let service = migrate(service).await;
+    let back = ingest(&service, "Café 1").await;
+    assert_eq!((&back["inserted"], &back["restored"]), (&json!(0), &json!(1)), "{back}");
+    assert_eq!(service.movies("").await[0]["id"], id);
+}
+
+#[tokio::test]
 async fn a_process_with_other_rules_takes_no_file() {
     let service = Service::start().await;
     service.ingest("k", json!([movie("A", "x")]).to_string()).await;
