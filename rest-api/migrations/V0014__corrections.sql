@@ -105,3 +105,14 @@ begin
 end $$;
 create trigger check_counting before insert or update or delete on merged_versions
     for each statement execute function check_counting();
+
+-- Nor does it know removals: it would look for the object, and end the ingest as gone. It does not get them.
+create function skip_removals() returns trigger language plpgsql as $$
+begin
+    if coalesce(current_setting('mru.counting', true), 'none') <> '1' then
+        return null;
+    end if;
+    return new;
+end $$;
+create trigger skip_removals before update of state on ingests
+    for each row when (new.removal and new.state = 'running') execute function skip_removals();

@@ -411,3 +411,23 @@ async fn ten_thousand_wrong_movies_are_undone_in_one_call() {
     assert_eq!(effect["movies"].as_array().unwrap().len(), 100);
     assert_eq!(fixture.titles().await, ["A of right"]);
 }
+
+#[tokio::test]
+async fn a_release_that_knows_no_removals_gets_none_and_merges_nothing() {
+    let service = Service::start_without_workers().await;
+    let sql = service.sql().await;
+    let removed = json!({ "bucket": BUCKET, "key": "k", "event": "removed" }).to_string();
+    let recorded = service.send(service.post("/notify", removed)).await.json();
+    assert_eq!((&recorded["state"], &recorded["event"]), (&json!("queued"), &json!("removed")));
+    let claim = "update ingests set state = 'running', lease_token = gen_random_uuid(),
+        lease_expires_at = now()";
+    assert_eq!(sql.execute(claim, &[]).await.unwrap(), 0);
+    let merge = "insert into merged_versions (ordered_at, key, bucket, sequencer)
+        values (now(), 'k', 'b', '')";
+    sql.batch_execute("set mru.folding = 'any'").await.unwrap();
+    let refused = sql.batch_execute(merge).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "57P03", "{refused}");
+    sql.batch_execute("set mru.counting = '1'").await.unwrap();
+    sql.batch_execute(merge).await.unwrap();
+    assert_eq!(sql.execute(claim, &[]).await.unwrap(), 1);
+}
