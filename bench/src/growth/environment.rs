@@ -75,7 +75,10 @@ impl Environment {
         let sql = self.postgres.connect(name).await?;
         // For the indexes that are built after the rows were written, and to write versions without a
         // service.
-        sql.batch_execute("set maintenance_work_mem = '512MB'; set mru.folding = 'any'; set mru.counting = '1'").await?;
+        sql.batch_execute(
+            "set maintenance_work_mem = '512MB'; set mru.folding = 'any'; set mru.counting = '1'",
+        )
+        .await?;
         Ok(Part { database, sql })
     }
 

@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 use super::{
     Report, Store, StoreError, reads,
     sql::{ListQuery, execute, query_opt},
-    version_order,
+    version_order::{self, bounds},
 };
 
 /// The state of an ingest.
@@ -397,15 +397,29 @@ pub(super) fn list_query(query: &IngestQuery) -> ListQuery {
     sql
 }
 
+/// The statement of [`revive`].
+pub(super) const REVIVE: &str = concat!(
+    "
+    /* ledger::revive */
+    with neighbors as (
+        select id, ",
+    bounds!("ingests.key", "ingests.bucket", "ingests.sequencer"),
+    "
+        from ingests
+        where id = $1
+    )
+    update ingests
+    set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null,
+        ordered_at = case when ordered_at is not null and inserted is null
+            then least(greatest(ordered_at, not_before), not_after) else ordered_at end
+    from neighbors
+    where ingests.id = neighbors.id and state in ('failed', 'gone')",
+);
+
 /// Puts an ingest that has failed, or whose object was gone, back into the queue, as if it had never been
 /// attempted. Returns whether it was in such a state.
 async fn revive(client: &impl GenericClient, id: i64) -> Result<bool, StoreError> {
-    let revive = "
-        /* ledger::revive */
-        update ingests
-        set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
-        where id = $1 and state in ('failed', 'gone')";
-    Ok(execute(client, revive, &[&id]).await? == 1)
+    Ok(execute(client, REVIVE, &[&id]).await? == 1)
 }
 
 /// Reads an ingest with its violations.

@@ -87,6 +87,7 @@ fn statements() -> Vec<Statement> {
         ("version_order", "record", version_order::RECORD),
         ("claim", "claim", claim::CLAIM),
         ("counting", "recount", counting::RECOUNT),
+        ("ledger", "revive", ledger::REVIVE),
         ("observe", "observe", observe::OBSERVE),
         ("revision", "read", revision::READ),
     ];

@@ -96,7 +96,8 @@ pub(super) fn padded(sequencer: &str) -> String {
 /// between which a version of an object must be, so that sequencers order its versions whatever their
 /// times are. Null if there is no such bound. They read one index entry each.
 ///
-/// A failed or gone ingest does not count: its notification may be forged.
+/// A failed or gone ingest that has merged nothing does not count: its notification may be forged. So it gets a
+/// place between its neighbors when it is queued again.
 macro_rules! bounds {
     ($key:literal, $bucket:literal, $sequencer:literal) => {
         concat!(
@@ -108,7 +109,8 @@ macro_rules! bounds {
             " and older.sequencer is not null
                     and rpad(older.sequencer, 64, '0') < rpad(",
             $sequencer,
-            ", 64, '0') and older.ordered_at is not null and older.state not in ('failed', 'gone')
+            ", 64, '0') and older.ordered_at is not null
+                    and (older.state not in ('failed', 'gone') or older.inserted is not null)
                 order by rpad(older.sequencer, 64, '0') desc
                 limit 1
             ) as not_before,
@@ -120,7 +122,8 @@ macro_rules! bounds {
             " and newer.sequencer is not null
                     and rpad(newer.sequencer, 64, '0') > rpad(",
             $sequencer,
-            ", 64, '0') and newer.ordered_at is not null and newer.state not in ('failed', 'gone')
+            ", 64, '0') and newer.ordered_at is not null
+                    and (newer.state not in ('failed', 'gone') or newer.inserted is not null)
                 order by rpad(newer.sequencer, 64, '0')
                 limit 1
             ) as not_after",
@@ -219,8 +222,10 @@ pub(super) const RECORD: &str = concat!(
     ),
     revived as (
         update ingests
-        set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
-        from same
+        set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null,
+            ordered_at = case when ordered_at is not null and inserted is null
+                then least(greatest(ordered_at, not_before), not_after) else ordered_at end
+        from same, bounds
         where ingests.id = same.id and state in ('failed', 'gone')
         returning ingests.id
     )
