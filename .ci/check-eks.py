@@ -22,6 +22,7 @@ POD_PERMISSIONS = {
     ("s3:GetObjectVersion", BUCKET + "/*"),
     ("s3:ListBucket", BUCKET),
     ("s3:ListBucketVersions", BUCKET),
+    ("s3:GetBucketVersioning", BUCKET),
     ("secretsmanager:GetSecretValue", TOKEN),
     ("sns:Publish", TOPIC),
 }

@@ -1,5 +1,7 @@
 //! The S3 client: what the service asks of S3, and what S3's errors mean to an ingest.
 
+mod versions;
+
 use std::pin::Pin;
 
 use aws_sdk_s3::{
@@ -14,7 +16,9 @@ use chrono::Utc;
 use futures_util::{Stream, TryStreamExt, stream};
 use percent_encoding::percent_decode_str;
 
-use crate::store::ObservedVersion;
+pub use versions::ListedVersion;
+
+use crate::store::{NULL_VERSION, ObservedVersion};
 
 /// The name of the metadata of an object that is its mode: `upsert` or `snapshot`. In a header it has the prefix
 /// `x-amz-meta-`.
@@ -202,26 +206,33 @@ impl ObjectStore {
 /// # Errors
 /// If a key is not UTF-8, which S3 does not allow.
 fn listed_objects(page: ListObjectsV2Output) -> Result<Vec<ListedObject>, ObjectError> {
-    let encoded = page.encoding_type == Some(EncodingType::Url);
+    let encoding = page.encoding_type;
     let objects = page.contents.unwrap_or_default().into_iter();
     let objects = objects.map(|object| {
-        let mut key = object.key.unwrap_or_default();
-        if encoded {
-            // Encoded as an HTML form is: a plus is a space.
-            let spaced = key.replace('+', " ");
-            key = match percent_decode_str(&spaced).decode_utf8() {
-                Ok(decoded) => decoded.into_owned(),
-                Err(_) => {
-                    let text = format!("a key of the listing is not UTF-8: {key}");
-                    let code = "the listing has a malformed key".to_owned();
-                    return Err(ObjectError::Refused(ErrorCause { code, text }));
-                }
-            };
-        }
+        let key = decode_key(object.key.unwrap_or_default(), encoding.as_ref())?;
         let version = observed_version(object.e_tag, None, object.last_modified, object.size);
         Ok(ListedObject { key, version })
     });
     objects.collect()
+}
+
+/// Returns a key of a listing that has this encoding.
+///
+/// # Errors
+/// If it is not UTF-8.
+fn decode_key(key: String, encoding: Option<&EncodingType>) -> Result<String, ObjectError> {
+    if encoding != Some(&EncodingType::Url) {
+        return Ok(key);
+    }
+    // Encoded as an HTML form is: a plus is a space.
+    match percent_decode_str(&key.replace('+', " ")).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => {
+            let text = format!("a key of the listing is not UTF-8: {key}");
+            let code = "the listing has a malformed key".to_owned();
+            Err(ObjectError::Refused(ErrorCause { code, text }))
+        }
+    }
 }
 
 /// Returns the chunks of a body. A body that ends before its announced length is an error.
@@ -248,7 +259,7 @@ fn observed_version(
     ObservedVersion {
         etag: etag.map(|etag| etag.trim_matches('"').to_owned()),
         // An unversioned object in a bucket whose versioning is suspended has the version "null".
-        version_id: version_id.filter(|id| id != "null"),
+        version_id: version_id.filter(|id| id != NULL_VERSION),
         // In whole seconds: some stores report fractions in listings, but not in HEAD and GET.
         last_modified: last_modified
             .and_then(|time| chrono::DateTime::<Utc>::from_timestamp(time.secs(), 0)),
