@@ -209,6 +209,11 @@ async fn merge(
     write_movies(transaction, &mut movies, &new_movies).await?;
 
     let numbers: HashSet<i64> = recorded.iter().map(|recorded| recorded.id).collect();
+    let approved = in_order
+        .iter()
+        .zip(&recorded)
+        .filter(|((_, part), recorded)| part.is_approved || recorded.is_approved);
+    let approved = approved.filter_map(|((_, part), _)| part.version.ingest_id).collect();
     let mut sets = Vec::with_capacity(counting.len());
     let id = |row: &CatalogueRow| movies.get(&row.folded.identity)?.id.map(i64::cast_unsigned);
     for ((index, part), recorded) in in_order.iter().zip(recorded) {
@@ -222,8 +227,6 @@ async fn merge(
         }
     }
     merged_versions::write_sets(transaction, sets).await?;
-    let approved = parts.iter().filter(|part| part.is_approved);
-    let approved = approved.filter_map(|part| part.version.ingest_id).collect();
     let settled = counting::settle(transaction, recount, &numbers, &approved, max_withdraw).await?;
     for (merged, part) in merged.iter_mut().zip(parts) {
         let withdrawn = part.version.ingest_id.and_then(|ingest| settled.withdrawn.get(&ingest));

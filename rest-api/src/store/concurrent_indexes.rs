@@ -10,7 +10,7 @@ use tracing::info;
 use super::StoreError;
 
 /// The indexes, by name, and what they are on.
-const INDEXES: [(&str, &str); 6] = [
+const INDEXES: [(&str, &str); 7] = [
     // The queue, for each kind of object.
     ("ingests_in_queue", "ingests (large, run_after, id) where state in ('queued', 'running')"),
     // The versions of an object by sequencer: the same one, and its neighbors.
@@ -20,6 +20,8 @@ const INDEXES: [(&str, &str); 6] = [
     ),
     // The versions of an object by time.
     ("ingests_by_time", "ingests (key, bucket, ordered_at)"),
+    // By version id.
+    ("ingests_by_version_id", "ingests (key, bucket, version_id) where version_id is not null"),
     // Those whose time is not known yet.
     ("ingests_without_time", "ingests (key, bucket) where ordered_at is null"),
     // Search: by words, and by the beginning of a title.

@@ -178,6 +178,7 @@ async fn merge(
         Recount::default()
     };
     let id = recorded.id;
+    let is_approved = *is_approved || recorded.is_approved;
     let mut merged = Merged { mode: Some(version.mode(&recorded)), ..Merged::default() };
     if recount.counts(id, recorded.counts) {
         merged.superseded = recorded.superseded;
@@ -186,7 +187,7 @@ async fn merge(
     } else {
         merged.superseded = true;
     }
-    let approved = version.ingest_id.filter(|_| *is_approved).into_iter().collect();
+    let approved = version.ingest_id.filter(|_| is_approved).into_iter().collect();
     let versions = HashSet::from([id]);
     let settled =
         counting::settle(transaction, recount, &versions, &approved, max_withdraw).await?;

@@ -12,6 +12,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     Mode, StoreError, VersionPosition,
+    decisions::is_about,
     movie_sets::{movies, stored},
     sql::execute,
 };
@@ -61,6 +62,8 @@ pub(super) struct RecordedVersion {
     pub(super) has_snapshots: bool,
     /// Whether its movies are known: it has been merged before.
     pub(super) is_known: bool,
+    /// Whether somebody has approved that it withdraws as many movies as it does.
+    pub(super) is_approved: bool,
     is_snapshot: bool,
     /// The counting version before it.
     before: Option<VersionBefore>,
@@ -76,74 +79,78 @@ struct VersionBefore {
     movies: RoaringTreemap,
 }
 
+/// The statement of [`record`].
+pub(super) const RECORD: &str = concat!(
+    "
+    /* merged_versions::record */
+    with given as materialized (
+        select v.*, coalesce(known.set_known, false) as is_known,
+            coalesce(known.id, nextval(pg_get_serial_sequence('merged_versions', 'id'))) as id,
+            known.id is null as is_new, known.counts or known.covered_by is not null as counted,
+            coalesce(known.undone, (
+                select d.decision = 'undo'
+                from decisions d
+                where d.decision in ('undo', 'redo') and ",
+    is_about!("v"),
+    "
+                order by d.decided_at desc, d.id desc
+                limit 1
+            ), false) as undone,
+            exists (select from decisions d where d.decision = 'approve' and ",
+    is_about!("v"),
+    ") as is_approved
+        from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::bigint[],
+            $6::text[], $7::text[], $8::bool[], $9::bool[], $10::bool[]) with ordinality as v
+            (ordered_at, key, bucket, sequencer, ingest_id, version_id, etag, snapshot, removal,
+            deletion, nth)
+        left join merged_versions known on known.ingest_id = v.ingest_id
+    ),
+    decided as materialized (
+        select *, not undone and not removal and not deletion and coalesce(counted, true) as counts
+        from given
+    ),
+    inserted as (
+        insert into merged_versions (id, ordered_at, key, bucket, sequencer, ingest_id, version_id,
+            etag, snapshot, removal, deletion, undone, set_known, counts)
+        overriding system value
+        select id, ordered_at, key, bucket, sequencer, ingest_id, version_id, etag, snapshot,
+            removal, deletion, undone, counts, counts
+        from decided
+        where is_new
+    )
+    select v.id, v.is_known, v.snapshot, v.counts, v.is_approved,
+        exists (
+            select
+            from merged_versions newer
+            where newer.key = v.key and newer.bucket = v.bucket
+                and (newer.ordered_at, newer.sequencer) > (v.ordered_at, v.sequencer)
+                and not newer.removal and not newer.deletion and not newer.undone
+        ) as superseded,
+        v.snapshot or exists (
+            select
+            from merged_versions other
+            where other.key = v.key and other.bucket = v.bucket and other.snapshot
+        ) as has_snapshots,
+        before.id as before_id, before.snapshot as before_snapshot, before.set_id,
+        contents.movie_ids, contents.bitmap
+    from decided v
+    left join lateral (
+        select m.id, m.snapshot, coalesce(m.set_id, m.id) as set_id
+        from merged_versions m
+        where m.key = v.key and m.bucket = v.bucket and m.counts and m.id <> v.id
+            and (m.ordered_at, m.sequencer) <= (v.ordered_at, v.sequencer)
+        order by m.ordered_at desc, m.sequencer desc
+        limit 1
+    ) before on true
+    left join version_movies contents on contents.version_id = before.set_id
+    order by nth",
+);
+
 /// Adds rows for versions that have none. Returns the rows of all, in the same order.
 pub(super) async fn record(
     transaction: &Transaction<'_>,
     versions: &[MergedVersion<'_>],
 ) -> Result<Vec<RecordedVersion>, StoreError> {
-    let record = "
-        /* merged_versions::record */
-        with given as materialized (
-            select v.*, coalesce(known.set_known, false) as is_known,
-                coalesce(known.id, nextval(pg_get_serial_sequence('merged_versions', 'id'))) as id,
-                known.id is null as is_new, known.counts or known.covered_by is not null as counted,
-                coalesce(known.undone, (
-                    select d.decision = 'undo'
-                    from decisions d
-                    where d.key = v.key and d.bucket = v.bucket and d.decision in ('undo', 'redo')
-                        and d.removal = v.removal
-                        and (not d.removal or d.sequencer = v.sequencer
-                            or d.sequencer = '' or v.sequencer = '')
-                        and case when v.version_id is null then d.version_id is null and d.etag = v.etag
-                            else d.version_id = v.version_id end
-                    order by d.id desc
-                    limit 1
-                ), false) as undone
-            from unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::bigint[],
-                $6::text[], $7::text[], $8::bool[], $9::bool[], $10::bool[]) with ordinality as v
-                (ordered_at, key, bucket, sequencer, ingest_id, version_id, etag, snapshot, removal,
-                deletion, nth)
-            left join merged_versions known on known.ingest_id = v.ingest_id
-        ),
-        decided as materialized (
-            select *, not undone and not removal and not deletion and coalesce(counted, true) as counts
-            from given
-        ),
-        inserted as (
-            insert into merged_versions (id, ordered_at, key, bucket, sequencer, ingest_id, version_id,
-                etag, snapshot, removal, deletion, undone, set_known, counts)
-            overriding system value
-            select id, ordered_at, key, bucket, sequencer, ingest_id, version_id, etag, snapshot,
-                removal, deletion, undone, counts, counts
-            from decided
-            where is_new
-        )
-        select v.id, v.is_known, v.snapshot, v.counts,
-            exists (
-                select
-                from merged_versions newer
-                where newer.key = v.key and newer.bucket = v.bucket
-                    and (newer.ordered_at, newer.sequencer) > (v.ordered_at, v.sequencer)
-                    and not newer.removal and not newer.deletion and not newer.undone
-            ) as superseded,
-            v.snapshot or exists (
-                select
-                from merged_versions other
-                where other.key = v.key and other.bucket = v.bucket and other.snapshot
-            ) as has_snapshots,
-            before.id as before_id, before.snapshot as before_snapshot, before.set_id,
-            contents.movie_ids, contents.bitmap
-        from decided v
-        left join lateral (
-            select m.id, m.snapshot, coalesce(m.set_id, m.id) as set_id
-            from merged_versions m
-            where m.key = v.key and m.bucket = v.bucket and m.counts and m.id <> v.id
-                and (m.ordered_at, m.sequencer) <= (v.ordered_at, v.sequencer)
-            order by m.ordered_at desc, m.sequencer desc
-            limit 1
-        ) before on true
-        left join version_movies contents on contents.version_id = before.set_id
-        order by nth";
     let columns = Columns::new(versions.iter().map(|version| version.position));
     let [ordered_at, key, bucket, sequencer] = columns.params();
     let ingests: Vec<_> = versions.iter().map(|version| version.ingest_id).collect();
@@ -166,7 +173,7 @@ pub(super) async fn record(
         &removals,
         &deletions,
     ];
-    let statement = transaction.prepare_cached(record).await?;
+    let statement = transaction.prepare_cached(RECORD).await?;
     let rows = transaction.query(&statement, &params).await?;
     rows.iter().map(RecordedVersion::new).collect()
 }
@@ -188,6 +195,7 @@ impl RecordedVersion {
             counts: row.get("counts"),
             has_snapshots: row.get("has_snapshots"),
             is_known: row.get("is_known"),
+            is_approved: row.get("is_approved"),
             is_snapshot: row.get("snapshot"),
             before,
         })

@@ -9,9 +9,9 @@
 //! | schema | `migrate`, `concurrent_indexes`, `convert`, `refold` |
 //! | equal text | `folding` |
 //! | order of object versions | `version_order` |
-//! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile` |
+//! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile`, `known_versions` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `maintenance`, `retention` |
-//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo` |
+//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export`, `search` |
 
 mod batch;
@@ -23,10 +23,12 @@ mod connect;
 mod convert;
 mod counting;
 mod counts;
+mod decisions;
 mod error;
 mod export;
 mod filters;
 mod folding;
+mod known_versions;
 mod ledger;
 mod listen;
 mod maintenance;
@@ -74,10 +76,12 @@ pub use catalogue::{
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane, NULL_VERSION};
 pub use counts::{GenreCount, YearCount};
+pub use decisions::{Decided, Decision, Imported};
 pub use error::StoreError;
 pub use export::Export;
 pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
+pub use known_versions::{KnownVersion, VersionInBucket};
 pub use ledger::{Event, Ingest, IngestQuery, IngestState, Mode};
 pub use merge::Merged;
 pub use merged_versions::Removal;

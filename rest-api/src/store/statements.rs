@@ -18,8 +18,9 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, Store, catalogue, claim, counting, folding::FOLDING, ledger, migrate,
-    observe, pools::SHORT_OPTIONS, reads, revision, search, version_order,
+    IngestQuery, IngestState, Store, catalogue, claim, counting, decisions, folding::FOLDING,
+    ledger, merged_versions, migrate, observe, pools::SHORT_OPTIONS, reads, revision, search,
+    version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
 
@@ -89,6 +90,9 @@ fn statements() -> Vec<Statement> {
         ("counting", "recount", counting::RECOUNT),
         ("ledger", "revive", ledger::REVIVE),
         ("observe", "observe", observe::OBSERVE),
+        ("merged_versions", "record", merged_versions::RECORD),
+        ("decisions", "contradicting", decisions::CONTRADICTING),
+        ("decisions", "approve", decisions::APPROVE),
         ("revision", "read", revision::READ),
     ];
     for (module, function, text) in composed {

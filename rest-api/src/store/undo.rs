@@ -101,29 +101,23 @@ impl Store {
         let Some(ingest) = read(&transaction, id).await? else { return Ok(None) };
         let version = query_opt(&transaction, version, &[&id]).await?;
         let version: i64 = version.ok_or(StoreError::NotMerged)?.get(0);
-        let Applied { decided, mut effect, queued } = apply(&transaction, version, undo).await?;
-        effect.dry_run = dry_run;
-        if decided.is_empty() {
-            return Ok(Some((ingest, effect)));
-        }
-        if dry_run {
+        let mut applied = apply(&transaction, version, undo).await?;
+        applied.effect.dry_run = dry_run;
+        if dry_run || applied.decided.is_empty() {
             transaction.rollback().await?;
-            return Ok(Some((ingest, effect)));
+            return Ok(Some((ingest, applied.effect)));
         }
+        // By the clock: the transaction may have begun before the one of the decision before.
         let decide = "
             /* undo::undo */
-            with decided as (
-                insert into decisions
-                    (decision, bucket, key, version_id, etag, removal, sequencer, decided_by)
-                select $2, bucket, key, version_id, etag, removal, sequencer, $3
-                from merged_versions
-                where ingest_id = $1
-            )
-            update ingests
-            set undone_at = case $2 when 'undo' then now() end,
-                undone_by = case $2 when 'undo' then $3::text end
-            where id in (select ingest_id from merged_versions where id = any($4))";
-        execute(&transaction, decide, &[&id, &undo.name(), &by, &decided]).await?;
+            insert into decisions
+                (decision, bucket, key, version_id, etag, removal, sequencer, decided_at, decided_by)
+            select $2, bucket, key, version_id, etag, removal, sequencer, clock_timestamp(), $3
+            from merged_versions
+            where id = $1";
+        execute(&transaction, decide, &[&version, &undo.name(), &by]).await?;
+        show(&transaction, undo, by, &applied).await?;
+        let Applied { effect, queued, .. } = applied;
         let changed = effect.withdrawn > 0;
         let revision = merge::increment_revision(&transaction, changed).await?;
         let ingest = read(&transaction, id).await?.unwrap_or(ingest);
@@ -165,10 +159,10 @@ impl Store {
 #[derive(Default)]
 pub(super) struct Applied {
     /// The rows of the version that it has changed: none if it was so before.
-    decided: Vec<i64>,
+    pub(super) decided: Vec<i64>,
     pub(super) effect: Effect,
     /// Whether objects were queued to be read again.
-    queued: bool,
+    pub(super) queued: bool,
 }
 
 /// Decides whether the version of this row counts. The caller holds the merge lock.
@@ -225,6 +219,23 @@ pub(super) async fn apply(
     }
     effect.movies.truncate(MAX_LISTED);
     Ok(Applied { decided, effect, queued: settled.queued })
+}
+
+/// Shows a decision in the ingests of the versions that it has changed.
+pub(super) async fn show(
+    transaction: &Transaction<'_>,
+    undo: Undo,
+    by: &str,
+    applied: &Applied,
+) -> Result<(), StoreError> {
+    let show = "
+        /* undo::show */
+        update ingests
+        set undone_at = case $1 when 'undo' then now() end,
+            undone_by = case $1 when 'undo' then $2::text end
+        where id in (select ingest_id from merged_versions where id = any($3))";
+    execute(transaction, show, &[&undo.name(), &by, &applied.decided]).await?;
+    Ok(())
 }
 
 /// Returns the movies whose newest version is one of `versions`, and whether they are withdrawn.
