@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
 /// Ingests movie files from S3 into Postgres, and serves queries on the movies.
 #[derive(Parser)]
@@ -21,6 +21,18 @@ pub(crate) enum Command {
     /// Compare the bucket with the ledger, and report the differences
     #[command(after_help = RECONCILE)]
     Reconcile(ReconcileArguments),
+    /// Undo an ingest: what its version said does not count any more
+    #[command(after_help = UNDO)]
+    Undo(UndoArguments),
+    /// Redo an ingest that was undone: what its version said counts again
+    #[command(after_help = UNDO)]
+    Redo(UndoArguments),
+    /// Let a blocked snapshot withdraw as many movies as it does, and queue it
+    #[command(after_help = APPROVE)]
+    Approve(ApproveArguments),
+    /// Carry what people decided (undo, redo, approve) from one database to another
+    #[command(subcommand)]
+    Decisions(DecisionsCommand),
     /// Check movie files as the service does, before you put them into the bucket
     #[command(after_help = VALIDATE)]
     Validate(ValidateArguments),
@@ -46,12 +58,61 @@ pub(crate) struct ReconcileArguments {
     /// Queue missing and stale files; the running service ingests them
     #[arg(long)]
     pub(crate) apply: bool,
+    /// Compare all versions and delete markers, instead of the current objects
+    #[arg(long)]
+    pub(crate) all_versions: bool,
     /// Queue failed files, too
     #[arg(long, requires = "apply")]
     pub(crate) retry_failed: bool,
     /// Print one JSON object a line, the summary last
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct UndoArguments {
+    /// The number of the ingest, as GET /ingests has it
+    pub(crate) id: i64,
+    /// Only print what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) decision: DecisionArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct ApproveArguments {
+    /// The number of the ingest, as GET /ingests?state=blocked has it
+    pub(crate) id: i64,
+    #[command(flatten)]
+    pub(crate) decision: DecisionArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct DecisionArguments {
+    /// Who decides, for the record [default: the user of the operating system, else "command line"]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) by: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DecisionsCommand {
+    /// Print all decisions, one JSON object a line, the oldest first
+    #[command(after_help = EXPORT)]
+    Export,
+    /// Add decisions that the database lacks, and apply them
+    #[command(after_help = IMPORT)]
+    Import {
+        /// What `decisions export` printed; - is standard input
+        #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
+        file: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args)]
@@ -124,9 +185,59 @@ A file differs in one of these ways:
   unusable  its key is not allowed in a notification
 Objects whose keys MRU_IGNORE_KEYS matches are counted as ignored.
 
+With --all-versions every version and delete marker of the bucket is compared. Those
+that the ledger lacks are missing, and --apply queues them, of each key the oldest
+first. Versions of the ledger that are not in the bucket are only counted, as
+vanished. To rebuild the catalogue in an empty database:
+  rest-api migrate
+  rest-api decisions import decisions.ndjson
+  rest-api reconcile --all-versions --apply
+What people decided is not in the bucket: rest-api decisions export prints it.
+
 Exit status: 0 nothing is left to do, 1 error, 2 wrong usage, 3 at least one
 missing, stale or failed file was not queued.
 The command is safe to repeat, and to run at the same time as others.";
+
+const UNDO: &str = "\
+Each movie of the version falls back to what the next newest version says, or is
+withdrawn if none contains it. Which movies change is printed, the first hundred with
+their titles. Content of other versions comes when the running service has read their
+files again. Undoing twice changes nothing; redo takes it back.
+
+Exit status: 0 done, or there was nothing to do, 1 error, 2 wrong usage
+
+Examples:
+  rest-api undo 7 --dry-run
+  rest-api undo 7 --by 'Ann, wrong year in all titles'
+  rest-api redo 7";
+
+const APPROVE: &str = "\
+A snapshot that would withdraw more movies than MRU_MAX_WITHDRAW ends as blocked: it
+may be truncated. GET /ingests/{id} says how many it would withdraw.
+
+Exit status: 0 approved and queued, 1 the ingest is not blocked, or an error, 2 wrong
+usage";
+
+const EXPORT: &str = "\
+Each line is {\"decision\", \"bucket\", \"key\", \"version_id\", \"etag\", \"removal\",
+\"sequencer\", \"decided_at\", \"decided_by\"}. The decision is undo, redo or approve. It
+names a version by its version id, in a bucket without versions by its etag. Keep the
+output with the backups: the bucket and the decisions together rebuild the catalogue.
+
+Example:
+  rest-api decisions export > decisions.ndjson";
+
+const IMPORT: &str = "\
+All decisions are imported, or none: an error names the line. One that is there
+already is not added twice. What was decided holds for versions that are merged
+already, and for those that are merged later. So import into an empty database before
+the files are queued, and nothing has to be changed afterwards.
+
+Exit status: 0 imported, 1 error, 2 wrong usage
+
+Examples:
+  rest-api decisions import decisions.ndjson
+  rest-api decisions export | MRU_DB_NAME=rebuilt rest-api decisions import";
 
 const VALIDATE: &str = "\
 A file is a JSON array of movies, one movie, or NDJSON (one movie a line); plain

@@ -6,6 +6,7 @@
 //!  results   publishes the results of ingests
 //!  reconcile compares a bucket with the ledger
 //!  validate  checks files before they are put
+//!  decisions what people decide about versions, on the command line
 //!  ----------------------------------------------------------
 //!  objects   the S3 client
 //!  metrics   counters and gauges
@@ -28,6 +29,7 @@
 //! a test can run any number of services side by side.
 
 pub mod config;
+pub mod decisions;
 pub mod healthcheck;
 mod ignored_keys;
 pub mod ingest;

@@ -4,7 +4,9 @@
 mod cli;
 
 use std::{
-    io::{self, BufWriter, Write},
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -12,11 +14,12 @@ use clap::Parser;
 use rest_api::{
     Aws,
     config::Config,
+    decisions::{self, DecisionError},
     healthcheck,
     objects::ObjectStore,
-    reconcile::{self, Options, Printer},
+    reconcile::{self, Event, Options, Printer},
     run,
-    store::{self, Store},
+    store::{self, Store, Undo},
     telemetry::{self, chain},
     validate,
 };
@@ -25,7 +28,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use cli::{Arguments, Command, ReconcileArguments, ValidateArguments};
+use cli::{
+    ApproveArguments, Arguments, Command, DecisionArguments, DecisionsCommand, ReconcileArguments,
+    UndoArguments, ValidateArguments,
+};
 
 /// The exit code of `reconcile` if files that could be queued were not.
 const DIFFERENCES_LEFT: u8 = 3;
@@ -48,6 +54,11 @@ async fn execute(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Validate(arguments) => return Ok(validate(arguments).await),
         Command::Reconcile(arguments) => return reconcile(arguments).await,
+        Command::Undo(arguments) => undo(arguments, Undo::Undo).await?,
+        Command::Redo(arguments) => undo(arguments, Undo::Redo).await?,
+        Command::Approve(arguments) => approve(arguments).await?,
+        Command::Decisions(DecisionsCommand::Export) => export().await?,
+        Command::Decisions(DecisionsCommand::Import { file, json }) => import(&file, json).await?,
         Command::Healthcheck { url } => {
             let listen = lookup("MRU_PROBE_LISTEN").filter(|address| !address.is_empty());
             healthcheck::check(url, listen.or_else(|| lookup("MRU_LISTEN"))).await?;
@@ -105,20 +116,79 @@ async fn validate(arguments: ValidateArguments) -> ExitCode {
 
 async fn reconcile(arguments: ReconcileArguments) -> Result<ExitCode, String> {
     let (config, aws) = configure().await?;
-    let ReconcileArguments { bucket, prefix, apply, retry_failed, json } = arguments;
+    let ReconcileArguments { bucket, prefix, apply, all_versions, retry_failed, json } = arguments;
     let bucket = bucket.or_else(|| config.only_bucket());
     let ignored_keys = config.ignored_keys.clone();
     let options = Options { bucket, prefix, apply, retry_failed, ignored_keys };
-    let store = Store::new(&config.database, &aws.secrets, 0).await;
-    let store = store.map_err(|error| chain(&error))?;
+    let store = open(&config, &aws).await?;
     let mut printer = Printer::new(BufWriter::new(io::stdout()), io::stderr(), json);
     let objects = ObjectStore::new(aws.s3);
-    let compared = reconcile::reconcile(&store, &objects, options, |event| printer.event(event));
-    let summary = compared.await.map_err(|error| {
+    let report = |event: Event<'_>| printer.event(event);
+    let compared = if all_versions {
+        reconcile::reconcile_versions(&store, &objects, options, report).await
+    } else {
+        reconcile::reconcile(&store, &objects, options, report).await
+    };
+    let summary = compared.map_err(|error| {
         format!("{}; files queued so far stay queued: run the command again", chain(&error))
     })?;
     printer.summary(&summary).map_err(|error| error.to_string())?;
     Ok(if summary.not_queued() > 0 { DIFFERENCES_LEFT.into() } else { ExitCode::SUCCESS })
+}
+
+/// Opens the database for a command.
+async fn open(config: &Config, aws: &Aws) -> Result<Store, String> {
+    let store = Store::new(&config.database, &aws.secrets, 0).await;
+    store.map_err(|error| chain(&error))
+}
+
+async fn undo(arguments: UndoArguments, undo: Undo) -> Result<(), String> {
+    let (config, aws) = configure().await?;
+    let UndoArguments { id, dry_run, decision: DecisionArguments { by, json } } = arguments;
+    let (store, by) = (open(&config, &aws).await?, by.unwrap_or_else(user));
+    let undone = decisions::undo(&store, id, undo, &by, dry_run, json, io::stdout()).await;
+    undone.map_err(describe)
+}
+
+async fn approve(arguments: ApproveArguments) -> Result<(), String> {
+    let (config, aws) = configure().await?;
+    let ApproveArguments { id, decision: DecisionArguments { by, json } } = arguments;
+    let (store, by) = (open(&config, &aws).await?, by.unwrap_or_else(user));
+    decisions::approve(&store, id, &by, json, io::stdout()).await.map_err(describe)
+}
+
+/// Returns who decides on the command line unless it is said.
+fn user() -> String {
+    let user =
+        ["USER", "LOGNAME"].into_iter().find_map(|name| lookup(name).filter(|it| !it.is_empty()));
+    user.unwrap_or_else(|| "command line".to_owned())
+}
+
+async fn export() -> Result<(), String> {
+    let (config, aws) = configure().await?;
+    let store = open(&config, &aws).await?;
+    let exported = decisions::export(&store, BufWriter::new(io::stdout())).await;
+    if exported.map_err(describe)? == 0 {
+        eprintln!("there are no decisions");
+    }
+    Ok(())
+}
+
+async fn import(file: &Path, json: bool) -> Result<(), String> {
+    let (config, aws) = configure().await?;
+    let input: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(BufReader::new(io::stdin()))
+    } else {
+        let opened = File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        Box::new(BufReader::new(opened))
+    };
+    let imported = decisions::import(&open(&config, &aws).await?, input).await.map_err(describe)?;
+    let printed = decisions::print_imported(&imported, json, io::stdout());
+    printed.map_err(|error| format!("standard output: {error}"))
+}
+
+fn describe(error: DecisionError) -> String {
+    chain(&error)
 }
 
 /// Completes when the process receives SIGTERM or SIGINT.

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::Notification;
 
-use super::{Difference, Kind, Options, ReconcileError, Summary};
+use super::{Difference, Kind, Options, ReconcileError, Summary, bucket_of};
 use crate::{
     objects::ListedObject,
     store::{
@@ -45,13 +45,7 @@ enum VersionStatus {
 
 impl<'a> Comparison<'a> {
     pub(super) async fn new(store: &'a Store, options: Options) -> Result<Self, ReconcileError> {
-        let bucket = match &options.bucket {
-            Some(bucket) => bucket.clone(),
-            None => match <[String; 1]>::try_from(store.buckets().await?) {
-                Ok([only]) => only,
-                Err(buckets) => return Err(ReconcileError::NoBucket(buckets.len())),
-            },
-        };
+        let bucket = bucket_of(store, &options).await?;
         let summary = Summary { bucket, prefix: options.prefix.clone(), ..Summary::default() };
         Ok(Self {
             store,
@@ -218,12 +212,13 @@ impl<'a> Comparison<'a> {
     ) -> Difference {
         self.summary.count(kind);
         let ListedObject { key, version: ObservedVersion { last_modified, size, .. } } = object;
-        Difference { kind, key, size, last_modified, ingest, queued: None }
+        let (version_id, removal, queued) = (None, false, None);
+        Difference { kind, key, size, last_modified, version_id, removal, ingest, queued }
     }
 }
 
 /// Returns a notification of an object; none if a notification must not have this key or bucket.
-fn notification(bucket: &str, key: &str) -> Option<Notification> {
+pub(super) fn notification(bucket: &str, key: &str) -> Option<Notification> {
     Some(Notification {
         bucket: bucket.to_owned().try_into().ok()?,
         key: key.to_owned().try_into().ok()?,

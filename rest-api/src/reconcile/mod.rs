@@ -10,6 +10,7 @@
 
 mod comparison;
 mod print;
+mod versions;
 
 use std::io;
 
@@ -18,6 +19,7 @@ use futures_util::{TryStreamExt, pin_mut};
 use serde::Serialize;
 
 pub use print::Printer;
+pub use versions::reconcile_versions;
 
 use crate::{
     config::IgnoredKeys,
@@ -73,6 +75,12 @@ pub struct Difference {
     /// When it was written, according to the bucket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<DateTime<Utc>>,
+    /// Which version it is, if all versions are compared and the bucket keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_id: Option<String>,
+    /// Whether it is a delete marker: the removal of the object.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub removal: bool,
     /// The id of its newest ingest before this comparison.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest: Option<i64>,
@@ -105,6 +113,20 @@ pub struct Summary {
     pub ignored: u64,
     /// Missing, stale and failed files that were queued.
     pub queued: u64,
+    /// More, if all versions were compared. The numbers above are those of versions and delete markers then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub versions: Option<Versions>,
+}
+
+/// What a comparison of all versions found besides.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Versions {
+    /// How many of those listed are delete markers.
+    pub delete_markers: u64,
+    /// Whether the bucket does not keep versions: what its files said before, and which were removed, cannot be known.
+    pub incomplete: bool,
+    /// Whether versions are replayed, and the database has no decisions of people.
+    pub lacks_decisions: bool,
 }
 
 impl Summary {
@@ -179,8 +201,8 @@ pub async fn reconcile(
     let bucket = comparison.summary.bucket.clone();
     let pages = objects.list(&bucket, &comparison.options.prefix);
     pin_mut!(pages);
-    let listing_error = |error| ReconcileError::Listing { bucket: bucket.clone(), error };
-    while let Some(page) = pages.try_next().await.map_err(listing_error)? {
+    let listing_error = listing_error(&bucket);
+    while let Some(page) = pages.try_next().await.map_err(&listing_error)? {
         comparison.check_order(&page)?;
         for listed in &page {
             while let Some(difference) = comparison.next_vanished(Some(&listed.key)).await? {
@@ -197,4 +219,20 @@ pub async fn reconcile(
         report(Event::Found(&difference))?;
     }
     Ok(comparison.summary)
+}
+
+/// Returns the bucket to compare.
+async fn bucket_of(store: &Store, options: &Options) -> Result<String, ReconcileError> {
+    if let Some(bucket) = &options.bucket {
+        return Ok(bucket.clone());
+    }
+    match <[String; 1]>::try_from(store.buckets().await?) {
+        Ok([only]) => Ok(only),
+        Err(buckets) => Err(ReconcileError::NoBucket(buckets.len())),
+    }
+}
+
+/// Returns what makes errors of the listing.
+fn listing_error(bucket: &str) -> impl Fn(ObjectError) -> ReconcileError {
+    move |error| ReconcileError::Listing { bucket: bucket.to_owned(), error }
 }

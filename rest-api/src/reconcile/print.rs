@@ -8,7 +8,7 @@ use std::{
 use chrono::SecondsFormat;
 use serde_json::json;
 
-use super::{Difference, Event, Summary};
+use super::{Difference, Event, Summary, Versions};
 use crate::terminal::printable;
 
 /// The shortest time between two lines of progress.
@@ -48,10 +48,7 @@ impl<W: Write, P: Write> Printer<W, P> {
                     self.last_progress = Instant::now();
                     let Summary { listed, queued, .. } = summary;
                     let seconds = self.started.elapsed().as_secs();
-                    writeln!(
-                        self.progress,
-                        "{listed} files compared, {queued} queued, {seconds} s"
-                    )?;
+                    writeln!(self.progress, "{listed} compared, {queued} queued, {seconds} s")?;
                 }
                 self.out.flush()
             }
@@ -73,14 +70,21 @@ impl<W: Write, P: Write> Printer<W, P> {
 }
 
 fn format_difference(difference: &Difference) -> String {
-    let Difference { kind, key, size, last_modified, ingest, queued } = difference;
+    let Difference { kind, key, size, last_modified, version_id, removal, ingest, queued } =
+        difference;
     let kind = serde_json::to_value(kind).unwrap_or_default();
     let mut line = format!("{:<8}  {}", kind.as_str().unwrap_or_default(), printable(key));
     if let Some(size) = size {
         line += &format!("  {}", format_size(*size));
     }
+    if *removal {
+        line += "  removed";
+    }
     if let Some(time) = last_modified {
         line += &format!("  {}", time.to_rfc3339_opts(SecondsFormat::Secs, true));
+    }
+    if let Some(version_id) = version_id {
+        line += &format!("  version {}", printable(version_id));
     }
     if let Some(ingest) = ingest {
         line += &format!("  ingest {ingest}");
@@ -109,15 +113,11 @@ fn format_size(size: i64) -> String {
 }
 
 fn format_summary(summary: &Summary) -> String {
-    let Summary { bucket, prefix, listed, up_to_date, in_flight, rejected, .. } = summary;
-    let Summary { missing, stale, failed, vanished, reverted, unusable, ignored, queued, .. } =
-        summary;
-    let prefix = printable(prefix);
-    let mut text = format!(
-        "\n{bucket}/{prefix}: {listed} files; {up_to_date} up to date, {in_flight} in flight, \
-         {rejected} rejected; {missing} missing, {stale} stale, {failed} failed, {vanished} vanished, \
-         {reverted} reverted, {unusable} unusable, {ignored} ignored\n"
-    );
+    let Summary { missing, stale, failed, vanished, reverted, queued, versions, .. } = summary;
+    let mut text = match versions {
+        Some(versions) => format_version_counts(summary, versions),
+        None => format_counts(summary),
+    };
     if *queued > 0 {
         text +=
             &format!("{queued} queued: GET /ingests?state=queued lists those that still wait\n");
@@ -127,12 +127,57 @@ fn format_summary(summary: &Summary) -> String {
     if summary.not_queued() > 0 && *failed > 0 {
         text += "GET /ingests/{id} says why one has failed; --apply --retry-failed queues those again\n";
     }
-    if vanished + reverted > 0 {
-        text += "What has vanished or was reverted is left alone: a file that was deleted does not \
-                 take its movies with it\n";
+    match versions {
+        None if vanished + reverted > 0 => {
+            text += "What has vanished or was reverted is left alone: a file that was deleted does not \
+                     take its movies with it\n";
+        }
+        Some(versions) => text += &notes(versions, *vanished),
+        None => {}
     }
     if summary.not_queued() == 0 && *queued == 0 {
         text += "Nothing to do\n";
+    }
+    text
+}
+
+fn format_counts(summary: &Summary) -> String {
+    let Summary { bucket, listed, up_to_date, in_flight, rejected, .. } = summary;
+    let Summary { missing, stale, failed, vanished, reverted, unusable, ignored, .. } = summary;
+    let prefix = printable(&summary.prefix);
+    format!(
+        "\n{bucket}/{prefix}: {listed} files; {up_to_date} up to date, {in_flight} in flight, \
+         {rejected} rejected; {missing} missing, {stale} stale, {failed} failed, {vanished} vanished, \
+         {reverted} reverted, {unusable} unusable, {ignored} ignored\n"
+    )
+}
+
+fn format_version_counts(summary: &Summary, versions: &Versions) -> String {
+    let Summary { bucket, listed, up_to_date, in_flight, rejected, .. } = summary;
+    let Summary { missing, failed, vanished, unusable, ignored, .. } = summary;
+    let Versions { delete_markers, .. } = versions;
+    let prefix = printable(&summary.prefix);
+    format!(
+        "\n{bucket}/{prefix}: {} versions, {delete_markers} delete markers; {up_to_date} up to date, \
+         {in_flight} in flight, {rejected} rejected; {missing} missing, {failed} failed, \
+         {vanished} vanished, {unusable} unusable, {ignored} ignored\n",
+        listed.saturating_sub(*delete_markers)
+    )
+}
+
+/// Returns what a comparison of all versions cannot know or do.
+fn notes(versions: &Versions, vanished: u64) -> String {
+    let mut text = String::new();
+    if versions.incomplete {
+        text += "The bucket does not keep versions: what its files said before, and which were removed, \
+                 cannot be known\n";
+    }
+    if versions.lacks_decisions {
+        text +=
+            "decisions of people are not in the bucket: import them (rest-api decisions import)\n";
+    }
+    if vanished > 0 {
+        text += "Nothing is done about versions that have vanished from the bucket\n";
     }
     text
 }

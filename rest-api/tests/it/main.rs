@@ -20,6 +20,7 @@
 //! | `concurrent_ingests::` | ingests of the same object or the same movies that run at the same time |
 //! | `config::` | environment variables: defaults, checks, messages |
 //! | `corpus::` | the oracle of the fuzzer, on the corpus and on the files of the tests |
+//! | `decisions::` | undo, redo, approve, and their export and import |
 //! | `deployment::` | chart, Terraform and health check agree with the programs |
 //! | `equal_text::` | texts that are equal: normal forms, case |
 //! | `exports::` | whole results as NDJSON |
@@ -42,6 +43,7 @@
 //! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
 //! | `reconcile::` | the command `rest-api reconcile` |
 //! | `reconcile_comparison::` | the comparison of a bucket with the ledger |
+//! | `reconcile_versions::` | `rest-api reconcile --all-versions` |
 //! | `refold::` | migrating a catalogue whose text was folded by other rules |
 //! | `results::` | results that are published to a topic |
 //! | `retention::` | what is removed from the ledger and the sets of movies |
@@ -67,6 +69,7 @@ mod config;
 mod corpus;
 mod corrections;
 mod counts;
+mod decisions;
 mod deployment;
 mod equal_text;
 mod exports;
@@ -90,6 +93,7 @@ mod overload;
 mod read_host;
 mod reconcile;
 mod reconcile_comparison;
+mod reconcile_versions;
 mod refold;
 mod results;
 mod retention;

@@ -20,7 +20,8 @@ use reqwest::{Method, StatusCode, header::HeaderMap};
 use rest_api::{
     Aws,
     config::{Config, Database},
-    store::Store,
+    objects::MODE,
+    store::{Mode, Store},
 };
 use serde_json::Value;
 use tokio::{
@@ -179,15 +180,43 @@ impl Service {
         self.s3.put_object().bucket(BUCKET).key(key).body(body).send().await.unwrap();
     }
 
+    /// Puts a version of an object into a bucket that keeps versions, with this mode as its metadata. Returns its
+    /// notification.
+    pub(crate) async fn put_version(
+        &self,
+        key: &str,
+        mode: Mode,
+        body: impl Into<Vec<u8>>,
+    ) -> Value {
+        let put = self.s3.put_object().bucket(BUCKET).key(key).metadata(MODE, mode.name());
+        let put = put.body(ByteStream::from(body.into())).send().await.unwrap();
+        let mut notification = notification::bare(key);
+        notification["version_id"] = put.version_id.unwrap().into();
+        notification["etag"] = put.e_tag.unwrap().trim_matches('"').into();
+        notification["event_time"] = chrono::Utc::now().to_rfc3339().into();
+        notification
+    }
+
     /// Deletes an object from the bucket.
     pub(crate) async fn delete(&self, key: &str) {
         self.s3.delete_object().bucket(BUCKET).key(key).send().await.unwrap();
     }
 
+    /// Deletes a version, or a delete marker, from the bucket.
+    pub(crate) async fn delete_version(&self, key: &str, version_id: &str) {
+        let delete = self.s3.delete_object().bucket(BUCKET).key(key).version_id(version_id);
+        delete.send().await.unwrap();
+    }
+
+    /// Returns the next event that S3 would send to the Lambda.
+    pub(crate) async fn next_event(&mut self) -> Value {
+        self.events.next().await.unwrap().body
+    }
+
     /// Returns the notification that the Lambda makes of the next event that reports a new object.
     pub(crate) async fn next_notification(&mut self) -> Value {
         loop {
-            let event = self.events.next().await.unwrap().body;
+            let event = self.next_event().await;
             let name = event["Records"][0]["eventName"].as_str().unwrap();
             if name.starts_with("ObjectCreated:") {
                 return notification::of_event(&event);
@@ -243,6 +272,13 @@ impl Service {
     /// Returns the movies that match `query`, of all pages, without their ids.
     pub(crate) async fn movies_without_ids(&self, query: &str) -> Vec<Value> {
         self.movies(query).await.iter().map(without_id).collect()
+    }
+
+    /// Waits until no ingest is queued or running.
+    pub(crate) async fn idle(&self) {
+        let sql = self.sql().await;
+        let open = "select count(*) from ingests where state in ('queued', 'running')";
+        eventually(async || sql.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).await;
     }
 
     /// Opens a connection to the database of the service.

@@ -1,0 +1,279 @@
+//! Decisions of people on the command line: undo, redo and approve, and all decisions as NDJSON.
+
+use std::io::{self, BufRead, Read, Write};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use crate::{
+    store::{Decided, Decision, Effect, Imported, Ingest, Store, StoreError, Undo},
+    terminal::printable,
+};
+
+/// The longest line, in bytes: a key and two ids of 1,024 bytes each, of which JSON escapes some.
+const MAX_LINE: u64 = 64 << 10;
+
+/// The largest number of decisions that are imported at once.
+const MAX_DECISIONS: usize = 100_000;
+
+/// The longest name, key or id, in bytes.
+const MAX_TEXT: usize = 1024;
+
+/// The number of digits of a padded sequencer.
+const SEQUENCER_LENGTH: usize = 64;
+
+/// How much later than the clock of this machine a decision may be.
+const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
+
+/// Why decisions cannot be exported, imported or made.
+#[derive(Debug, thiserror::Error)]
+pub enum DecisionError {
+    /// A line is no decision. Nothing was imported.
+    #[error("line {0}: {1}; nothing was imported")]
+    Line(usize, String),
+    /// There are more than fit into one import.
+    #[error("more than {MAX_DECISIONS} decisions: import them in parts, the oldest first")]
+    TooMany,
+    /// There is no such ingest.
+    #[error("no such ingest: GET /ingests lists them")]
+    NotFound,
+    /// Only a blocked ingest can be approved.
+    #[error("the ingest is {0}; only a blocked one can be approved")]
+    NotBlocked(&'static str),
+    /// The input cannot be read, or the output not be written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Writes all decisions to `out`, one a line, the oldest first. Returns their number.
+///
+/// # Errors
+/// If the database is unavailable or `out` cannot be written.
+pub async fn export(store: &Store, mut out: impl Write) -> Result<u64, DecisionError> {
+    store.ready().await?;
+    let mut count = 0;
+    let write = |decision: Decision| {
+        count += 1;
+        serde_json::to_writer(&mut out, &decision).map_err(io::Error::from)?;
+        out.write_all(b"\n")?;
+        Ok::<_, DecisionError>(())
+    };
+    store.visit_decisions(write).await?;
+    out.flush()?;
+    Ok(count)
+}
+
+/// Adds the decisions of `input`, one a line, and applies them: all or none.
+///
+/// # Errors
+/// If a line is no decision, or the database is unavailable. Nothing is changed then.
+pub async fn import(store: &Store, input: impl BufRead) -> Result<Imported, DecisionError> {
+    store.ready().await?;
+    let decisions = parse(input)?;
+    Ok(store.import_decisions(&decisions).await?)
+}
+
+/// Parses decisions, one a line.
+fn parse(mut input: impl BufRead) -> Result<Vec<Decision>, DecisionError> {
+    let mut decisions = Vec::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if input.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line)? == 0 {
+            return Ok(decisions);
+        }
+        if decisions.len() == MAX_DECISIONS {
+            return Err(DecisionError::TooMany);
+        }
+        let parsed = match line.len() as u64 {
+            ..=MAX_LINE => parse_line(line.trim_ascii()),
+            _ => Err(format!("longer than {MAX_LINE} bytes")),
+        };
+        let number = decisions.len() + 1;
+        decisions.push(parsed.map_err(|problem| DecisionError::Line(number, problem))?);
+    }
+}
+
+fn parse_line(line: &[u8]) -> Result<Decision, String> {
+    if line.is_empty() {
+        return Err("empty; each line is a decision".to_owned());
+    }
+    let decision: Decision = serde_json::from_slice(line).map_err(|error| {
+        // The position is one within the line, which is always line 1.
+        error.to_string().replace(" at line 1 column ", " at column ")
+    })?;
+    check(&decision)?;
+    Ok(decision)
+}
+
+/// Checks what the types do not.
+fn check(decision: &Decision) -> Result<(), String> {
+    let Decision { bucket, key, version_id, etag, sequencer, decided_by, .. } = decision;
+    let required = [("bucket", bucket), ("key", key), ("decided_by", decided_by)];
+    let optional = [("version_id", version_id), ("etag", etag)];
+    let optional = optional.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
+    for (name, text) in required.into_iter().chain(optional) {
+        if text.is_empty() || text.len() > MAX_TEXT || text.contains('\0') {
+            return Err(format!("{name}: expected 1 to {MAX_TEXT} bytes without U+0000"));
+        }
+    }
+    let is_padded = sequencer.len() == SEQUENCER_LENGTH
+        && sequencer.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !sequencer.is_empty() && !is_padded {
+        return Err(format!("sequencer: expected {SEQUENCER_LENGTH} hexadecimal digits, or none"));
+    }
+    if version_id.is_none() && etag.is_none() && sequencer.is_empty() {
+        return Err("version_id or etag: one of them must say which version it is".to_owned());
+    }
+    if decision.removal && decision.decision == Decided::Approve {
+        return Err("removal: only a snapshot can be approved".to_owned());
+    }
+    if !(DateTime::UNIX_EPOCH..Utc::now() + MAX_CLOCK_SKEW).contains(&decision.decided_at) {
+        return Err("decided_at: expected a time since 1970 that is not in the future".to_owned());
+    }
+    Ok(())
+}
+
+/// Writes what an import has changed.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn print_imported(imported: &Imported, json: bool, mut out: impl Write) -> io::Result<()> {
+    if json {
+        return writeln!(out, "{}", serde_json::to_string(imported)?);
+    }
+    let Imported { added, known, changed, approved } = imported;
+    writeln!(
+        out,
+        "{added} decisions added, {known} known already; {changed} merged versions changed, \
+         {approved} blocked ingests approved"
+    )
+}
+
+/// An ingest, and what a decision about it changes.
+#[derive(Serialize)]
+struct DecidedIngest<'a> {
+    #[serde(flatten)]
+    ingest: &'a Ingest,
+    effect: &'a Effect,
+}
+
+/// Undoes or redoes an ingest, and writes what that changes.
+///
+/// # Errors
+/// See [`Store::undo`]. If there is no such ingest, or `out` cannot be written.
+pub async fn undo(
+    store: &Store,
+    id: i64,
+    undo: Undo,
+    by: &str,
+    dry_run: bool,
+    json: bool,
+    mut out: impl Write,
+) -> Result<(), DecisionError> {
+    store.ready().await?;
+    let decided = store.undo(id, undo, by, dry_run).await?;
+    let (ingest, effect) = decided.ok_or(DecisionError::NotFound)?;
+    if json {
+        let decided = DecidedIngest { ingest: &ingest, effect: &effect };
+        writeln!(out, "{}", serde_json::to_string(&decided).map_err(io::Error::from)?)?;
+        return Ok(());
+    }
+    let Effect { withdrawn, restored, changed, movies, .. } = &effect;
+    let done = match (undo, dry_run) {
+        (Undo::Undo, false) => "undone",
+        (Undo::Redo, false) => "redone",
+        (Undo::Undo, true) => "would be undone",
+        (Undo::Redo, true) => "would be redone",
+    };
+    writeln!(out, "ingest {id} {done}: {}", name(&ingest))?;
+    for movie in movies {
+        let title = printable(&movie.title);
+        writeln!(out, "{:<9}  {}  {title} ({})", movie.effect, movie.id, movie.year)?;
+    }
+    let unlisted = (withdrawn + restored + changed).saturating_sub(movies.len() as u64);
+    if unlisted > 0 {
+        writeln!(out, "and {unlisted} more")?;
+    }
+    writeln!(out, "{withdrawn} movies withdrawn, {restored} restored, {changed} changed")?;
+    if !dry_run && restored + changed > 0 {
+        writeln!(out, "The running service reads the files of what is restored or changed again")?;
+    }
+    Ok(())
+}
+
+/// Approves a blocked ingest.
+///
+/// # Errors
+/// If there is no such ingest, or it is not blocked.
+pub async fn approve(
+    store: &Store,
+    id: i64,
+    by: &str,
+    json: bool,
+    mut out: impl Write,
+) -> Result<(), DecisionError> {
+    store.ready().await?;
+    let (approved, ingest) = store.approve(id, by).await?.ok_or(DecisionError::NotFound)?;
+    if !approved {
+        return Err(DecisionError::NotBlocked(ingest.state.name()));
+    }
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&ingest).map_err(io::Error::from)?)?;
+    } else {
+        writeln!(out, "ingest {id} approved: {}", name(&ingest))?;
+        writeln!(out, "The running service ingests it")?;
+    }
+    Ok(())
+}
+
+/// Returns the name of an object and its version, to be printed.
+fn name(Ingest { bucket, key, version_id, .. }: &Ingest) -> String {
+    let name = format!("{bucket}/{}", printable(key));
+    match version_id {
+        Some(version_id) => format!("{name}, version {}", printable(version_id)),
+        None => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"decision":"undo","bucket":"b","key":"k","version_id":"v","etag":"e","decided_at":"2026-01-01T00:00:00Z","decided_by":"Ann"}"#;
+
+    fn error(input: &str) -> String {
+        parse(input.as_bytes()).map(|parsed| parsed.len()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_line_that_is_no_decision_is_named() {
+        assert_eq!(parse(format!("{LINE}\r\n{LINE}").as_bytes()).unwrap().len(), 2);
+        assert_eq!(parse("".as_bytes()).unwrap(), []);
+        for (from, to, expected) in [
+            (r#""undo""#, r#""retract""#, "unknown variant `retract`"),
+            (r#""key":"k","#, "", "missing field `key`"),
+            (r#""key""#, r#""keys":1,"key""#, "unknown field `keys`"),
+            (r#""k""#, r#""""#, "key: expected 1 to 1024 bytes"),
+            (r#""e""#, r#""e\u0000""#, "etag: expected 1 to 1024 bytes"),
+            ("2026", "2999", "decided_at: expected a time since 1970"),
+            ("2026-01-01T00:00:00Z", "yesterday", "at column"),
+            (r#""version_id":"v","etag":"e""#, r#""version_id":null"#, "version_id or etag"),
+            (r#""etag""#, r#""sequencer":"0A","etag""#, "sequencer: expected 64"),
+            (r#""undo""#, r#""approve","removal":true"#, "only a snapshot can be approved"),
+            (r#""Ann"}"#, r#""Ann"} {}"#, "trailing characters"),
+        ] {
+            assert!(LINE.contains(from), "{from}");
+            let message = error(&format!("{LINE}\n{}\n{LINE}", LINE.replacen(from, to, 1)));
+            assert!(message.starts_with("line 2: "), "{message}");
+            assert!(message.contains(expected), "{message}");
+            assert!(message.ends_with("; nothing was imported"), "{message}");
+        }
+        assert!(error(&format!("{LINE}\n\n")).starts_with("line 2: empty"));
+        let long = format!("{LINE}\n{}", "x".repeat(70_000));
+        assert!(error(&long).starts_with("line 2: longer than 65536 bytes"));
+    }
+}
