@@ -42,6 +42,7 @@
 //! | `order::` | duplicate and reordered notifications: the newest version wins |
 //! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
 //! | `reconcile::` | the command `rest-api reconcile` |
+//! | `rebuild::` | a catalogue that is thrown away and rebuilt from the bucket and the decisions |
 //! | `reconcile_comparison::` | the comparison of a bucket with the ledger |
 //! | `reconcile_versions::` | `rest-api reconcile --all-versions` |
 //! | `refold::` | migrating a catalogue whose text was folded by other rules |
@@ -91,6 +92,7 @@ mod openapi;
 mod order;
 mod overload;
 mod read_host;
+mod rebuild;
 mod reconcile;
 mod reconcile_comparison;
 mod reconcile_versions;
