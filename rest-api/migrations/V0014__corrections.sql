@@ -7,28 +7,7 @@ set local lock_timeout = '5s';
 -- No merge is under way from here on: it would take these locks in another order.
 select from catalogue for no key update;
 
-alter table ingests
-    -- What the notification reports: that the object was created, or that it was removed.
-    add column removal boolean not null default false,
-    -- `upsert` or `snapshot`. Null until the version has been seen, and for ingests before this column.
-    add column mode text,
-    add column withdrawn bigint,
-    add column restored bigint,
-    -- Since when, and by whose request, the version does not count.
-    add column undone_at timestamptz,
-    add column undone_by text,
-    -- A snapshot that withdraws very much waits for an approval.
-    add column approved_at timestamptz,
-    add column approved_by text;
--- Not validated: that would read the whole ledger while nothing can be recorded, and every row has passed the
--- stricter check.
-alter table ingests
-    add constraint known_mode check (mode in ('upsert', 'snapshot')) not valid,
-    drop constraint ingests_state_check,
-    add constraint ingests_state_check check (state in ('queued', 'running', 'succeeded', 'rejected',
-        'superseded', 'gone', 'blocked', 'failed')) not valid,
-    add constraint blocked_for_a_reason check (state <> 'blocked' or error is not null) not valid;
-
+-- First what blocks merges alone. The ledger is locked at the end, for a moment.
 alter table merged_versions
     -- Which version it is, also after its ingest has been removed from the ledger. Null for versions before
     -- these columns, and for movies that a client posted.
@@ -58,6 +37,7 @@ create index merged_versions_by_set on merged_versions (coalesce(set_id, id));
 create index merged_versions_by_ingest on merged_versions (ingest_id);
 create index merged_versions_by_version_id on merged_versions (key, bucket, version_id)
     where version_id is not null;
+create index merged_versions_silent on merged_versions (id) where not counts;
 create index merged_versions_by_cover on merged_versions (covered_by) where covered_by is not null;
 
 -- Movies that no counting version contains. They have left `movies`, so no query sees them. A version that
@@ -90,7 +70,33 @@ create table decisions (
     decided_at timestamptz not null default now(),
     decided_by text not null
 );
-create index decisions_of_object on decisions (key, bucket);
+create index decisions_of_object on decisions (key, bucket, decided_at, id);
+
+alter table ingests
+    -- What the notification reports: that the object was created, or that it was removed.
+    add column removal boolean not null default false,
+    -- Of a removal: whether not the object was removed, but one version of it.
+    add column deletion boolean not null default false,
+    -- `upsert` or `snapshot`. Null until the version has been seen, and for ingests before this column.
+    add column mode text,
+    add column withdrawn bigint,
+    add column restored bigint,
+    -- How it has ended before its object is read again.
+    add column ended_as text,
+    -- Since when, and by whose request, the version does not count.
+    add column undone_at timestamptz,
+    add column undone_by text,
+    -- A snapshot that withdraws very much waits for an approval.
+    add column approved_at timestamptz,
+    add column approved_by text;
+-- Not validated: that would read the whole ledger while nothing can be recorded, and every row has passed the
+-- stricter check.
+alter table ingests
+    add constraint known_mode check (mode in ('upsert', 'snapshot')) not valid,
+    drop constraint ingests_state_check,
+    add constraint ingests_state_check check (state in ('queued', 'running', 'succeeded', 'rejected',
+        'superseded', 'gone', 'blocked', 'failed')) not valid,
+    add constraint blocked_for_a_reason check (state <> 'blocked' or error is not null) not valid;
 
 -- A release before this one does not know which versions count. Its merges are refused: for it the database
 -- counts as unavailable, so it requeues its files.

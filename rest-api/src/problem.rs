@@ -329,7 +329,8 @@ impl From<StoreError> for Problem {
             }
             StoreError::NotMerged => Self::new(
                 Code::NotMerged,
-                "only a version that was merged can be undone; GET /ingests/{id} shows its state",
+                "only a version that was merged can be undone, not the removal of one, nor one of which only the \
+                 ledger is left; GET /ingests/{id} shows its state",
             ),
             StoreError::CursorGone => {
                 Self::parameter("after", "the movie at the end of that page is gone; begin again")

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use movie_file::{Limits, Reader, Violations, limits::MAX_FILE};
 use schema::Fault;
@@ -133,35 +134,64 @@ impl Worker {
 
     /// Returns the removal of an object, as a file without movies.
     pub(super) async fn removal(&self, claim: &Claim) -> Result<SmallFile, Failure> {
-        let (removal, version_id) = self.what_was_removed(claim).await?;
         let position = self.store.observe(claim, &ObservedVersion::default()).await?;
-        let mode = claim.mode.unwrap_or_else(|| self.mode_of_prefix(claim));
+        let (removal, version_id) = self.what_was_removed(claim, position.ordered_at).await?;
         let mut claim = claim.clone();
         claim.version_id = version_id;
-        Ok(SmallFile { claim, position, mode, removal: Some(removal), rows: Vec::new() })
+        let (mode, rows) = (Mode::Upsert, Vec::new());
+        Ok(SmallFile { claim, position, mode, removal: Some(removal), rows })
     }
 
-    /// Returns what was removed, and the id of the version or delete marker. A notification does not say so: the
-    /// removal of an old version, and a delete marker, both have a version id. A marker is still there, unless it has
-    /// been removed since.
-    async fn what_was_removed(&self, claim: &Claim) -> Result<(Removal, Option<String>), Failure> {
+    /// Returns what was removed at a time, and the id of the version or delete marker; without an id it has no
+    /// effect unless it is the object.
+    ///
+    /// A notification does not say so: the removal of an old version, and a delete marker, both have a version id. A
+    /// marker is still there, unless it has been removed since.
+    async fn what_was_removed(
+        &self,
+        claim: &Claim,
+        at: DateTime<Utc>,
+    ) -> Result<(Removal, Option<String>), Failure> {
         let Claim { bucket, key, version_id, .. } = claim;
-        let Some(id) = version_id else { return Ok((Removal::Object, None)) };
-        let presence = self.objects.presence(bucket, key, id).await?;
-        let is_null = id == NULL_VERSION;
-        Ok(match presence {
-            Presence::DeleteMarker => (Removal::Object, version_id.clone()),
-            Presence::Absent if !is_null => (Removal::Version, version_id.clone()),
-            // It was not removed.
-            Presence::Present if !is_null => (Removal::Version, None),
-            // Under this id one version replaces another.
-            Presence::Present => (Removal::Object, None),
-            Presence::Absent => match self.objects.head(bucket, key, None).await {
-                Ok(_) => (Removal::Version, None),
-                Err(ObjectError::Gone(_)) => (Removal::Object, None),
-                Err(error) => return Err(error.into()),
-            },
-        })
+        let none = (Removal::Version, None);
+        if let Some(id) = version_id.as_deref().filter(|id| *id != NULL_VERSION) {
+            match self.objects.presence(bucket, key, id).await? {
+                Presence::DeleteMarker => return Ok((Removal::Object, version_id.clone())),
+                // It was not removed.
+                Presence::Present => return Ok(none),
+                Presence::Absent => {}
+            }
+            // Another version was the current one if it is newer, and was there before.
+            let written = self.store.version_time(bucket, key, id).await?;
+            let current = self.current(claim).await?;
+            return Ok(match (written, current) {
+                (Some(written), Some(current)) if written < current && current <= at => none,
+                _ => (Removal::Version, version_id.clone()),
+            });
+        }
+        // An object that was written before is still there.
+        match self.current(claim).await? {
+            Some(current) if current <= at => Ok(none),
+            _ => Ok((Removal::Object, None)),
+        }
+    }
+
+    /// Returns when the current version of the object was written; none if there is none. Unless the ledger knows it,
+    /// in whole seconds.
+    async fn current(
+        &self,
+        Claim { bucket, key, .. }: &Claim,
+    ) -> Result<Option<DateTime<Utc>>, Failure> {
+        let current = match self.objects.head(bucket, key, None).await {
+            Ok(current) => current,
+            Err(ObjectError::Gone(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let known = match &current.version_id {
+            Some(id) => self.store.version_time(bucket, key, id).await?,
+            None => None,
+        };
+        Ok(known.or(current.last_modified))
     }
 
     /// Opens the object of `claim`.

@@ -64,7 +64,7 @@ impl Worker {
 
     /// The merge has ended the ingest in its own transaction.
     fn after_merge(&self, merged: &Merged, duration: Duration) {
-        let Merged { inserted, updated, unchanged, withdrawn, restored, superseded, mode } =
+        let Merged { inserted, updated, unchanged, withdrawn, restored, superseded, mode, .. } =
             *merged;
         let duration_ms = milliseconds(duration);
         let mode = mode.map(Mode::name);

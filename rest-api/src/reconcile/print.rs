@@ -129,8 +129,8 @@ fn format_summary(summary: &Summary) -> String {
     }
     match versions {
         None if vanished + reverted > 0 => {
-            text += "What has vanished or was reverted is left alone: a file that was deleted does not \
-                     take its movies with it\n";
+            text += "What has vanished or was reverted is left alone: what snapshots said goes \
+                     with the event of their removal\n";
         }
         Some(versions) => text += &notes(versions, *vanished),
         None => {}

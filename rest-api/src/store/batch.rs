@@ -188,7 +188,8 @@ async fn merge(
     in_order.sort_by_key(|(_, part)| part.version.position);
     let versions: Vec<MergedVersion> = in_order.iter().map(|(_, part)| part.version).collect();
     let recorded = merged_versions::record(transaction, &versions).await?;
-    let recount = recount(transaction, &versions, &recorded).await?;
+    let with_snapshots = with_snapshots(&versions, &recorded);
+    let recount = recount(transaction, &with_snapshots, &recorded).await?;
     let counting: HashSet<usize> = in_order
         .iter()
         .zip(&recorded)
@@ -221,6 +222,7 @@ async fn merge(
         merged[*index].superseded =
             recorded.superseded || !counts && part.version.removal.is_none();
         merged[*index].mode = Some(part.version.mode(&recorded));
+        merged[*index].is_deletion = part.version.removal == Some(Removal::Version);
         if counts {
             let movies = part.rows.iter().filter_map(|(_, row)| id(row)).collect();
             sets.push((&part.version, recorded, movies));
@@ -232,30 +234,38 @@ async fn merge(
         let withdrawn = part.version.ingest_id.and_then(|ingest| settled.withdrawn.get(&ingest));
         merged.withdrawn = withdrawn.copied().unwrap_or_default();
     }
+    let (keys, buckets) = keys_and_buckets(&with_snapshots);
+    let queued = !keys.is_empty() && queue::retry_blocked(transaction, &keys, &buckets).await?;
     let changes_movies = settled.total > 0 || merged.iter().any(Merged::changes_movies);
-    Ok(BatchMerge { merged, changes_movies, queued: settled.queued })
+    Ok(BatchMerge { merged, changes_movies, queued: queued || settled.queued })
 }
 
-/// Decides which versions count of the objects that have snapshots.
+/// Returns the positions of the versions whose objects have snapshots.
+fn with_snapshots<'a>(
+    versions: &[MergedVersion<'a>],
+    recorded: &[RecordedVersion],
+) -> Vec<&'a VersionPosition> {
+    let object = |version: &MergedVersion<'a>| (&version.position.key, &version.position.bucket);
+    let with = versions.iter().zip(recorded).filter(|(_, recorded)| recorded.has_snapshots);
+    let with: HashSet<_> = with.map(|(version, _)| object(version)).collect();
+    let found = versions.iter().filter(|version| with.contains(&object(version)));
+    found.map(|version| version.position).collect()
+}
+
+fn keys_and_buckets<'a>(positions: &[&'a VersionPosition]) -> (Vec<&'a str>, Vec<&'a str>) {
+    positions.iter().map(|position| (&*position.key, &*position.bucket)).unzip()
+}
+
+/// Decides which versions of the objects at these positions count.
 async fn recount(
     transaction: &Transaction<'_>,
-    versions: &[MergedVersion<'_>],
+    with_snapshots: &[&VersionPosition],
     recorded: &[RecordedVersion],
 ) -> Result<Recount, StoreError> {
-    let has_snapshots = |version: &MergedVersion| {
-        let same = versions.iter().zip(recorded).filter(|(other, _)| {
-            (&other.position.key, &other.position.bucket)
-                == (&version.position.key, &version.position.bucket)
-        });
-        same.map(|(_, recorded)| recorded).any(|recorded| recorded.has_snapshots)
-    };
-    let positions = versions.iter().filter(|version| has_snapshots(version));
-    let positions: Vec<&VersionPosition> = positions.map(|version| version.position).collect();
-    if positions.is_empty() {
+    if with_snapshots.is_empty() {
         return Ok(Recount::default());
     }
-    let keys: Vec<&str> = positions.iter().map(|position| &*position.key).collect();
-    let buckets: Vec<&str> = positions.iter().map(|position| &*position.bucket).collect();
+    let (keys, buckets) = keys_and_buckets(with_snapshots);
     let new = recorded.iter().filter(|recorded| !recorded.is_known);
     let new: Vec<i64> = new.map(|recorded| recorded.id).collect();
     counting::recount(transaction, &keys, &buckets, &new).await

@@ -142,7 +142,7 @@ impl Claim {
             ingest_id: Some(self.id),
             version_id: self.version_id.as_deref().filter(|id| *id != NULL_VERSION),
             etag: self.etag.as_deref(),
-            snapshot: mode == Mode::Snapshot,
+            snapshot: mode == Mode::Snapshot && removal.is_none(),
             removal,
         }
     }

@@ -13,6 +13,9 @@ use super::{StoreError, VersionPosition, movie_sets::stored};
 const MAX_VERSIONS: i64 = 500;
 const MAX_IDS: i64 = 1_000_000;
 
+/// How many versions are linked to their ingests at once.
+const MAX_LINKED: i64 = 10_000;
+
 /// Converts all rows, in steps. A conversion that is interrupted continues where it ended.
 pub(super) async fn convert_assertions(client: &mut Client) -> Result<(), StoreError> {
     stop_earlier_releases(client).await?;
@@ -25,6 +28,40 @@ pub(super) async fn convert_assertions(client: &mut Client) -> Result<(), StoreE
                 info!(versions, "converting what merged versions contain");
             }
         }
+    }
+    Ok(())
+}
+
+/// Finds the ingests of versions that were merged before migration 14, in steps: so they can be undone, and read again.
+pub(super) async fn link_versions(client: &Client) -> Result<(), StoreError> {
+    let link = "
+        /* convert::link_versions */
+        with walked as materialized (
+            select id, key, bucket, ordered_at, sequencer
+            from merged_versions
+            where id > $1 and ingest_id is null and key <> ''
+            order by id
+            limit $2
+        ),
+        linked as (
+            update merged_versions v
+            set ingest_id = i.id, version_id = nullif(i.version_id, 'null'), etag = i.etag
+            from walked w
+            join lateral (
+                select id, version_id, etag
+                from ingests i
+                where i.key = w.key and i.bucket = w.bucket and i.ordered_at = w.ordered_at
+                    and coalesce(rpad(i.sequencer, 64, '0'), '') = w.sequencer
+                    and i.inserted is not null and not i.removal
+                order by id desc
+                limit 1
+            ) i on true
+            where v.id = w.id
+        )
+        select max(id) from walked";
+    let mut after = Some(0_i64);
+    while let Some(id) = after {
+        after = client.query_one(link, &[&id, &MAX_LINKED]).await?.get(0);
     }
     Ok(())
 }

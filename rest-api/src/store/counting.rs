@@ -1,6 +1,7 @@
 //! Which versions of an object count, and what follows when that changes (docs/adr/0013-counting-versions.md).
 //!
-//! - A version that was undone does not count. Nor does a snapshot that was deleted from its bucket.
+//! - A version that was undone does not count. Nor does a snapshot that was deleted from its bucket while it was the
+//!   current version: the expiry of an older one says nothing, whatever became of those after it.
 //! - A snapshot silences all older versions of its object.
 //! - The removal of an object silences its older snapshots.
 //!
@@ -21,7 +22,9 @@ use super::{
 };
 use crate::config::MaxWithdraw;
 
-/// An SQL condition: whether the version `$m` was not undone nor, unless it is an upsert, deleted from its bucket.
+/// An SQL condition: whether the version `$m` was not undone nor, unless it is an upsert, deleted from its bucket. The
+/// deletion of a version that was not the current one does not count: in between another one was put, which was not
+/// deleted before. For a delete marker it always counts.
 macro_rules! is_active {
     ($m:literal) => {
         concat!(
@@ -38,15 +41,41 @@ macro_rules! is_active {
             ".removal
                 or not exists (
                     select
-                    from merged_versions deleted
-                    where deleted.key = ",
+                    from merged_versions d
+                    where d.key = ",
             $m,
-            ".key and deleted.bucket = ",
+            ".key and d.bucket = ",
             $m,
-            ".bucket
-                        and deleted.version_id = ",
+            ".bucket and d.version_id = ",
             $m,
-            ".version_id and deleted.deletion
+            ".version_id
+                        and d.deletion and (",
+            $m,
+            ".removal or not exists (
+                            select
+                            from ingests later
+                            where later.key = d.key and later.bucket = d.bucket
+                                and later.ordered_at >= ",
+            $m,
+            ".ordered_at
+                                and later.ordered_at <= d.ordered_at
+                                and not later.removal and later.state <> 'gone'
+                                and later.version_id <> d.version_id
+                                and (later.ordered_at, coalesce(rpad(later.sequencer, 64, '0'), ''))
+                                    > (",
+            $m,
+            ".ordered_at, ",
+            $m,
+            ".sequencer)
+                                and not exists (
+                                    select
+                                    from merged_versions deleted
+                                    where deleted.key = d.key and deleted.bucket = d.bucket
+                                        and deleted.version_id = later.version_id
+                                        and deleted.deletion
+                                        and deleted.ordered_at <= d.ordered_at
+                                )
+                        ))
                 )))"
         )
     };
@@ -100,7 +129,7 @@ pub(super) const RECOUNT: &str = concat!(
             from silencer s
             where s.key = c.key and s.bucket = c.bucket
                 and (s.ordered_at, s.sequencer) > (c.ordered_at, c.sequencer)
-                and (s.snapshot or c.snapshot)
+                and (s.snapshot or s.removal and c.snapshot)
             order by s.ordered_at desc, s.sequencer desc
             limit 1
         ) silencer on true
@@ -112,7 +141,7 @@ pub(super) const RECOUNT: &str = concat!(
         where m.id = d.id and d.is_counting <> d.counts
     )
     select d.id, d.ordered_at, d.key, d.bucket, d.sequencer, d.is_counting, d.undone, d.silencer,
-        d.by_removal, contents.movie_ids, contents.bitmap,
+        d.set_known, d.by_removal, contents.movie_ids, contents.bitmap,
         case when d.undone then d.ingest_id else coalesce(d.silenced_by, (
             select removed.ingest_id
             from merged_versions removed
@@ -130,8 +159,8 @@ pub(super) const RECOUNT: &str = concat!(
 pub(super) struct Recount {
     /// Versions that counted and do not count any more.
     silenced: Vec<SilencedVersion>,
-    /// Versions that count again.
-    revived: Vec<i64>,
+    /// Versions that count again, and their movies; none if these are not known.
+    revived: HashMap<i64, Option<RoaringTreemap>>,
 }
 
 #[derive(Debug)]
@@ -152,14 +181,9 @@ struct Cause {
 }
 
 impl Recount {
-    /// Returns the versions that count again.
-    pub(super) fn revived(&self) -> &[i64] {
-        &self.revived
-    }
-
     /// Whether a version counts that `counted` before.
     pub(super) fn counts(&self, id: i64, counted: bool) -> bool {
-        self.revived.contains(&id)
+        self.revived.contains_key(&id)
             || counted && !self.silenced.iter().any(|version| version.id == id)
     }
 }
@@ -177,7 +201,8 @@ pub(super) async fn recount(
     for row in transaction.query(&statement, &[&keys, &buckets, &new]).await? {
         let id: i64 = row.get("id");
         if row.get("is_counting") {
-            recount.revived.push(id);
+            let movies = row.get::<_, bool>("set_known").then(|| movies(&row)).transpose()?;
+            recount.revived.insert(id, movies);
             continue;
         }
         let silencer: Option<i64> = row.get("silencer");
@@ -204,6 +229,8 @@ pub(super) struct Settled {
     /// The movies that were withdrawn, and those whose content becomes that of an older version.
     pub(super) gone: RoaringTreemap,
     pub(super) fallen_back: RoaringTreemap,
+    /// The movies that versions name which count again, and no newer one.
+    pub(super) named_again: RoaringTreemap,
     /// Whether objects were queued to be read again.
     pub(super) queued: bool,
 }
@@ -223,8 +250,8 @@ pub(super) async fn settle(
 ) -> Result<Settled, StoreError> {
     let mut settled = Settled::default();
     let Recount { silenced, revived } = recount;
-    let mut again: HashSet<i64> =
-        revived.into_iter().filter(|version| !merged.contains(version)).collect();
+    let mut again = needed(transaction, revived, &mut settled.named_again).await?;
+    again.retain(|version| !merged.contains(version));
 
     let dropped = dropped(transaction, &silenced).await?;
     let newest = movie_sets::newest_of_each(transaction, &dropped).await?;
@@ -298,4 +325,24 @@ async fn dropped(
         }
     }
     Ok(dropped)
+}
+
+/// Returns those of the revived versions that must be read again: each is the newest one of some movie, or its movies
+/// are not known. Adds these movies to `named`.
+async fn needed(
+    transaction: &Transaction<'_>,
+    revived: HashMap<i64, Option<RoaringTreemap>>,
+    named: &mut RoaringTreemap,
+) -> Result<HashSet<i64>, StoreError> {
+    let unknown = revived.iter().filter(|(_, movies)| movies.is_none());
+    let mut needed: HashSet<i64> = unknown.map(|(id, _)| *id).collect();
+    let mut movies = RoaringTreemap::new();
+    revived.values().flatten().for_each(|contents| movies |= contents);
+    for (id, newest) in movie_sets::newest_of_each(transaction, &movies).await? {
+        if revived.contains_key(&newest.id) {
+            needed.insert(newest.id);
+            named.insert(id);
+        }
+    }
+    Ok(needed)
 }

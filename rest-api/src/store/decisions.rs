@@ -36,7 +36,7 @@ macro_rules! is_about {
             ".version_id and (d.version_id is not null or d.etag is not distinct from ",
             $v,
             ".etag)
-                and (not d.removal or d.sequencer = '' or ",
+                and (d.version_id is not null and not d.removal or d.sequencer = '' or ",
             $v,
             ".sequencer in ('', d.sequencer)))"
         )

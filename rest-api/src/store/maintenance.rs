@@ -34,7 +34,8 @@ pub(super) struct Changes {
 impl Store {
     /// Counts the changes of a merge.
     pub(super) fn add_changes(&self, merged: &Merged) {
-        let changed = merged.inserted + merged.updated;
+        let Merged { inserted, updated, withdrawn, restored, .. } = *merged;
+        let changed = inserted + updated + withdrawn + restored;
         if changed > 0 {
             self.changes.movies.fetch_add(changed, Ordering::Relaxed);
             self.changes.added.notify_one();

@@ -54,6 +54,9 @@ pub struct Merged {
     /// The mode of the version; none if a client posted the movies.
     #[serde(skip)]
     pub mode: Option<Mode>,
+    /// Whether not the object was removed, but one version of it.
+    #[serde(skip)]
+    pub is_deletion: bool,
     /// Whether a newer version of the same object had already been merged.
     #[serde(skip)]
     pub superseded: bool,
@@ -177,7 +180,7 @@ async fn merge(
     } else {
         Recount::default()
     };
-    let id = recorded.id;
+    let (id, has_snapshots) = (recorded.id, recorded.has_snapshots);
     let is_approved = *is_approved || recorded.is_approved;
     let mut merged = Merged { mode: Some(version.mode(&recorded)), ..Merged::default() };
     if recount.counts(id, recorded.counts) {
@@ -192,7 +195,12 @@ async fn merge(
     let settled =
         counting::settle(transaction, recount, &versions, &approved, max_withdraw).await?;
     merged.withdrawn = settled.total;
-    Ok((merged, settled.queued))
+    let mut queued = settled.queued;
+    if has_snapshots {
+        let VersionPosition { key, bucket, .. } = version.position;
+        queued |= queue::retry_blocked(transaction, &[key], &[bucket]).await?;
+    }
+    Ok((merged, queued))
 }
 
 /// Writes the movies of a version that counts. Returns the ids of all its movies.

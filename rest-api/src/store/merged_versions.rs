@@ -86,7 +86,7 @@ pub(super) const RECORD: &str = concat!(
     with given as materialized (
         select v.*, coalesce(known.set_known, false) as is_known,
             coalesce(known.id, nextval(pg_get_serial_sequence('merged_versions', 'id'))) as id,
-            known.id is null as is_new, known.counts or known.covered_by is not null as counted,
+            known.id is null as is_new, known.counts as counted,
             coalesce(known.undone, (
                 select d.decision = 'undo'
                 from decisions d
@@ -137,7 +137,8 @@ pub(super) const RECORD: &str = concat!(
     left join lateral (
         select m.id, m.snapshot, coalesce(m.set_id, m.id) as set_id
         from merged_versions m
-        where m.key = v.key and m.bucket = v.bucket and m.counts and m.id <> v.id
+        where m.key = v.key and m.bucket = v.bucket and m.counts and m.set_known
+            and m.id <> v.id
             and (m.ordered_at, m.sequencer) <= (v.ordered_at, v.sequencer)
         order by m.ordered_at desc, m.sequencer desc
         limit 1

@@ -20,7 +20,7 @@ use tracing::info;
 
 use super::{
     StoreError, concurrent_indexes, connect,
-    convert::convert_assertions,
+    convert::{convert_assertions, link_versions},
     folding::FOLDING,
     pools::{ANY_FOLDING, WRITE_OPTIONS},
     refold::refold,
@@ -58,6 +58,7 @@ pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<()
     }
     concurrent_indexes::build(&client).await?;
     convert_assertions(&mut client).await?;
+    link_versions(&client).await?;
     refold(&mut client).await
 }
 

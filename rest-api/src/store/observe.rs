@@ -1,11 +1,11 @@
 //! Completes what the ledger knows about a claimed version when its object is read.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_postgres::types::ToSql;
 
 use super::{
     Claim, ObservedVersion, Store, StoreError, VersionPosition,
-    sql::query_opt,
+    sql::{query_one, query_opt},
     version_order::{bounds, padded},
 };
 
@@ -55,6 +55,24 @@ pub(super) const OBSERVE: &str = concat!(
 );
 
 impl Store {
+    /// Returns the position in time of a version of an object; none if the ledger does not know it.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn version_time(
+        &self,
+        bucket: &str,
+        key: &str,
+        version_id: &str,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let time = "
+            /* observe::version_time */
+            select max(ordered_at)
+            from ingests
+            where key = $1 and bucket = $2 and version_id = $3 and not removal";
+        Ok(query_one(&self.worker().await?, time, &[&key, &bucket, &version_id]).await?.get(0))
+    }
+
     /// Records what the object store reports about the claimed version, where the ledger lacks it.
     /// Returns the position of the version.
     ///

@@ -72,10 +72,14 @@ impl Store {
             /* queue::supersede */
             with ended as (
                 update ingests
-                set state = 'superseded', superseded_reason = 'content_replaced', inserted = 0,
-                    updated = 0, unchanged = 0, violation_count = 0,
+                set state = coalesce(ended_as, 'superseded'),
+                    superseded_reason = case when ended_as is null then 'content_replaced'
+                        else superseded_reason end,
+                    inserted = coalesce(inserted, 0), updated = coalesce(updated, 0),
+                    unchanged = coalesce(unchanged, 0), ended_as = null, violation_count = 0,
                     finished_at = clock_timestamp(), lease_token = null, lease_expires_at = null,
-                    result_due_at = case when $4 then clock_timestamp() end
+                    result_due_at = case when ended_as is not null then result_due_at
+                        when $4 then clock_timestamp() end
                 where id = $1 and lease_token = $2
                 returning id
             )
@@ -118,7 +122,8 @@ impl Store {
             /* queue::end_with_error */
             with ended as (
                 update ingests
-                set state = $5, error = $6::text::json,
+                set state = $5, error = $6::text::json, ended_as = null,
+                    mode = case when $5 = 'blocked' then 'snapshot' else mode end,
                     finished_at = clock_timestamp(), lease_token = null, lease_expires_at = null,
                     result_due_at = case when $4 then clock_timestamp() end
                 where id = $1 and lease_token = $2
@@ -217,16 +222,23 @@ pub(super) async fn complete(
     let complete = "
         /* queue::complete */
         update ingests
-        set state = case when superseded then 'superseded' else 'succeeded' end,
-            superseded_reason = case when superseded then 'newer_version_merged' end,
-            inserted = result.inserted, updated = result.updated, unchanged = result.unchanged,
-            withdrawn = result.withdrawn, restored = result.restored, mode = result.mode,
-            violation_count = 0, finished_at = clock_timestamp(),
+        set state = coalesce(ended_as, case when superseded then 'superseded' else 'succeeded' end),
+            superseded_reason = case when ended_as is not null then superseded_reason
+                when superseded then 'newer_version_merged' end,
+            inserted = case when ended_as is null then result.inserted else ingests.inserted end,
+            updated = case when ended_as is null then result.updated else ingests.updated end,
+            unchanged = case when ended_as is null then result.unchanged else ingests.unchanged end,
+            withdrawn = case when ended_as is null then result.withdrawn else ingests.withdrawn end,
+            restored = case when ended_as is null then result.restored else ingests.restored end,
+            ended_as = null, mode = result.mode, deletion = result.deletion, violation_count = 0,
+            undone_at = coalesce(undone_at, (
+                select now() from merged_versions v where v.ingest_id = ingests.id and v.undone)), finished_at = clock_timestamp(),
             lease_token = null, lease_expires_at = null,
-            result_due_at = case when $6 then clock_timestamp() end
+            result_due_at = case when ended_as is not null then result_due_at
+                when $6 then clock_timestamp() end
         from unnest($1::bigint[], $2::bool[], $3::bigint[], $4::bigint[], $5::bigint[], $7::bigint[],
-            $8::bigint[], $9::text[])
-            as result (id, superseded, inserted, updated, unchanged, withdrawn, restored, mode)
+            $8::bigint[], $9::text[], $10::bool[])
+            as result (id, superseded, inserted, updated, unchanged, withdrawn, restored, mode, deletion)
         where ingests.id = result.id";
     let ids: Vec<i64> = merged.keys().copied().collect();
     let superseded: Vec<bool> = merged.values().map(|merged| merged.superseded).collect();
@@ -235,7 +247,8 @@ pub(super) async fn complete(
     let unchanged = count(|merged| merged.unchanged);
     let (withdrawn, restored) = (count(|merged| merged.withdrawn), count(|merged| merged.restored));
     let modes: Vec<_> = merged.values().map(|merged| merged.mode.map(Mode::name)).collect();
-    let params: [&(dyn ToSql + Sync); 9] = [
+    let deletions: Vec<bool> = merged.values().map(|merged| merged.is_deletion).collect();
+    let params: [&(dyn ToSql + Sync); 10] = [
         &ids,
         &superseded,
         &inserted,
@@ -245,30 +258,39 @@ pub(super) async fn complete(
         &withdrawn,
         &restored,
         &modes,
+        &deletions,
     ];
     execute(transaction, complete, &params).await?;
     Ok(())
 }
 
-/// Queues the objects of merged versions, which have these numbers, to be read again. Versions whose ingests are
-/// gone from the ledger get new ones.
+/// Queues the objects of merged versions, which have these numbers, to be read again. An ingest keeps how it has ended
+/// before. Versions whose ingests are gone from the ledger get new ones, if it is known what to read.
 pub(super) async fn read_again(
     transaction: &Transaction<'_>,
     versions: &[i64],
 ) -> Result<(), StoreError> {
     let again = "
         /* queue::read_again */
-        with queued as (
-            update ingests i
-            set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
-            from merged_versions v
-            where v.id = any($1) and i.id = v.ingest_id and i.state not in ('queued', 'running')
-            returning i.id
-        ),
-        missing as (
+        with known as materialized (
+            select i.id
+            from merged_versions v join ingests i on i.id = v.ingest_id
+            where v.id = any($1)
+            order by i.id
+            for no key update of i
+        )
+        update ingests i
+        set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null,
+            ended_as = coalesce(ended_as, case when inserted is not null then state end)
+        from known
+        where i.id = known.id and i.state not in ('queued', 'running')";
+    // A statement of its own: it sees what retention has removed meanwhile.
+    let missing = "
+        /* queue::read_again */
+        with missing as (
             select v.*, nextval(pg_get_serial_sequence('ingests', 'id')) as new_id
             from merged_versions v
-            where v.id = any($1) and v.key <> ''
+            where v.id = any($1) and coalesce(v.version_id, v.etag) is not null
                 and not exists (select from ingests i where i.id = v.ingest_id)
         ),
         inserted as (
@@ -280,7 +302,30 @@ pub(super) async fn read_again(
         )
         update merged_versions v set ingest_id = new_id from missing where missing.id = v.id";
     execute(transaction, again, &[&versions]).await?;
+    execute(transaction, missing, &[&versions]).await?;
     Ok(())
+}
+
+/// Queues the blocked snapshots of objects again, of which another version was merged: they may withdraw less now.
+pub(super) async fn retry_blocked(
+    transaction: &Transaction<'_>,
+    keys: &[&str],
+    buckets: &[&str],
+) -> Result<bool, StoreError> {
+    let retry = "
+        /* queue::retry_blocked */
+        with blocked as materialized (
+            select i.id
+            from unnest($1::text[], $2::text[]) as object (key, bucket)
+            join ingests i on i.key = object.key and i.bucket = object.bucket and i.state = 'blocked'
+            order by i.id
+            for no key update of i
+        )
+        update ingests i
+        set state = 'queued', attempts = 0, run_after = now(), finished_at = null, error = null
+        from blocked
+        where i.id = blocked.id";
+    Ok(execute(transaction, retry, &[&keys, &buckets]).await? > 0)
 }
 
 /// Returns the ids and the lease tokens of `claims`, ordered by id: all statements lock several ingests in

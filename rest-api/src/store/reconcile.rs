@@ -69,8 +69,8 @@ impl Store {
         bucket: &str,
         objects: &[(&str, &ObservedVersion)],
     ) -> Result<Vec<Option<LedgerVersion>>, StoreError> {
-        // A superseded version does not count, nor does one that was gone. The position of a version may be unknown until its object is
-        // read. Such a version counts as the newest before that, and as the oldest after it has failed.
+        // A superseded version does not count, nor does one that was gone, nor the deletion of one. The position of a
+        // version may be unknown until its object is read. Such a version counts as the newest before that, and as the oldest after it has failed.
         let newest = "
             /* reconcile::newest_versions */
             select newest.*, listed.state as listed_state
@@ -85,7 +85,7 @@ impl Store {
                         select *
                         from ingests
                         where bucket = $1 and ingests.key = object.key and ordered_at is not null
-                            and state not in ('superseded', 'gone')
+                            and state not in ('superseded', 'gone') and not deletion
                         order by ordered_at desc
                         fetch first row with ties
                     )
@@ -94,7 +94,7 @@ impl Store {
                         select *
                         from ingests
                         where bucket = $1 and ingests.key = object.key and ordered_at is null
-                            and state not in ('superseded', 'gone')
+                            and state not in ('superseded', 'gone') and not deletion
                         order by id desc
                         limit 100
                     )
@@ -146,7 +146,7 @@ impl Store {
         Ok(versions.collect())
     }
 
-    /// Returns the objects of `bucket` with a succeeded ingest, ordered by the bytes of their keys:
+    /// Returns the objects of `bucket` with a succeeded ingest that were not removed after it, ordered by the bytes of their keys:
     /// up to `limit` of those after the key `after`, or from the key `from` on if there is none.
     /// Ingests recorded at `before` or later do not count.
     ///
@@ -167,6 +167,8 @@ impl Store {
             where bucket = $1 and key collate "C" >= $2 and key collate "C" > $3
                 and state = 'succeeded' and received_at < $4
             group by key collate "C"
+            having not coalesce(
+                (array_agg(removal order by ordered_at desc) filter (where not deletion))[1], true)
             order by key collate "C"
             limit $5"#;
         let connection = self.writer().await?;

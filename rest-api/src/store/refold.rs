@@ -354,7 +354,9 @@ async fn refold_withdrawn(transaction: &Transaction<'_>) -> Result<(), StoreErro
     let all: Vec<Uuid> = first.keys().copied().collect();
     for row in transaction.query(live, &[&all]).await? {
         if let Some(id) = first.get(&row.get::<_, Uuid>(0)) {
-            replaced.insert(id.cast_unsigned(), row.get::<_, i64>(1).cast_unsigned());
+            let (id, live) = (id.cast_unsigned(), row.get::<_, i64>(1).cast_unsigned());
+            replaced.values_mut().filter(|by| **by == id).for_each(|by| *by = live);
+            replaced.insert(id, live);
         }
     }
     let gone: Vec<i64> = replaced.keys().map(|id| id.cast_signed()).collect();

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     Store, StoreError, merge, movie_sets,
-    sql::{execute, query_one, query_opt},
+    sql::{execute, query_one},
 };
 use crate::telemetry::chain;
 
@@ -136,58 +136,46 @@ impl Store {
         Ok(removed)
     }
 
-    /// Removes the versions that nothing needs, object by object.
+    /// Removes the versions that do not count and never will: neither they can be undone or redone any more, nor a newer
+    /// version that contains their movies or silences them, because the ledger has forgotten both.
     async fn remove_versions(&self) -> Result<u64, StoreError> {
-        let next = "
+        let silent = "
             /* retention::remove_versions */
-            select key, bucket
-            from merged_versions
-            where (key, bucket) > ($1, $2)
-            group by key, bucket
-            having count(*) > 1
-            order by key, bucket
-            limit 1";
-        let (mut key, mut bucket) = (String::new(), String::new());
-        // Those of requests, which have no key.
-        let mut removed = self.remove_covered_requests().await?;
-        loop {
-            let connection = self.bulk().await?;
-            let Some(row) = query_opt(&connection, next, &[&key, &bucket]).await? else {
-                return Ok(removed);
-            };
-            drop(connection);
-            (key, bucket) = (row.get(0), row.get(1));
-            removed += self.remove_silent(&key, &bucket).await?;
+            with walked as materialized (
+                select id, key, bucket, ordered_at, sequencer, ingest_id, covered_by
+                from merged_versions
+                where not counts and id > $1
+                order by id
+                limit $2
+            )
+            select
+                (select max(id) from walked having count(*) = $2) as next,
+                array(
+                    select v.id
+                    from walked v
+                    where not exists (select from ingests where ingests.id = v.ingest_id)
+                        and exists (
+                            select
+                            from merged_versions newer
+                            where newer.key = v.key and newer.bucket = v.bucket
+                                and (newer.id = v.covered_by or newer.snapshot and not newer.undone
+                                    and (newer.ordered_at, newer.sequencer)
+                                        > (v.ordered_at, v.sequencer))
+                                and not exists (
+                                    select from ingests where ingests.id = newer.ingest_id)
+                        )
+                ) as ids";
+        let (mut next, mut removed) = (Some(0_i64), self.remove_covered_requests().await?);
+        while let Some(after) = next {
+            let row = query_one(&self.bulk().await?, silent, &[&after, &BATCH]).await?;
+            next = row.get("next");
+            let ids: Vec<i64> = row.get("ids");
+            if !ids.is_empty() {
+                removed += self.remove(&ids).await?;
+            }
             sleep(PAUSE).await;
         }
-    }
-
-    /// Removes the versions of an object that do not count and are older than all that the ledger has: they
-    /// cannot be undone or redone any more.
-    async fn remove_silent(&self, key: &str, bucket: &str) -> Result<u64, StoreError> {
-        let silent = "
-            /* retention::remove_silent */
-            select v.id
-            from merged_versions v
-            where v.key = $1 and v.bucket = $2 and not v.counts
-                and (v.ordered_at, v.sequencer) < (
-                    select known.ordered_at, known.sequencer
-                    from merged_versions known
-                    where known.key = $1 and known.bucket = $2
-                        and (known.counts or exists (
-                            select from ingests where ingests.id = known.ingest_id))
-                    order by known.ordered_at, known.sequencer
-                    limit 1
-                )
-            limit $3";
-        let connection = self.bulk().await?;
-        let limit = MAX_REMOVED as i64;
-        let rows = connection.query(silent, &[&key, &bucket, &limit]).await?;
-        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-        if ids.is_empty() {
-            return Ok(0);
-        }
-        self.remove(&ids).await
+        Ok(removed)
     }
 
     /// Removes the versions that requests have merged and whose movies newer ones contain.

@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 
 use deadpool_postgres::Transaction;
-use roaring::RoaringTreemap;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
@@ -15,8 +14,9 @@ use tokio_postgres::types::ToSql;
 use super::{
     Ingest, Store, StoreError, counting,
     ledger::read,
-    merge, movie_sets,
+    merge,
     sql::{execute, query_opt},
+    withdrawn,
 };
 use crate::config::MaxWithdraw;
 
@@ -179,7 +179,10 @@ pub(super) async fn apply(
         from merged_versions named
         where named.id = $1 and v.undone <> $2
             and (v.id = $1 or v.key = named.key and v.bucket = named.bucket
-                and v.version_id = named.version_id and not v.removal and not named.removal)
+                and v.version_id is not distinct from named.version_id
+                and (v.version_id is not null or v.etag = named.etag
+                    and (v.sequencer = named.sequencer or '' in (v.sequencer, named.sequencer)))
+                and not v.removal and not v.deletion and not named.removal)
         returning v.id, v.key, v.bucket";
     let uncover = "
         /* undo::apply */
@@ -193,19 +196,12 @@ pub(super) async fn apply(
         execute(transaction, uncover, &[&decided]).await?;
     }
     let recount = counting::recount(transaction, &[key], &[bucket], &[]).await?;
-    let revived = recount.revived().to_vec();
     let unlimited = MaxWithdraw::Movies(u64::MAX);
     let none = HashSet::new();
     let settled = counting::settle(transaction, recount, &none, &none, unlimited).await?;
-    let mut changed = settled.fallen_back;
-    let mut restored = RoaringTreemap::new();
-    for (id, is_withdrawn) in newest_of(transaction, &revived).await? {
-        if is_withdrawn {
-            restored.insert(id);
-        } else {
-            changed.insert(id);
-        }
-    }
+    let mut changed = settled.fallen_back | settled.named_again;
+    let restored = withdrawn::those_of(transaction, &changed).await?;
+    changed -= &restored;
     let mut effect = Effect {
         dry_run: false,
         withdrawn: settled.total.cast_unsigned(),
@@ -236,36 +232,6 @@ pub(super) async fn show(
         where id in (select ingest_id from merged_versions where id = any($3))";
     execute(transaction, show, &[&undo.name(), &by, &applied.decided]).await?;
     Ok(())
-}
-
-/// Returns the movies whose newest version is one of `versions`, and whether they are withdrawn.
-async fn newest_of(
-    transaction: &Transaction<'_>,
-    versions: &[i64],
-) -> Result<Vec<(u64, bool)>, StoreError> {
-    let contents = "
-        /* undo::newest_of */
-        select m.movie_ids, m.bitmap
-        from merged_versions v join version_movies m on m.version_id = coalesce(v.set_id, v.id)
-        where v.id = any($1)";
-    let withdrawn = "
-        /* undo::newest_of */
-        select id from withdrawn_movies where id = any($1)";
-    if versions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut ids = RoaringTreemap::new();
-    for row in transaction.query(contents, &[&versions]).await? {
-        ids |= movie_sets::movies(&row)?;
-    }
-    let newest = movie_sets::newest_of_each(transaction, &ids).await?;
-    let ids = newest.into_iter().filter(|(_, newest)| versions.contains(&newest.id));
-    let ids: Vec<u64> = ids.map(|(id, _)| id).collect();
-    let parameter: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
-    let rows = transaction.query(withdrawn, &[&parameter]).await?;
-    let withdrawn: HashSet<u64> =
-        rows.iter().map(|row| row.get::<_, i64>(0).cast_unsigned()).collect();
-    Ok(ids.into_iter().map(|id| (id, withdrawn.contains(&id))).collect())
 }
 
 /// Returns these movies with their titles.

@@ -169,7 +169,7 @@ pub(super) const RECORD: &str = concat!(
                     where $5 is null and $6 is null and key = $2 and bucket = $1
                         and ordered_at >= case when $12 then coalesce($7::timestamptz, '-infinity')
                             else $7::timestamptz end
-                        and state <> 'gone'
+                        and state <> 'gone' and not deletion
                         and (state <> 'superseded'
                             or superseded_reason = 'newer_version_merged')
                     order by ordered_at desc
@@ -186,7 +186,8 @@ pub(super) const RECORD: &str = concat!(
         (
             select id from ingests
             where $5 is null and coalesce($6, $7) is null and key = $2 and bucket = $1
-                and ordered_at is null and sequencer is null and not $12 and not removal and state in ('queued', 'failed', 'gone')
+                and ordered_at is null and sequencer is null and not $12 and not removal
+                and state in ('queued', 'failed', 'gone')
                 and etag is not distinct from $4 and version_id is not distinct from $3
             limit 1
         )

@@ -85,6 +85,24 @@ pub(super) async fn withdraw(
     Ok(count)
 }
 
+/// Returns which of these movies are withdrawn.
+pub(super) async fn those_of(
+    transaction: &Transaction<'_>,
+    ids: &RoaringTreemap,
+) -> Result<RoaringTreemap, StoreError> {
+    let those = "
+        /* withdrawn::those_of */
+        select id from withdrawn_movies where id = any($1)";
+    let statement = transaction.prepare_cached(those).await?;
+    let mut withdrawn = RoaringTreemap::new();
+    let ids: Vec<i64> = ids.iter().map(u64::cast_signed).collect();
+    for ids in ids.chunks(BATCH) {
+        let rows = transaction.query(&statement, &[&ids]).await?;
+        withdrawn.extend(rows.iter().map(|row| row.get::<_, i64>(0).cast_unsigned()));
+    }
+    Ok(withdrawn)
+}
+
 /// Whether any movie is withdrawn.
 pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, StoreError> {
     let exist = "

@@ -233,6 +233,83 @@ async fn the_expiry_of_a_version_that_is_not_current_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_version_that_speaks_for_a_newer_one_does_not_expire() {
+    let fixture = Fixture::start().await;
+    let first = fixture.put("k", "snapshot", &["A", "B"]).await;
+    fixture.deliver(&first).await;
+    let expire = async |key: &str, version: &Event| {
+        let expired = fixture.remove(key, Some(version.version_id())).await;
+        let expired = fixture.deliver(&expired).await;
+        assert_eq!(expired["withdrawn"], 0, "{expired}");
+        fixture.idle().await;
+    };
+    // The newer version is rejected.
+    let rejected = fixture.put_text("k", "snapshot", "[".to_owned()).await;
+    assert_eq!(fixture.deliver(&rejected).await["state"], "rejected");
+    expire("k", &first).await;
+    assert_eq!(fixture.titles().await, ["A of k", "B of k"]);
+    // It is undone, before the older one expires and after that.
+    for (key, undone_first) in [("m", true), ("n", false)] {
+        let first = fixture.put(key, "snapshot", &[&format!("{key} 1")]).await;
+        fixture.deliver(&first).await;
+        let second =
+            fixture.ingest(key, "snapshot", &[&format!("{key} 1"), &format!("{key} 2")]).await;
+        if undone_first {
+            fixture.decide(&second, "undo").await;
+            fixture.idle().await;
+            expire(key, &first).await;
+        } else {
+            expire(key, &first).await;
+            fixture.decide(&second, "undo").await;
+            fixture.idle().await;
+        }
+    }
+    assert_eq!(fixture.titles().await, ["A of k", "B of k", "m 1 of m", "n 1 of n"]);
+}
+
+#[tokio::test]
+async fn a_removal_of_an_object_that_is_there_has_no_effect() {
+    let fixture = Fixture::start().await;
+    fixture.ingest("k", "snapshot", &["A"]).await;
+    let bare = json!({ "bucket": BUCKET, "key": "k", "event": "removed" });
+    assert_eq!(fixture.service.notify(&bare).await["withdrawn"], 0);
+    assert_eq!(fixture.titles().await, ["A of k"]);
+    fixture.service.delete("k").await;
+    let removed = fixture.service.notify(&bare).await;
+    assert_eq!(removed["withdrawn"], 1, "{removed}");
+    assert_eq!(fixture.service.notify(&bare).await["id"], removed["id"]);
+}
+
+#[tokio::test]
+async fn a_blocked_snapshot_is_tried_again_after_an_older_one() {
+    let service = Service::builder().config(|config| {
+        config.snapshots.max_withdraw = MaxWithdraw::Movies(2);
+    });
+    let fixture = Fixture::with(service.start().await).await;
+    fixture.ingest("k", "snapshot", &["A", "B", "C", "D", "E"]).await;
+    let older = fixture.put("k", "snapshot", &["A", "B", "C"]).await;
+    let newer = fixture.ingest("k", "snapshot", &["A"]).await;
+    assert_eq!(newer["state"], "blocked");
+    assert_eq!(newer["mode"], "snapshot");
+    fixture.deliver(&older).await;
+    fixture.service.reaches(&newer["id"], "succeeded").await;
+    assert_eq!(fixture.titles().await, ["A of k"]);
+}
+
+#[tokio::test]
+async fn an_ingest_that_is_read_again_keeps_its_counts() {
+    let fixture = Fixture::start().await;
+    let first = fixture.ingest("b", "upsert", &["A", "B"]).await;
+    let wrong = fixture.ingest("k", "upsert", &["A"]).await;
+    fixture.decide(&wrong, "undo").await;
+    fixture.idle().await;
+    assert_eq!(fixture.titles().await, ["A of b", "B of b"]);
+    let again = fixture.service.get_ingest(&first["id"]).await;
+    assert_eq!(counts(&again), counts(&first));
+    assert_eq!(again["inserted"], 2);
+}
+
+#[tokio::test]
 async fn events_in_any_order_end_in_the_same_catalogue() {
     let fixture = Fixture::start().await;
     // The removal of a key that was never seen.

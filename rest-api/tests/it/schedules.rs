@@ -109,13 +109,20 @@ fn changes(random: &mut Rng, schedule: u64, versioned: bool, skew: bool) -> Vec<
         };
         if change.removal {
             (change.movies, change.rejected) = (Vec::new(), false);
-            // A version or a delete marker is removed. The content of an upsert would be gone.
-            let removable = changes.iter().filter(|other| {
+            // The current version or a delete marker is removed. The content of an upsert would be gone.
+            let left: Vec<&Change> = changes
+                .iter()
+                .filter(|other| {
+                    let times = changes.iter().filter(|same| same.version_id == other.version_id);
+                    other.key == change.key && times.count() == 1
+                })
+                .collect();
+            let removable = left.iter().enumerate().filter(|(index, other)| {
+                let is_current = left[index + 1..].iter().all(|newer| newer.removal);
                 let is_snapshot = other.mode == Mode::Snapshot && !other.rejected;
-                let times = changes.iter().filter(|same| same.version_id == other.version_id);
-                other.key == change.key && times.count() == 1 && (other.removal || is_snapshot)
+                other.removal || is_current && is_snapshot
             });
-            let removable: Vec<&Change> = removable.collect();
+            let removable: Vec<&Change> = removable.map(|(_, other)| *other).collect();
             if versioned && random.bool() && !removable.is_empty() {
                 change.version_id = removable[random.usize(0..removable.len())].version_id.clone();
                 change.deletion = true;
