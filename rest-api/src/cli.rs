@@ -180,6 +180,7 @@ A file differs in one of these ways:
   stale     the ledger lacks the version that the bucket holds
   failed    the ingest of this version failed on the infrastructure
   vanished  it was ingested, and is no longer in the bucket; its movies stay
+            until the event of its removal arrives, if it is a snapshot
   reverted  the newest version was deleted, and an older one that was ingested
             before is current again; the movies do not change
   unusable  its key is not allowed in a notification
