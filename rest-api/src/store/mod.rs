@@ -10,11 +10,12 @@
 //! | equal text | `folding` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile`, `known_versions` |
-//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `maintenance`, `retention` |
+//! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `batch_movies`, `maintenance`, `retention` |
 //! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export`, `search` |
 
 mod batch;
+mod batch_movies;
 mod catalogue;
 mod catalogue_row;
 mod claim;
