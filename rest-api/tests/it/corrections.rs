@@ -146,10 +146,14 @@ async fn a_corrected_title_in_a_snapshot_replaces_the_movie() {
     let third = fixture.ingest("other", "upsert", &["Alein"]).await;
     assert_eq!(counts(&third), json!(["succeeded", "upsert", 0, 0, 1]));
     assert_eq!(service.movies("title=Alein").await[0]["id"], wrong);
-    let metrics = service.get("/metrics").await.text;
-    for line in ["outcome=\"withdrawn\"} 1", "outcome=\"restored\"} 1"] {
-        assert!(metrics.contains(&format!("mru_movies_merged_total{{{line}")), "{line}");
-    }
+    // They are counted after the ingest has ended.
+    eventually(async || {
+        let metrics = service.get("/metrics").await.text;
+        ["withdrawn", "restored"].iter().all(|outcome| {
+            metrics.contains(&format!("mru_movies_merged_total{{outcome=\"{outcome}\"}} 1"))
+        })
+    })
+    .await;
 }
 
 #[tokio::test]
