@@ -165,7 +165,7 @@ impl Worker {
             let written = self.store.version_time(bucket, key, id).await?;
             let current = self.current(claim).await?;
             return Ok(match (written, current) {
-                (Some(written), Some(current)) if written < current && current <= at => none,
+                (Some(written), Some(current)) if written < current && current < at => none,
                 _ => (Removal::Version, version_id.clone()),
             });
         }

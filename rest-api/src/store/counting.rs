@@ -67,13 +67,16 @@ macro_rules! is_active {
             ".ordered_at, ",
             $m,
             ".sequencer)
+                                and (later.ordered_at, coalesce(rpad(later.sequencer, 64, '0'), ''))
+                                    < (d.ordered_at, d.sequencer)
                                 and not exists (
                                     select
                                     from merged_versions deleted
                                     where deleted.key = d.key and deleted.bucket = d.bucket
                                         and deleted.version_id = later.version_id
                                         and deleted.deletion
-                                        and deleted.ordered_at <= d.ordered_at
+                                        and (deleted.ordered_at, deleted.sequencer)
+                                            <= (d.ordered_at, d.sequencer)
                                 )
                         ))
                 )))"
