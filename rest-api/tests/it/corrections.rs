@@ -252,6 +252,13 @@ async fn a_version_that_speaks_for_a_newer_one_does_not_expire() {
     assert_eq!(fixture.deliver(&rejected).await["state"], "rejected");
     expire("k", &first).await;
     assert_eq!(fixture.titles().await, ["A of k", "B of k"]);
+    // The event of the expiry is late: meanwhile a further version is the current one.
+    let first = fixture.put("p", "snapshot", &["P"]).await;
+    fixture.deliver(&first).await;
+    fixture.deliver(&fixture.put_text("p", "snapshot", "[".to_owned()).await).await;
+    let expired = fixture.remove("p", Some(first.version_id())).await;
+    fixture.deliver(&fixture.put_text("p", "snapshot", "{".to_owned()).await).await;
+    assert_eq!(fixture.deliver(&expired).await["withdrawn"], 0);
     // It is undone, before the older one expires and after that.
     for (key, undone_first) in [("m", true), ("n", false)] {
         let first = fixture.put(key, "snapshot", &[&format!("{key} 1")]).await;
@@ -268,7 +275,8 @@ async fn a_version_that_speaks_for_a_newer_one_does_not_expire() {
             fixture.idle().await;
         }
     }
-    assert_eq!(fixture.titles().await, ["A of k", "B of k", "m 1 of m", "n 1 of n"]);
+    let expected = ["A of k", "B of k", "m 1 of m", "n 1 of n", "P of p"];
+    assert_eq!(fixture.titles().await, expected);
 }
 
 #[tokio::test]
