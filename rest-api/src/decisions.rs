@@ -3,10 +3,9 @@
 use std::io::{self, BufRead, Read, Write};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 
 use crate::{
-    store::{Decided, Decision, Effect, Imported, Ingest, Store, StoreError, Undo},
+    store::{Decided, DecidedIngest, Decision, Effect, Imported, Ingest, Store, StoreError, Undo},
     terminal::printable,
 };
 
@@ -153,14 +152,6 @@ pub fn print_imported(imported: &Imported, json: bool, mut out: impl Write) -> i
     )
 }
 
-/// An ingest, and what a decision about it changes.
-#[derive(Serialize)]
-struct DecidedIngest<'a> {
-    #[serde(flatten)]
-    ingest: &'a Ingest,
-    effect: &'a Effect,
-}
-
 /// Undoes or redoes an ingest, and writes what that changes.
 ///
 /// # Errors
@@ -176,12 +167,12 @@ pub async fn undo(
 ) -> Result<(), DecisionError> {
     store.ready().await?;
     let decided = store.undo(id, undo, by, dry_run).await?;
-    let (ingest, effect) = decided.ok_or(DecisionError::NotFound)?;
+    let decided = decided.ok_or(DecisionError::NotFound)?;
     if json {
-        let decided = DecidedIngest { ingest: &ingest, effect: &effect };
         writeln!(out, "{}", serde_json::to_string(&decided).map_err(io::Error::from)?)?;
         return Ok(());
     }
+    let DecidedIngest { ingest, effect } = decided;
     let Effect { withdrawn, restored, changed, movies, .. } = &effect;
     let done = match (undo, dry_run) {
         (Undo::Undo, false) => "undone",

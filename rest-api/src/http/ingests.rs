@@ -1,8 +1,6 @@
 //! `/ingests`: the ledger.
 
 use http::{StatusCode, header};
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use super::{
     in_time, params,
@@ -11,7 +9,7 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{Effect, Ingest, IngestQuery, IngestState, Undo},
+    store::{IngestQuery, IngestState, Undo},
 };
 
 /// Who decides by a request: whoever has the API token.
@@ -104,15 +102,6 @@ pub(super) async fn approve(request: Request) -> Answer {
     json(StatusCode::ACCEPTED, &ingest)
 }
 
-/// An ingest, and what a decision about it changes.
-#[derive(JsonSchema, Serialize)]
-pub(super) struct DecidedIngest {
-    #[serde(flatten)]
-    ingest: Ingest,
-    /// What the decision changes.
-    effect: Effect,
-}
-
 /// `POST /ingests/{id}/undo`: what the version said does not count any more.
 pub(super) async fn undo(request: Request) -> Answer {
     decide(request, Undo::Undo).await
@@ -136,9 +125,9 @@ async fn decide(request: Request, undo: Undo) -> Answer {
         Some(id) => request.app.store.undo(id, undo, TOKEN_HOLDER, dry_run).await?,
         None => None,
     };
-    let (ingest, effect) = decided.ok_or_else(not_found)?;
-    request.app.metrics.withdrawn(&effect);
-    json(StatusCode::OK, &DecidedIngest { ingest, effect })
+    let decided = decided.ok_or_else(not_found)?;
+    request.app.metrics.withdrawn(&decided.effect);
+    json(StatusCode::OK, &decided)
 }
 
 fn not_found() -> Problem {

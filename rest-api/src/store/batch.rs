@@ -29,7 +29,7 @@ pub struct SmallFile {
     pub claim: Claim,
     /// The position of its version.
     pub position: VersionPosition,
-    /// Its mode. Of a removal, whether it takes back all that the object says, or only its snapshots.
+    /// Its mode. That of a removal does not matter.
     pub mode: Mode,
     /// What was removed; none if the object was created.
     pub removal: Option<Removal>,
@@ -99,11 +99,7 @@ impl Store {
         check_records(rows.len() as i64, self.budget)?;
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
-        let timeout = "
-            /* batch::merge_request */
-            set local lock_timeout = '20s'";
-        transaction.batch_execute(timeout).await?;
-        merge::lock(&transaction).await?;
+        merge::lock_for_request(&transaction).await?;
         // Read under the lock, so that it is later than all requests before.
         let clock = "
             /* batch::merge_request */

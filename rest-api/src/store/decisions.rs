@@ -166,11 +166,7 @@ impl Store {
     pub async fn import_decisions(&self, decisions: &[Decision]) -> Result<Imported, StoreError> {
         let mut connection = self.bulk().await?;
         let transaction = connection.transaction().await?;
-        let timeout = "
-            /* decisions::import_decisions */
-            set local lock_timeout = '20s'";
-        transaction.batch_execute(timeout).await?;
-        merge::lock(&transaction).await?;
+        merge::lock_for_request(&transaction).await?;
         let mut imported = Imported::default();
         for batch in decisions.chunks(BATCH) {
             imported.added += add(&transaction, batch).await?;

@@ -130,6 +130,15 @@ struct StagedFile<'a> {
     staged: i64,
 }
 
+/// Takes the lock as [`lock`] does, for a request: it waits 20 s for other merges at most.
+pub(super) async fn lock_for_request(transaction: &Transaction<'_>) -> Result<i64, StoreError> {
+    let timeout = "
+        /* merge::lock_for_request */
+        set local lock_timeout = '20s'";
+    transaction.batch_execute(timeout).await?;
+    lock(transaction).await
+}
+
 /// Deduplicates the staged rows: within one file the later record wins. Updates the planner's
 /// statistics. It runs before the lock is taken, because it concerns this merge alone.
 async fn prepare(transaction: &Transaction<'_>, staged: i64) -> Result<(), StoreError> {

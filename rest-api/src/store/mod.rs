@@ -97,7 +97,7 @@ pub use search::{
 };
 pub use sql::ListQuery;
 pub use staging::{Stage, Staging};
-pub use undo::{AffectedMovie, Effect, Undo};
+pub use undo::{AffectedMovie, DecidedIngest, Effect, Undo};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 pub use withdrawn::{Reason, Withdrawal};
 

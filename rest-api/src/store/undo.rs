@@ -56,6 +56,16 @@ pub struct Effect {
     pub movies: Vec<AffectedMovie>,
 }
 
+/// An ingest, and what a decision about it changes.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct DecidedIngest {
+    /// The ingest.
+    #[serde(flatten)]
+    pub ingest: Ingest,
+    /// What the decision changes.
+    pub effect: Effect,
+}
+
 /// A movie that a decision affects.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct AffectedMovie {
@@ -75,26 +85,21 @@ impl Store {
     /// no such ingest. With `dry_run` it changes nothing.
     ///
     /// What becomes of each movie is decided at once. Content of other versions comes when their objects have been
-    /// read again.
+    /// read again; so do the movies of a version whose movies are not known yet.
     ///
     /// # Errors
     /// [`StoreError::NotMerged`] if the ingest has merged nothing, or is the removal of a version: the bucket does not
-    /// have that any more. If the database is unavailable, or other merges
-    /// take too long. Nothing is changed then.
+    /// have that any more. If the database is unavailable, or other merges take too long. Nothing is changed then.
     pub async fn undo(
         &self,
         id: i64,
         undo: Undo,
         by: &str,
         dry_run: bool,
-    ) -> Result<Option<(Ingest, Effect)>, StoreError> {
+    ) -> Result<Option<DecidedIngest>, StoreError> {
         let mut connection = self.bulk().await?;
         let transaction = connection.transaction().await?;
-        let timeout = "
-            /* undo::undo */
-            set local lock_timeout = '20s'";
-        transaction.batch_execute(timeout).await?;
-        merge::lock(&transaction).await?;
+        merge::lock_for_request(&transaction).await?;
         let version = "
             /* undo::undo */
             select id from merged_versions where ingest_id = $1 and not deletion";
@@ -105,7 +110,7 @@ impl Store {
         applied.effect.dry_run = dry_run;
         if dry_run || applied.decided.is_empty() {
             transaction.rollback().await?;
-            return Ok(Some((ingest, applied.effect)));
+            return Ok(Some(DecidedIngest { ingest, effect: applied.effect }));
         }
         // By the clock: the transaction may have begun before the one of the decision before.
         let decide = "
@@ -126,7 +131,7 @@ impl Store {
         if queued {
             self.hints().announce_queued();
         }
-        Ok(Some((ingest, effect)))
+        Ok(Some(DecidedIngest { ingest, effect }))
     }
 
     /// Lets a blocked snapshot withdraw as many movies as it does, and queues it. Returns whether it was blocked,

@@ -8,7 +8,10 @@ use roaring::RoaringTreemap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{StoreError, sql::query_one};
+use super::{
+    StoreError,
+    sql::{execute, query_one},
+};
 
 /// How many movies one statement withdraws.
 const BATCH: usize = 100_000;
@@ -112,12 +115,10 @@ pub(super) async fn exist(transaction: &Transaction<'_>) -> Result<bool, StoreEr
 }
 
 /// Forgets withdrawn movies that the catalogue has again.
-pub(super) async fn restored(
-    transaction: &Transaction<'_>,
-    ids: &[i64],
-) -> Result<i64, StoreError> {
+pub(super) async fn restored(transaction: &Transaction<'_>, ids: &[i64]) -> Result<(), StoreError> {
     let restored = "
         /* withdrawn::restored */
         delete from withdrawn_movies where id = any($1)";
-    Ok(super::sql::execute(transaction, restored, &[&ids]).await?.cast_signed())
+    execute(transaction, restored, &[&ids]).await?;
+    Ok(())
 }

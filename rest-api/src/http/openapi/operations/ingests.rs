@@ -7,12 +7,11 @@ use serde_json::json;
 use super::{super::Schemas, Answer, INGESTS, Operation, Parameter, id, paging};
 use crate::{
     http::{
-        ingests::DecidedIngest,
         notify::{ElementResult, Ignored},
         wait::MAX_WAIT,
     },
     problem::Code,
-    store::{Ingest, IngestState},
+    store::{DecidedIngest, Ingest, IngestState},
 };
 
 /// `POST /notify`.
