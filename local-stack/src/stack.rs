@@ -168,6 +168,7 @@ impl Stack {
             server: ServerLimits::MAIN,
             database,
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
+            public_ledger: true,
             buckets: vec![options.bucket.clone()],
             workers: 2,
             budget: Budget::default(),

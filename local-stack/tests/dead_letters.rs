@@ -102,6 +102,7 @@ impl Environment {
             server: ServerLimits::MAIN,
             database: self.postgres.database("movies"),
             api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
+            public_ledger: true,
             workers: 2,
             budget: Budget::default(),
             ignored_keys: IgnoredKeys::default(),

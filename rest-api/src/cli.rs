@@ -138,11 +138,13 @@ Environment:
                     [verify-full]
   MRU_DB_CA_FILE    trusted certificate authorities, PEM [the system's]
   MRU_DB_READ_HOST  reader endpoint for queries [MRU_DB_HOST]
-  MRU_API_TOKEN     bearer token that /notify and every write require; set either
-                    this or MRU_API_TOKEN_SECRET_ARN
+  MRU_API_TOKEN     bearer token of programs, which /notify requires; set either this
+                    or MRU_API_TOKEN_SECRET_ARN
   MRU_API_TOKEN_SECRET_ARN
                     secret in AWS Secrets Manager that holds the token; the token
                     before the last rotation is accepted, too
+  MRU_PUBLIC_LEDGER true lets everybody read the ingests: object keys, and pieces of
+                    rejected files [false]
   MRU_BUCKETS       buckets that a notification may name, separated by commas
                     [all]
   MRU_IGNORE_KEYS   glob patterns of keys that are no files, separated by commas; none

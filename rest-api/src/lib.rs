@@ -11,6 +11,7 @@
 //!  objects   the S3 client
 //!  metrics   counters and gauges
 //!  problem   the table of error codes
+//!  accounts  who is calling, and what the caller may do
 //!  store     every SQL statement
 //!  ----------------------------------------------------------
 //!  secrets   Secrets Manager
@@ -28,6 +29,7 @@
 //! [`run`] starts the service. It takes its listener and its shutdown signal from the caller, so that
 //! a test can run any number of services side by side.
 
+pub mod accounts;
 pub mod config;
 pub mod decisions;
 pub mod healthcheck;
@@ -54,6 +56,7 @@ use movie_file::DecodePool;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
+use accounts::Accounts;
 use aws::{SecretError, SecretsManager};
 use config::{Config, CorsOrigins, ServerLimits};
 use ingest::Worker;
@@ -168,8 +171,11 @@ async fn serve(
         None => None,
     };
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
-    let access =
-        http::Access { api_tokens, buckets: config.buckets, ignored_keys: config.ignored_keys };
+    let access = http::Access {
+        accounts: Accounts::new(api_tokens, config.public_ledger),
+        buckets: config.buckets,
+        ignored_keys: config.ignored_keys,
+    };
     let objects = ObjectStore::new(aws.s3);
     let metrics = Arc::new(Metrics::default());
     let decode_pool = DecodePool::default();

@@ -29,6 +29,7 @@ pub enum Code {
     InvalidParameter,
     MalformedJson,
     Unauthorized,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -63,10 +64,11 @@ impl Code {
     ];
 
     /// All codes, in the order of their declaration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidParameter,
         Self::MalformedJson,
         Self::Unauthorized,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -96,7 +98,8 @@ impl Code {
         match self {
             Self::InvalidParameter => (Some(S::BAD_REQUEST), "invalid_parameter", "A query parameter is not right"),
             Self::MalformedJson => (Some(S::BAD_REQUEST), "malformed_json", "The body is not JSON"),
-            Self::Unauthorized => (Some(S::UNAUTHORIZED), "unauthorized", "This needs the API token"),
+            Self::Unauthorized => (Some(S::UNAUTHORIZED), "unauthorized", "This needs a token that holds"),
+            Self::Forbidden => (Some(S::FORBIDDEN), "forbidden", "Your roles do not allow this"),
             Self::NotFound => (Some(S::NOT_FOUND), "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (Some(S::METHOD_NOT_ALLOWED), "method_not_allowed", "Not with this method"),
             Self::RequestTimeout => (Some(S::REQUEST_TIMEOUT), "request_timeout", "The request took too long to arrive"),
@@ -246,11 +249,30 @@ impl Problem {
             .with_header(header::ALLOW, allow)
     }
 
-    /// The request has no token, or a wrong one.
+    /// The request has no token.
     pub fn unauthorized() -> Self {
-        let detail = "send the header \"Authorization: Bearer\" and the service's API token";
-        Self::new(Code::Unauthorized, detail)
-            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        let detail =
+            "send the header \"Authorization: Bearer\" with an access token, or the API token";
+        Self::new(Code::Unauthorized, detail).with_challenge("")
+    }
+
+    /// The token of the request does not hold, for this `reason`: ASCII without quotes.
+    pub fn invalid_token(reason: &'static str) -> Self {
+        let error = format!(", error=\"invalid_token\", error_description=\"{reason}\"");
+        Self::new(Code::Unauthorized, reason).with_challenge(&error)
+    }
+
+    /// The caller lacks a role, or is bound to other keys. `detail` is ASCII without quotes.
+    pub fn forbidden(detail: String) -> Self {
+        let error = format!(", error=\"insufficient_scope\", error_description=\"{detail}\"");
+        Self::new(Code::Forbidden, detail).with_challenge(&error)
+    }
+
+    /// Adds how to authenticate (RFC 6750, 3). A request without a token gets no `error`.
+    fn with_challenge(self, error: &str) -> Self {
+        let challenge = HeaderValue::try_from(format!("Bearer realm=\"movies-r-us\"{error}"));
+        let challenge = challenge.unwrap_or(HeaderValue::from_static("Bearer"));
+        self.with_header(header::WWW_AUTHENTICATE, challenge)
     }
 
     /// The service is overloaded, or its database is away. The client may retry after

@@ -33,8 +33,10 @@ pub struct Config {
     pub server: ServerLimits,
     /// The database (`MRU_DB_*`).
     pub database: Database,
-    /// The token that `/notify` and every write require.
+    /// The token of programs, which `/notify` requires.
     pub api_token: ApiToken,
+    /// Whether everybody reads the ledger (`MRU_PUBLIC_LEDGER`).
+    pub public_ledger: bool,
     /// The buckets that a notification may name (`MRU_BUCKETS`); all if empty.
     pub buckets: Vec<String>,
     /// The keys that are no files (`MRU_IGNORE_KEYS`).

@@ -44,6 +44,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 ValueOrSecretId::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
                 ValueOrSecretId::SecretId(id) => ApiToken::Managed(id),
             },
+            public_ledger: self.parsed("MRU_PUBLIC_LEDGER", false, "true or false"),
             ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
             snapshots: self.snapshots(&buckets),
             buckets,

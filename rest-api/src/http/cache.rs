@@ -21,7 +21,12 @@ use super::{
     response::{self, Answer, link_next},
     routes::RouteLabel,
 };
-use crate::{metrics::CacheResult, problem::Problem, store::Revision};
+use crate::{
+    accounts::{Caller, Known},
+    metrics::CacheResult,
+    problem::Problem,
+    store::Revision,
+};
 
 /// A smaller body is not compressed: it fits into one packet anyway.
 const MIN_COMPRESSED: usize = 1 << 10;
@@ -35,8 +40,10 @@ const HEADERS: usize = 12;
 /// An expected size of an answer, in bytes, from which the number of answers is estimated.
 const EXPECTED_SIZE: u64 = 8 << 10;
 
-/// Caches keep an answer, and ask each time whether it is still the present one.
-const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("public, no-cache");
+/// Caches keep an answer, and ask each time whether it is still the present one. What a caller gets is for that
+/// client's own cache alone.
+const PUBLIC: HeaderValue = HeaderValue::from_static("public, no-cache");
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// Changes when the same movies are rendered in another way.
 const FORMAT: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
@@ -75,13 +82,21 @@ struct Key {
     coding: Coding,
 }
 
-/// Path and query of a request, and whether the client accepts gzip.
+/// Path and query of a request, and what else the answer depends on.
 #[derive(Clone, Eq, Hash, PartialEq)]
-struct TextKey(Box<str>, bool);
+struct TextKey(Box<str>, Client);
+
+/// What an answer depends on beside path and query.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+struct Client {
+    accepts_gzip: bool,
+    /// Answers may show more to those who read the ledger.
+    reads_ledger: bool,
+}
 
 /// A [`TextKey`] that is looked up.
 #[derive(Hash)]
-struct Text<'a>(&'a str, bool);
+struct Text<'a>(&'a str, Client);
 
 impl Equivalent<TextKey> for Text<'_> {
     fn equivalent(&self, key: &TextKey) -> bool {
@@ -181,14 +196,14 @@ pub(super) async fn answer<F>(
 where
     F: Future<Output = Result<Fresh, Problem>>,
 {
-    let (app, headers) = (&request.app, &request.headers);
+    let (app, headers, caller) = (&request.app, &request.headers, request.caller.as_deref());
     let resource: Arc<str> = resource.into();
     let late = || Problem::unavailable("the query took too long", Duration::from_secs(5));
     let answered = async {
         let revision = app.store.revision().await?;
         if let Some(etag) = unchanged(headers, &resource, revision) {
             app.metrics.cache(CacheResult::NotModified);
-            return Ok(response::not_modified(validators(etag)));
+            return Ok(response::not_modified(validators(etag, caller)));
         }
         let compute = compute(revision);
         let (mut cached, result) = app.cache.get(&resource, revision, compute).await?;
@@ -200,10 +215,11 @@ where
         let path = &*request.path;
         let link = cached.next.as_ref().map(|next| link_next(path, &request.query, next));
         let by_text = ByText { cached, link: link.transpose()?, route: request.route };
-        let response = by_text.response();
+        let response = by_text.response(caller);
         let query = Some(&*request.query).filter(|query| !query.is_empty());
         let text = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
-        app.cache.by_text.insert(TextKey(text.into(), accepts_gzip), Arc::new(by_text));
+        let client = Client { accepts_gzip, reads_ledger: request.reads_ledger() };
+        app.cache.by_text.insert(TextKey(text.into(), client), Arc::new(by_text));
         Ok(response)
     };
     // Who waits for an equal request waits no longer than for a query of its own.
@@ -222,36 +238,45 @@ pub(super) fn at_once<B>(
     if !is_read || quality(headers, &header::ACCEPT, export::MEDIA_TYPE).is_some() {
         return None;
     }
+    let accounts = &app.access.accounts;
+    let caller = match accounts.known(headers) {
+        Known::Nobody => None,
+        Known::Caller(caller) => Some(caller),
+        Known::Unknown => return None,
+    };
+    let caller = caller.as_deref();
     let text = request.uri().path_and_query()?.as_str();
-    let by_text = app.cache.by_text.get(&Text(text, accepts_gzip(headers)))?;
+    let accepts_gzip = accepts_gzip(headers);
+    let client = Client { accepts_gzip, reads_ledger: accounts.reads_ledger(caller) };
+    let by_text = app.cache.by_text.get(&Text(text, client))?;
     if app.store.known_revision(now)? != by_text.cached.revision {
         return None;
     }
     if !headers.contains_key(header::IF_NONE_MATCH) {
         app.metrics.cache(CacheResult::Hit);
-        return Some((by_text.response(), by_text.route));
+        return Some((by_text.response(caller), by_text.route));
     }
     // The client may have another coding of the same answer, which takes longer to find out.
     let etag = matching(headers, [by_text.cached.etag.clone()])?;
     app.metrics.cache(CacheResult::NotModified);
-    Some((response::not_modified(validators(etag)), by_text.route))
+    Some((response::not_modified(validators(etag, caller)), by_text.route))
 }
 
 impl ByText {
-    fn response(&self) -> Response {
-        let mut response = self.cached.response();
+    fn response(&self, caller: Option<&Caller>) -> Response {
+        let mut response = self.cached.response(caller);
         response.headers_mut().extend(self.link.clone().map(|link| (header::LINK, link)));
         response
     }
 }
 
 impl Cached {
-    fn response(&self) -> Response {
+    fn response(&self, caller: Option<&Caller>) -> Response {
         let mut response = Response::new(self.body.clone().into());
         let headers = response.headers_mut();
         headers.reserve(HEADERS);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.extend(validators(self.etag.clone()));
+        headers.extend(validators(self.etag.clone(), caller));
         if self.coding == Coding::Gzip {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -259,11 +284,14 @@ impl Cached {
     }
 }
 
-/// Returns the headers by which caches keep an answer.
-pub(super) fn validators(etag: HeaderValue) -> [(HeaderName, HeaderValue); 3] {
+/// Returns the headers by which caches keep an answer to `caller`; none if it is the same for everybody.
+pub(super) fn validators(
+    etag: HeaderValue,
+    caller: Option<&Caller>,
+) -> [(HeaderName, HeaderValue); 3] {
     [
         (header::ETAG, etag),
-        (header::CACHE_CONTROL, CACHE_CONTROL),
+        (header::CACHE_CONTROL, if caller.is_some() { PRIVATE } else { PUBLIC }),
         (header::VARY, HeaderValue::from_static("accept, accept-encoding")),
     ]
 }

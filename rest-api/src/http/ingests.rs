@@ -12,9 +12,6 @@ use crate::{
     store::{IngestQuery, IngestState, Undo},
 };
 
-/// Who decides by a request: whoever has the API token.
-const TOKEN_HOLDER: &str = "API token";
-
 /// The order of the list, in its cursors.
 const ORDER: &str = "ingests";
 
@@ -90,7 +87,7 @@ pub(super) async fn retry(request: Request) -> Answer {
 pub(super) async fn approve(request: Request) -> Answer {
     params::none(&request.query)?;
     let approved = match request.id() {
-        Some(id) => in_time(request.app.store.approve(id, TOKEN_HOLDER)).await?,
+        Some(id) => in_time(request.app.store.approve(id, &request.caller()?.name)).await?,
         None => None,
     };
     let (approved, ingest) = approved.ok_or_else(not_found)?;
@@ -122,7 +119,7 @@ async fn decide(request: Request, undo: Undo) -> Answer {
         };
     }
     let decided = match request.id() {
-        Some(id) => request.app.store.undo(id, undo, TOKEN_HOLDER, dry_run).await?,
+        Some(id) => request.app.store.undo(id, undo, &request.caller()?.name, dry_run).await?,
         None => None,
     };
     let decided = decided.ok_or_else(not_found)?;

@@ -38,7 +38,8 @@ use movie_file::DecodePool;
 use tokio::sync::watch;
 
 use crate::{
-    config::{IgnoredKeys, TokenDigest},
+    accounts::Accounts,
+    config::IgnoredKeys,
     metrics::Metrics,
     objects::ObjectStore,
     store::{Store, StoreError},
@@ -66,10 +67,10 @@ pub(crate) struct App {
     cache: ResponseCache,
 }
 
-/// Who may write, and what.
+/// Who may call, and what a notification may name.
 pub(crate) struct Access {
-    /// A request may carry any of these.
-    pub(crate) api_tokens: Vec<TokenDigest>,
+    /// Who is calling.
+    pub(crate) accounts: Accounts,
     /// The buckets that a notification may name; all if empty.
     pub(crate) buckets: Vec<String>,
     /// The keys whose notifications are ignored.

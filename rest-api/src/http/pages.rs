@@ -71,14 +71,14 @@ pub(super) async fn serve(request: Request, page: &'static Page) -> Answer {
     let Document { media_type, identity, gzip, policy } = document;
     let etags = [identity.etag.clone(), gzip.etag.clone()];
     if let Some(etag) = cache::matching(&request.headers, etags) {
-        return Ok(response::not_modified(cache::validators(etag)));
+        return Ok(response::not_modified(cache::validators(etag, None)));
     }
     let is_gzip = cache::accepts_gzip(&request.headers);
     let body = if is_gzip { gzip } else { identity };
     let mut response = Response::new(body.bytes.clone().into());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.extend(cache::validators(body.etag.clone()));
+    headers.extend(cache::validators(body.etag.clone(), None));
     if is_gzip {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

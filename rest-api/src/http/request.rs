@@ -14,7 +14,7 @@ use warp::{
 
 use super::{App, routes::RouteLabel};
 use crate::{
-    config::TokenDigest,
+    accounts::{Caller, Refusal},
     problem::{Code, Problem},
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Request {
     /// The trace that the request belongs to. The server gives each request one.
     pub(super) trace_id: Option<TraceId>,
     pub(super) route: RouteLabel,
+    /// Who sends it; none if it has no token, or its route does not look at it.
+    pub(super) caller: Option<Arc<Caller>>,
     /// The values of the path's segments in braces.
     path_values: Vec<String>,
     /// The largest body that is read, in bytes.
@@ -64,6 +66,7 @@ pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
             query,
             trace_id,
             route: RouteLabel::NONE,
+            caller: None,
             path_values: Vec::new(),
             max_body: 0,
             body: Box::pin(into_chunks(body)),
@@ -98,20 +101,29 @@ impl Request {
         self.path_value()?.parse().ok()
     }
 
-    /// Checks that the request carries the API token.
+    /// Finds out who sends the request.
     ///
     /// # Errors
-    /// If it does not.
-    pub(super) fn require_api_token(&self) -> Result<(), Problem> {
-        let value = self.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = value.and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-        });
-        match token {
-            Some(token) if self.app.access.api_tokens.contains(&TokenDigest::of(token)) => Ok(()),
-            _ => Err(Problem::unauthorized()),
-        }
+    /// If it has a token that does not hold.
+    pub(super) async fn authenticate(&mut self) -> Result<(), Problem> {
+        let authenticated = self.app.access.accounts.authenticate(&self.headers).await;
+        self.caller = authenticated.map_err(|refusal| match refusal {
+            Refusal::Invalid(reason) => Problem::invalid_token(reason),
+        })?;
+        Ok(())
+    }
+
+    /// Returns who sends the request.
+    ///
+    /// # Errors
+    /// If nobody has signed in.
+    pub(super) fn caller(&self) -> Result<&Caller, Problem> {
+        self.caller.as_deref().ok_or_else(Problem::unauthorized)
+    }
+
+    /// Returns whether the answer may show what the whole ledger holds: objects, violations, who decided.
+    pub(super) fn reads_ledger(&self) -> bool {
+        self.app.access.accounts.reads_ledger(self.caller.as_deref())
     }
 
     /// Checks that the body has one of the media types `allowed`, or that none is declared.

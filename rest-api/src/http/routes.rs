@@ -15,8 +15,16 @@ use super::{
     response::{self, Answer},
     suggest, validate,
 };
-use crate::problem::{Code, Problem};
-use Access::{ApiToken, Public};
+use crate::{
+    accounts::{self, Role},
+    problem::{Code, Problem},
+};
+use Access::{Ledger, Public, Roles, Unchecked};
+
+/// Who may call what changes movies and ingests. The table in README.md says the same.
+const NOTIFY: Access = Roles(&[Role::Service]);
+const PRODUCE: Access = Roles(&[Role::Producer, Role::Editor, Role::Service]);
+const DECIDE: Access = Roles(&[Role::Editor, Role::Service]);
 
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
@@ -27,20 +35,20 @@ pub(super) static ROUTES: [Route; 22] = [
     get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
     get( "/docs/{file}",            Public,                          about::docs_file,     |r| docs::file(r).boxed()),
     get( "/genres",                 Public,                          about::count_genres,  |r| counts::genres(r).boxed()),
-    get( "/healthz",                Public,                          about::alive,         |r| health::alive(r).boxed()),
-    get( "/ingests",                Public,                          about::list_ingests,  |r| ingests::list(r).boxed()),
-    get( "/ingests/{id}",           Public,                          about::read_ingest,   |r| ingests::read(r).boxed()),
-    post("/ingests/{id}/approve",   ApiToken,     0,                 about::approve_ingest, |r| ingests::approve(r).boxed()),
-    post("/ingests/{id}/redo",      ApiToken,     0,                 about::redo_ingest,    |r| ingests::redo(r).boxed()),
-    post("/ingests/{id}/retry",     ApiToken,     0,                 about::retry_ingest,  |r| ingests::retry(r).boxed()),
-    post("/ingests/{id}/undo",      ApiToken,     0,                 about::undo_ingest,    |r| ingests::undo(r).boxed()),
-    get( "/metrics",                Public,                          about::metrics,       |r| metrics::metrics(r).boxed()),
+    get( "/healthz",                Unchecked,                       about::alive,         |r| health::alive(r).boxed()),
+    get( "/ingests",                Ledger,                          about::list_ingests,  |r| ingests::list(r).boxed()),
+    get( "/ingests/{id}",           Ledger,                          about::read_ingest,   |r| ingests::read(r).boxed()),
+    post("/ingests/{id}/approve",   DECIDE,       0,                 about::approve_ingest, |r| ingests::approve(r).boxed()),
+    post("/ingests/{id}/redo",      DECIDE,       0,                 about::redo_ingest,    |r| ingests::redo(r).boxed()),
+    post("/ingests/{id}/retry",     PRODUCE,      0,                 about::retry_ingest,  |r| ingests::retry(r).boxed()),
+    post("/ingests/{id}/undo",      DECIDE,       0,                 about::undo_ingest,    |r| ingests::undo(r).boxed()),
+    get( "/metrics",                Unchecked,                       about::metrics,       |r| metrics::metrics(r).boxed()),
     get( "/movies",                 Public,                          about::list_movies,   |r| movies::list(r).boxed()),
-    post("/movies",                 ApiToken,     movies::MAX_BODY,  about::create_movies, |r| movies::create(r).boxed()),
+    post("/movies",                 PRODUCE,      movies::MAX_BODY,  about::create_movies, |r| movies::create(r).boxed()),
     get( "/movies/{id}",            Public,                          about::read_movie,    |r| movies::read(r).boxed()),
-    post("/notify",                 ApiToken,     notify::MAX_BODY,  about::notify,        |r| notify::notify(r).boxed()),
+    post("/notify",                 NOTIFY,       notify::MAX_BODY,  about::notify,        |r| notify::notify(r).boxed()),
     get( "/openapi.json",           Public,                          about::openapi,       |r| pages::openapi(r).boxed()),
-    get( "/readyz",                 Public,                          about::ready,         |r| health::ready(r).boxed()),
+    get( "/readyz",                 Unchecked,                       about::ready,         |r| health::ready(r).boxed()),
     get( "/schema/movies.json",     Public,                          about::read_schema,   |r| pages::schema(r).boxed()),
     get( "/suggest",                Public,                          about::suggest,       |r| suggest::suggest(r).boxed()),
     post("/validate",               Public,       movies::MAX_BODY,  about::validate_file, |r| validate::validate(r).boxed()),
@@ -71,10 +79,48 @@ type Handler = fn(Request) -> BoxFuture<'static, Answer>;
 /// Who may call a route.
 #[derive(Clone, Copy)]
 pub(super) enum Access {
-    /// Everybody.
+    /// Everybody, and a token is not looked at: for probes, and for what gives out tokens, so that a client with
+    /// an old one gets a new one.
+    Unchecked,
+    /// Everybody. A token that is sent must hold.
     Public,
-    /// Whoever sends the API token.
-    ApiToken,
+    /// Whoever has a role, or everybody if the ledger is public.
+    Ledger,
+    /// Whoever has one of these roles.
+    Roles(&'static [Role]),
+}
+
+impl Access {
+    /// Returns the roles that a caller needs one of; none if everybody may call. `public_ledger` tells whether the
+    /// ledger is public.
+    pub(super) fn roles(self, public_ledger: bool) -> Option<accounts::Roles> {
+        match self {
+            Unchecked | Public => None,
+            Ledger if public_ledger => None,
+            Ledger => Some(Role::all().collect()),
+            Roles(allowed) => Some(accounts::Roles::of(allowed)),
+        }
+    }
+
+    /// Finds out who sends a request, and whether the caller may.
+    ///
+    /// # Errors
+    /// If the token does not hold, or the caller lacks the role.
+    async fn admit(self, request: &mut Request) -> Result<(), Problem> {
+        if matches!(self, Unchecked) {
+            return Ok(());
+        }
+        request.authenticate().await?;
+        let public_ledger = request.app.access.accounts.has_public_ledger();
+        let Some(allowed) = self.roles(public_ledger) else { return Ok(()) };
+        let roles = request.caller()?.roles;
+        if allowed.iter().any(|role| roles.contains(role)) {
+            return Ok(());
+        }
+        let has = if roles.is_empty() { "no role".to_owned() } else { roles.to_string() };
+        let detail = format!("this needs one of the roles {allowed}, and you have {has}");
+        Err(Problem::forbidden(detail))
+    }
 }
 
 /// The path of the route that served a response. It goes with the response, for the metrics.
@@ -158,11 +204,8 @@ impl Route {
 
     async fn run(&self, request: Request) -> Answer {
         let values = self.values(&request.path).unwrap_or_default();
-        let request = request.with_route(RouteLabel(self.path), values, self.max_body);
-        match self.access {
-            Public => {}
-            ApiToken => request.require_api_token()?,
-        }
+        let mut request = request.with_route(RouteLabel(self.path), values, self.max_body);
+        self.access.admit(&mut request).await?;
         let late = || Problem::unavailable("the request took too long", Duration::from_secs(5));
         let answered = tokio::time::timeout(HANDLER_TIMEOUT, (self.handler)(request)).await;
         answered.unwrap_or_else(|_| Err(late()))

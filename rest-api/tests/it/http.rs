@@ -132,16 +132,18 @@ async fn writes_without_the_token_get_401() {
     let body = notification::bare("k").to_string();
     for path in ["/notify", "/movies"] {
         let request = || service.request(Method::POST, path).body(body.clone());
-        for request in [
-            request(),
-            request().bearer_auth("wrong"),
-            request().bearer_auth(""),
-            request().basic_auth("user", Some(TOKEN)),
-            request().header("authorization", TOKEN),
+        for (request, is_wrong) in [
+            (request(), false),
+            (request().bearer_auth("wrong"), true),
+            (request().bearer_auth(""), true),
+            (request().basic_auth("user", Some(TOKEN)), false),
+            (request().header("authorization", TOKEN), false),
         ] {
             let response = service.send(request.header("content-type", "application/json")).await;
             assert_problem(&response, StatusCode::UNAUTHORIZED, "unauthorized");
-            assert_eq!(response.header("www-authenticate"), "Bearer");
+            let challenge = response.header("www-authenticate");
+            assert!(challenge.starts_with("Bearer realm=\"movies-r-us\""), "{challenge}");
+            assert_eq!(challenge.contains("error=\"invalid_token\""), is_wrong, "{challenge}");
         }
     }
     assert_eq!(service.get("/ingests").await.json(), json!([]));

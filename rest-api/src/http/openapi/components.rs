@@ -29,10 +29,11 @@ pub(super) fn components(mut schemas: Schemas) -> Value {
         "responses": responses,
         "headers": headers(),
         "securitySchemes": {
-            "apiToken": {
+            "bearer": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "The API token of the service (`MRU_API_TOKEN`).",
+                "description": "An access token, or the API token of the service (`MRU_API_TOKEN`). An operation \
+                                lists the roles of which the caller needs one.",
             },
         },
     })
@@ -172,7 +173,11 @@ fn headers() -> Value {
             "The headers of the request that the answer depends on.",
             "accept, accept-encoding",
         ),
-        "WWW-Authenticate": header(true, "How to authenticate.", "Bearer"),
+        "WWW-Authenticate": header(
+            true,
+            "How to authenticate, and what is wrong with the token (RFC 6750).",
+            "Bearer realm=\"movies-r-us\"",
+        ),
         "x-request-id": header(
             true,
             "Names the request in the service's log. A client may choose it.",

@@ -17,7 +17,7 @@ use schemars::{
 };
 use serde_json::{Map, Value, json};
 
-use super::routes::{self, Access};
+use super::routes;
 pub(super) use operation::Operation;
 
 /// The function that describes a route.
@@ -48,8 +48,7 @@ pub(crate) fn document() -> Value {
     let mut paths = Map::new();
     for route in &routes::ROUTES {
         let operation = (route.describe)(&mut schemas);
-        let needs_token = matches!(route.access, Access::ApiToken);
-        let operation = operation.finish(needs_token, route.max_body);
+        let operation = operation.finish(route.access, route.max_body);
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.as_str().to_ascii_lowercase()] = operation;
     }
@@ -76,7 +75,8 @@ const DESCRIPTION: &str = "\
 Producers put files of movies into a bucket. The service checks each file against one schema, takes it whole or \
 not at all, and answers queries on the movies.
 
-**Reading needs no token.** Operations that write need the header `Authorization: Bearer` with the API token.
+**Reading movies needs no token.** Other operations need the header `Authorization: Bearer` with a token, and a role: \
+`401` if there is no token or it does not hold, `403` without the role. `WWW-Authenticate` tells why (RFC 6750).
 
 **Errors** are `application/problem+json` (RFC 9457). Their `code` is stable; the schema `ProblemCode` lists all \
 codes. An unknown query parameter is an error, so that a misspelled filter does not go unnoticed. A parameter \

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::problem::Code;
+use crate::{accounts::Role, http::routes::Access, problem::Code};
 
 /// The media type of problems.
 const PROBLEM: &str = "application/problem+json";
@@ -60,10 +60,14 @@ impl Operation {
     }
 
     /// Returns the operation as the document has it, with what its route says.
-    pub(super) fn finish(mut self, needs_token: bool, max_body: usize) -> Value {
-        if needs_token {
-            self.texts.insert("security".into(), json!([{ "apiToken": [] }]));
+    pub(super) fn finish(mut self, access: Access, max_body: usize) -> Value {
+        if !matches!(access, Access::Unchecked) {
             self.failures.push(Code::Unauthorized);
+        }
+        if let Some(roles) = access.roles(false) {
+            let names: Vec<&str> = roles.iter().map(Role::name).collect();
+            self.texts.insert("security".into(), json!([{ "bearer": names }]));
+            self.failures.push(Code::Forbidden);
         }
         if max_body > 0 {
             let codes = [Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType];
@@ -104,7 +108,7 @@ pub(super) fn failure(codes: &[Code]) -> Value {
     let describe = |code: &Code| format!("`{}`: {}.", code.name(), code.title());
     let description: Vec<String> = codes.iter().map(describe).collect();
     let headers: &[&str] = match codes {
-        [Code::Unauthorized] => &["WWW-Authenticate"],
+        [Code::Unauthorized | Code::Forbidden] => &["WWW-Authenticate"],
         [Code::MethodNotAllowed] => &["Allow"],
         [Code::Unavailable] => &["Retry-After"],
         _ => &[],

@@ -147,6 +147,7 @@ fn config(database: Database) -> Config {
         server: ServerLimits::MAIN,
         database,
         api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
+        public_ledger: true,
         buckets: Vec::new(),
         workers: 2,
         budget: Budget::default(),
