@@ -27,6 +27,7 @@ const MAX_NAME: usize = 64;
 pub enum Code {
     // Of error responses.
     InvalidParameter,
+    InvalidHeader,
     MalformedJson,
     Unauthorized,
     Forbidden,
@@ -36,11 +37,15 @@ pub enum Code {
     NotFailed,
     NotBlocked,
     NotMerged,
+    AnotherMovie,
     Withdrawn,
+    PreconditionFailed,
     BodyTooLarge,
     UnsupportedMediaType,
     Violations,
     CheckTooExpensive,
+    IdempotencyKeyReused,
+    PreconditionRequired,
     Internal,
     Unavailable,
     // Of failed and gone ingests.
@@ -64,8 +69,9 @@ impl Code {
     ];
 
     /// All codes, in the order of their declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidParameter,
+        Self::InvalidHeader,
         Self::MalformedJson,
         Self::Unauthorized,
         Self::Forbidden,
@@ -75,11 +81,15 @@ impl Code {
         Self::NotFailed,
         Self::NotBlocked,
         Self::NotMerged,
+        Self::AnotherMovie,
         Self::Withdrawn,
+        Self::PreconditionFailed,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::Violations,
         Self::CheckTooExpensive,
+        Self::IdempotencyKeyReused,
+        Self::PreconditionRequired,
         Self::Internal,
         Self::Unavailable,
         Self::ObjectGone,
@@ -97,6 +107,7 @@ impl Code {
         use StatusCode as S;
         match self {
             Self::InvalidParameter => (Some(S::BAD_REQUEST), "invalid_parameter", "A query parameter is not right"),
+            Self::InvalidHeader => (Some(S::BAD_REQUEST), "invalid_header", "A header is not right"),
             Self::MalformedJson => (Some(S::BAD_REQUEST), "malformed_json", "The body is not JSON"),
             Self::Unauthorized => (Some(S::UNAUTHORIZED), "unauthorized", "This needs a token that holds"),
             Self::Forbidden => (Some(S::FORBIDDEN), "forbidden", "Your roles do not allow this"),
@@ -106,11 +117,15 @@ impl Code {
             Self::NotFailed => (Some(S::CONFLICT), "not_failed", "This ingest is neither failed nor gone"),
             Self::NotBlocked => (Some(S::CONFLICT), "not_blocked", "This ingest is not blocked"),
             Self::NotMerged => (Some(S::CONFLICT), "not_merged", "This ingest has merged nothing"),
+            Self::AnotherMovie => (Some(S::CONFLICT), "another_movie", "This would be another movie"),
             Self::Withdrawn => (Some(S::GONE), "withdrawn", "The movie was withdrawn"),
+            Self::PreconditionFailed => (Some(S::PRECONDITION_FAILED), "precondition_failed", "The movie has changed meanwhile"),
             Self::BodyTooLarge => (Some(S::PAYLOAD_TOO_LARGE), "body_too_large", "The body is too large"),
             Self::UnsupportedMediaType => (Some(S::UNSUPPORTED_MEDIA_TYPE), "unsupported_media_type", "The body has the wrong type"),
             Self::Violations => (Some(S::UNPROCESSABLE_ENTITY), "violations", "The body does not fit the schema"),
             Self::CheckTooExpensive => (Some(S::UNPROCESSABLE_ENTITY), "check_too_expensive", "Checking the body takes too long"),
+            Self::IdempotencyKeyReused => (Some(S::UNPROCESSABLE_ENTITY), "idempotency_key_reused", "The idempotency key was that of another request"),
+            Self::PreconditionRequired => (Some(S::PRECONDITION_REQUIRED), "precondition_required", "This needs the header If-Match"),
             Self::Internal => (Some(S::INTERNAL_SERVER_ERROR), "internal", "Something went wrong on our side"),
             Self::Unavailable => (Some(S::SERVICE_UNAVAILABLE), "unavailable", "Not now; please try again"),
             Self::ObjectGone => (None, "object_gone", "The object is not there"),
@@ -353,6 +368,14 @@ impl From<StoreError> for Problem {
                 Code::NotMerged,
                 "only a version that was merged can be undone, not the removal of one, nor one of which only the \
                  ledger is left; GET /ingests/{id} shows its state",
+            ),
+            StoreError::MovieChanged => Self::new(
+                Code::PreconditionFailed,
+                "the movie has changed: GET it again, and send its present ETag as If-Match",
+            ),
+            StoreError::KeyReused => Self::new(
+                Code::IdempotencyKeyReused,
+                "send a new Idempotency-Key with each change, and the same one with its repetition alone",
             ),
             StoreError::CursorGone => {
                 Self::parameter("after", "the movie at the end of that page is gone; begin again")

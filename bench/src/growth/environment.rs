@@ -76,7 +76,7 @@ impl Environment {
         // For the indexes that are built after the rows were written, and to write versions without a
         // service.
         sql.batch_execute(
-            "set maintenance_work_mem = '512MB'; set mru.folding = 'any'; set mru.counting = '1'",
+            "set maintenance_work_mem = '512MB'; set mru.folding = 'any'; set mru.counting = '2'",
         )
         .await?;
         Ok(Part { database, sql })

@@ -25,7 +25,7 @@ use crate::{
     accounts::{Caller, Known},
     metrics::CacheResult,
     problem::Problem,
-    store::Revision,
+    store::{MovieState, Revision},
 };
 
 /// A smaller body is not compressed: it fits into one packet anyway.
@@ -55,6 +55,8 @@ pub(super) struct Fresh {
     pub(super) json: Vec<u8>,
     /// The cursor of the next page, if there is one.
     pub(super) next: Option<String>,
+    /// What names this answer, if it does not change with each state of the catalogue.
+    pub(super) tag: Option<String>,
 }
 
 /// An answer in one content coding.
@@ -65,6 +67,7 @@ struct Cached {
     etag: HeaderValue,
     /// The cursor of the next page, if there is one.
     next: Option<String>,
+    tag: Option<String>,
 }
 
 /// The answers in memory.
@@ -117,6 +120,8 @@ enum Coding {
     Gzip,
 }
 
+const CODINGS: [Coding; 2] = [Coding::Identity, Coding::Gzip];
+
 #[derive(Clone)]
 struct Weight;
 
@@ -157,11 +162,14 @@ impl ResponseCache {
         let mut result = CacheResult::Hit;
         let computed = async {
             result = CacheResult::Miss;
-            let Fresh { revision, json, next } = compute.await?;
-            let etag = etag(resource, revision, Coding::Identity);
+            let Fresh { revision, json, next, tag } = compute.await?;
+            let coding = Coding::Identity;
+            let etag = match &tag {
+                Some(tag) => own_etag(tag, coding),
+                None => etag(resource, revision, coding),
+            };
             let body = Bytes::from(json);
-            let cached = Cached { revision, coding: Coding::Identity, body, etag, next };
-            Ok::<_, Problem>(Arc::new(cached))
+            Ok::<_, Problem>(Arc::new(Cached { revision, coding, body, etag, next, tag }))
         };
         let cached = self.answers.get_or_insert_async(&key, computed).await?;
         Ok((cached, result))
@@ -175,9 +183,13 @@ impl ResponseCache {
         let compress = async {
             let body = cached.body.clone();
             let body = spawn_blocking(move || gzip(&body)).await.ok().flatten().ok_or(())?;
-            let etag = etag(resource, revision, Coding::Gzip);
-            let next = cached.next.clone();
-            Ok::<_, ()>(Arc::new(Cached { revision, coding: Coding::Gzip, body, etag, next }))
+            let coding = Coding::Gzip;
+            let (next, tag) = (cached.next.clone(), cached.tag.clone());
+            let etag = match &tag {
+                Some(tag) => own_etag(tag, coding),
+                None => etag(resource, revision, coding),
+            };
+            Ok::<_, ()>(Arc::new(Cached { revision, coding, body, etag, next, tag }))
         };
         self.answers.get_or_insert_async(&key, compress).await.unwrap_or(identity)
     }
@@ -207,6 +219,12 @@ where
         }
         let compute = compute(revision);
         let (mut cached, result) = app.cache.get(&resource, revision, compute).await?;
+        if let Some(tag) = &cached.tag
+            && let Some(etag) = matching(headers, CODINGS.map(|coding| own_etag(tag, coding)))
+        {
+            app.metrics.cache(CacheResult::NotModified);
+            return Ok(response::not_modified(validators(etag, caller)));
+        }
         app.metrics.cache(result);
         let accepts_gzip = accepts_gzip(headers);
         if cached.body.len() >= MIN_COMPRESSED && accepts_gzip {
@@ -304,13 +322,25 @@ fn etag(resource: &str, revision: Revision, coding: Coding) -> HeaderValue {
     HeaderValue::try_from(format!("\"{name}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
+/// Returns the entity tag of an answer that its own tag names.
+fn own_etag(tag: &str, coding: Coding) -> HeaderValue {
+    let coding = if coding == Coding::Gzip { ".gzip" } else { "" };
+    HeaderValue::try_from(format!("\"{tag}{coding}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// Returns a tag for the state of one movie, whatever answer shows it.
+pub(super) fn movie_tag(id: i64, state: &MovieState) -> String {
+    let digest = Sha256::digest(format!("{FORMAT}\n{id}\n{state:?}"));
+    URL_SAFE_NO_PAD.encode(&digest[..15])
+}
+
 /// Returns the entity tag of the present answer that the client has, if it has one.
 fn unchanged(headers: &HeaderMap, resource: &str, revision: Revision) -> Option<HeaderValue> {
     if !headers.contains_key(header::IF_NONE_MATCH) {
         return None;
     }
     let etag = |coding| etag(resource, revision, coding);
-    matching(headers, [Coding::Identity, Coding::Gzip].map(etag))
+    matching(headers, CODINGS.map(etag))
 }
 
 /// Returns the entity tag that the client has, if it has one of these (`If-None-Match`).

@@ -36,5 +36,5 @@ pub(super) async fn years(request: Request) -> Answer {
 
 fn fresh(revision: Revision, counts: &impl Serialize) -> Result<Fresh, Problem> {
     let json = serde_json::to_vec(counts).map_err(|error| Problem::internal(&error))?;
-    Ok(Fresh { revision, json, next: None })
+    Ok(Fresh { revision, json, next: None, tag: None })
 }

@@ -14,10 +14,12 @@
 mod cache;
 mod counts;
 mod docs;
+mod edits;
 mod export;
 mod health;
 mod ingests;
 mod metrics;
+mod movie;
 mod movies;
 mod notify;
 mod openapi;

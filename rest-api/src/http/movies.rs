@@ -16,11 +16,8 @@ use super::{
     response::{Answer, json},
 };
 use crate::{
-    problem::{Code, Problem},
-    store::{
-        CatalogueRow, FoundById, MovieDocument, MovieQuery, MovieWithProvenance, Reason,
-        SearchQuery, Sort, Withdrawal,
-    },
+    problem::Problem,
+    store::{CatalogueRow, MovieDocument, MovieQuery, SearchQuery, Sort},
 };
 
 /// The largest body of `POST /movies`, in bytes, also after decompression. A larger file goes
@@ -85,7 +82,7 @@ async fn sorted(request: &Request, query: MovieQuery, fields: Option<Vec<&'stati
         let next = last.map(|last| params::cursor(sort_name(query.sort), last.id));
         let movies = page.movies.iter().map(|movie| (movie, None));
         let json = movies_json(movies, fields.as_deref())?.into_bytes();
-        Ok(Fresh { revision: page.revision, json, next })
+        Ok(Fresh { revision: page.revision, json, next, tag: None })
     };
     cache::answer(request, resource, page).await
 }
@@ -103,7 +100,8 @@ async fn search(
         let next = last.map(|last| query::search_cursor(last.position()));
         let movies = page.movies.iter().map(|found| (&found.movie, Some(found.score())));
         let json = movies_json(movies, fields.as_deref())?.into_bytes();
-        Ok(Fresh { revision: page.revision.unwrap_or(at_least), json, next })
+        let revision = page.revision.unwrap_or(at_least);
+        Ok(Fresh { revision, json, next, tag: None })
     };
     cache::answer(request, resource, page).await
 }
@@ -229,55 +227,11 @@ fn push_fields(json: &mut String, movie: &MovieDocument, fields: &[&str]) -> Res
 
 /// Appends a movie with its id as the first property: `{"title": ...}` becomes
 /// `{"id": 1, "title": ...}`.
-fn push_movie(json: &mut String, movie: &MovieDocument) {
+pub(super) fn push_movie(json: &mut String, movie: &MovieDocument) {
     json.push_str("{\"id\":");
     json.push_str(&movie.id.to_string());
     json.push(',');
     json.push_str(movie.json.strip_prefix('{').unwrap_or(&movie.json));
-}
-
-/// `GET /movies/{id}`: one movie with the provenance of its content.
-pub(super) async fn read(request: Request) -> Answer {
-    params::none(&request.query)?;
-    let app = &request.app;
-    let missing = || Problem::new(Code::NotFound, "no such movie; GET /movies lists them");
-    let id = request.id().ok_or_else(missing)?;
-    let movie = async |at_least| {
-        let (revision, found) = app.store.movie(id, at_least).await?;
-        let json = match found {
-            FoundById::Movie(movie) => movie_json(&movie)?.into_bytes(),
-            FoundById::Withdrawn(withdrawal) => return Err(withdrawn(withdrawal)),
-            FoundById::Nothing => return Err(missing()),
-        };
-        Ok(Fresh { revision, json, next: None })
-    };
-    cache::answer(&request, format!("movie {id}"), movie).await
-}
-
-/// Returns the problem of a movie that was withdrawn.
-fn withdrawn(withdrawal: Withdrawal) -> Problem {
-    let object = match (&withdrawal.bucket, &withdrawal.key) {
-        (Some(bucket), Some(key)) => format!("{bucket}/{key}"),
-        _ => "its object".to_owned(),
-    };
-    let reason = match withdrawal.reason {
-        Reason::Corrected => format!("a newer version of {object} does not name it"),
-        Reason::Removed => format!("{object} was removed"),
-        Reason::Undone => format!("a version of {object} that named it was undone"),
-    };
-    let detail = format!("{reason}, and no other file names it");
-    Problem::new(Code::Withdrawn, detail).with_withdrawal(withdrawal)
-}
-
-fn movie_json(found: &MovieWithProvenance) -> Result<String, Problem> {
-    let provenance = serde_json::to_string(&found.provenance);
-    let provenance = provenance.map_err(|error| Problem::internal(&error))?;
-    let mut json = String::new();
-    push_movie(&mut json, &found.movie);
-    // The last property, in front of the closing brace.
-    json.pop();
-    json.push_str(&format!(",\"provenance\":{provenance}}}"));
-    Ok(json)
 }
 
 /// `POST /movies`: validates and merges the movies of the body as those of a file.
@@ -287,7 +241,7 @@ pub(super) async fn create(mut request: Request) -> Answer {
     let encoding = request.content_encoding();
     let whole = request.body().await?;
     let rows = read_rows(encoding.as_deref(), whole, &request.app.decode_pool).await?;
-    let merged = request.app.store.merge_request(&rows).await?;
+    let merged = request.app.store.post_movies(&rows, &request.caller()?.name).await?;
     request.app.metrics.merged(&merged);
     json(StatusCode::CREATED, &merged)
 }
@@ -303,7 +257,7 @@ fn body_reader(
 }
 
 /// Returns the movies of a body, if it has no violations.
-async fn read_rows(
+pub(super) async fn read_rows(
     encoding: Option<&str>,
     body: Bytes,
     pool: &DecodePool,

@@ -35,16 +35,21 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
 
 /// Returns a response to a client that has the answer already, with these `headers`.
 pub(super) fn not_modified(headers: [(HeaderName, HeaderValue); 3]) -> Response {
-    let mut response = Response::new(Vec::new().into());
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    let mut response = empty(StatusCode::NOT_MODIFIED);
     response.headers_mut().extend(headers);
+    response
+}
+
+/// Returns a response without a body.
+pub(super) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Vec::new().into());
+    *response.status_mut() = status;
     response
 }
 
 /// Returns a response to OPTIONS.
 pub(super) fn no_content(allow: HeaderValue) -> Response {
-    let mut response = Response::new(Vec::new().into());
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    let mut response = empty(StatusCode::NO_CONTENT);
     response.headers_mut().insert(header::ALLOW, allow);
     response
 }

@@ -8,7 +8,7 @@ use tracing::error;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use super::{
-    App, counts, docs, health, ingests, metrics, movies, notify,
+    App, counts, docs, edits, health, ingests, metrics, movie, movies, notify,
     openapi::{Describe, operations as about},
     pages,
     request::{self, Request},
@@ -24,12 +24,13 @@ use Access::{Ledger, Public, Roles, Unchecked};
 /// Who may call what changes movies and ingests. The table in README.md says the same.
 const NOTIFY: Access = Roles(&[Role::Service]);
 const PRODUCE: Access = Roles(&[Role::Producer, Role::Editor, Role::Service]);
+const EDIT: Access = Roles(&[Role::Editor]);
 const DECIDE: Access = Roles(&[Role::Editor, Role::Service]);
 
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 22] = [
+pub(super) static ROUTES: [Route; 27] = [
     //   path                       who may call  largest body       description           handler
     get( "/",                       Public,                          about::home,          |r| pages::home(r).boxed()),
     get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
@@ -45,7 +46,12 @@ pub(super) static ROUTES: [Route; 22] = [
     get( "/metrics",                Unchecked,                       about::metrics,       |r| metrics::metrics(r).boxed()),
     get( "/movies",                 Public,                          about::list_movies,   |r| movies::list(r).boxed()),
     post("/movies",                 PRODUCE,      movies::MAX_BODY,  about::create_movies, |r| movies::create(r).boxed()),
-    get( "/movies/{id}",            Public,                          about::read_movie,    |r| movies::read(r).boxed()),
+    get( "/movies/{id}",            Public,                          about::read_movie,    |r| movie::read(r).boxed()),
+    put( "/movies/{id}",            EDIT,         edits::MAX_BODY,   about::replace_movie, |r| edits::replace(r).boxed()),
+    patch("/movies/{id}",           EDIT,         edits::MAX_BODY,   about::patch_movie,   |r| edits::patch(r).boxed()),
+    delete("/movies/{id}",          EDIT,                            about::delete_movie,  |r| edits::delete(r).boxed()),
+    put( "/movies/{id}/hold",       EDIT,         0,                 about::hold_movie,    |r| edits::hold(r).boxed()),
+    delete("/movies/{id}/hold",     EDIT,                            about::release_movie, |r| edits::release(r).boxed()),
     post("/notify",                 NOTIFY,       notify::MAX_BODY,  about::notify,        |r| notify::notify(r).boxed()),
     get( "/openapi.json",           Public,                          about::openapi,       |r| pages::openapi(r).boxed()),
     get( "/readyz",                 Unchecked,                       about::ready,         |r| health::ready(r).boxed()),
@@ -136,6 +142,10 @@ const fn get(path: &'static str, access: Access, describe: Describe, handler: Ha
     Route { method: Method::GET, path, access, max_body: 0, describe, handler }
 }
 
+const fn delete(path: &'static str, access: Access, describe: Describe, handler: Handler) -> Route {
+    Route { method: Method::DELETE, path, access, max_body: 0, describe, handler }
+}
+
 const fn post(
     path: &'static str,
     access: Access,
@@ -144,6 +154,26 @@ const fn post(
     handler: Handler,
 ) -> Route {
     Route { method: Method::POST, path, access, max_body, describe, handler }
+}
+
+const fn put(
+    path: &'static str,
+    access: Access,
+    max_body: usize,
+    describe: Describe,
+    handler: Handler,
+) -> Route {
+    Route { method: Method::PUT, path, access, max_body, describe, handler }
+}
+
+const fn patch(
+    path: &'static str,
+    access: Access,
+    max_body: usize,
+    describe: Describe,
+    handler: Handler,
+) -> Route {
+    Route { method: Method::PATCH, path, access, max_body, describe, handler }
 }
 
 /// Returns the filter that serves the table.

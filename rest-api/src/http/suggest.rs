@@ -19,7 +19,7 @@ pub(super) async fn suggest(request: Request) -> Answer {
     let suggest = async |at_least| {
         let (revision, suggestions) = app.store.suggest(&text, at_least).await?;
         let json = serde_json::to_vec(&suggestions).map_err(|error| Problem::internal(&error))?;
-        Ok(Fresh { revision: revision.unwrap_or(at_least), json, next: None })
+        Ok(Fresh { revision: revision.unwrap_or(at_least), json, next: None, tag: None })
     };
     cache::answer(&request, resource, suggest).await
 }

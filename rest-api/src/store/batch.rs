@@ -14,11 +14,9 @@ use super::{
     CatalogueRow, Claim, Merged, Mode, Store, StoreError, VersionPosition,
     batch_movies::{Part, apply, read_movies, read_newest, write_movies},
     counting::{self, Recount},
-    listen, merge,
+    holds, listen, merge,
     merged_versions::{self, MergedVersion, RecordedVersion, Removal},
     queue,
-    sql::query_one,
-    staging::check_records,
 };
 use crate::config::MaxWithdraw;
 
@@ -89,41 +87,6 @@ impl Store {
         ended.values().for_each(|merged| self.add_changes(merged));
         Ok(files.iter().map(|file| ended.get(&file.claim.id).copied()).collect())
     }
-
-    /// Merges the movies of a request, which have the present time as their position.
-    ///
-    /// # Errors
-    /// [`StoreError::OverBudget`] if there are more movies than the budget of a file allows. If the
-    /// database is unavailable, or other merges take too long. Nothing is changed then.
-    pub async fn merge_request(&self, rows: &[CatalogueRow]) -> Result<Merged, StoreError> {
-        check_records(rows.len() as i64, self.budget)?;
-        let mut connection = self.writer().await?;
-        let transaction = connection.transaction().await?;
-        merge::lock_for_request(&transaction).await?;
-        // Read under the lock, so that it is later than all requests before.
-        let clock = "
-            /* batch::merge_request */
-            select clock_timestamp()";
-        let ordered_at = query_one(&transaction, clock, &[]).await?.get(0);
-        let [key, bucket, sequencer] = [const { String::new() }; 3];
-        let position = VersionPosition { ordered_at, key, bucket, sequencer };
-        let version = MergedVersion {
-            position: &position,
-            ingest_id: None,
-            version_id: None,
-            etag: None,
-            snapshot: false,
-            removal: None,
-        };
-        let parts = [Part::new(version, rows, false)];
-        let BatchMerge { merged, .. } = merge(&transaction, &parts, self.max_withdraw).await?;
-        let merged = merged.first().copied().unwrap_or_default();
-        let revision = merge::increment_revision(&transaction, merged.changes_movies()).await?;
-        transaction.commit().await?;
-        self.learn_own(revision);
-        self.add_changes(&merged);
-        Ok(merged)
-    }
 }
 
 /// What merging a batch has resulted in.
@@ -160,9 +123,9 @@ async fn merge(
         read_newest(transaction, first.version.position, &mut movies).await?;
     }
     let mut merged = vec![Merged::default(); parts.len()];
-    let mut new_movies = Vec::new();
+    let (mut new_movies, mut held) = (Vec::new(), Vec::new());
     for (index, part) in merging() {
-        merged[*index] = apply(part, &mut movies, &mut new_movies);
+        merged[*index] = apply(part, &mut movies, &mut new_movies, &mut held);
     }
     write_movies(transaction, &mut movies, &new_movies).await?;
 
@@ -188,12 +151,15 @@ async fn merge(
     merged_versions::write_sets(transaction, sets).await?;
     let settled = counting::settle(transaction, recount, &numbers, &approved, max_withdraw).await?;
     for (merged, part) in merged.iter_mut().zip(parts) {
-        let withdrawn = part.version.ingest_id.and_then(|ingest| settled.withdrawn.get(&ingest));
-        merged.withdrawn = withdrawn.copied().unwrap_or_default();
+        let Some(ingest) = part.version.ingest_id else { continue };
+        merged.withdrawn = settled.withdrawn.get(&ingest).copied().unwrap_or_default();
+        merged.held += settled.held_by(ingest);
     }
+    held.extend(&settled.held);
+    holds::report(transaction, &held).await?;
     let (keys, buckets) = keys_and_buckets(&with_snapshots);
     let queued = !keys.is_empty() && queue::retry_blocked(transaction, &keys, &buckets).await?;
-    let changes_movies = settled.total > 0 || merged.iter().any(Merged::changes_movies);
+    let changes_movies = settled.changes_movies() || merged.iter().any(Merged::changes_movies);
     Ok(BatchMerge { merged, changes_movies, queued: queued || settled.queued })
 }
 

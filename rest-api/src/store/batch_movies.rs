@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     CatalogueRow, Merged, StoreError, VersionPosition,
+    holds::HeldMovie,
     merged_versions::MergedVersion,
     movie_sets,
     search::{self, SearchText, words_of_terms},
@@ -17,11 +18,15 @@ use super::{
     withdrawn,
 };
 
-/// One file of a batch.
+/// One file of a batch, or what a client writes.
 pub(super) struct Part<'a> {
     pub(super) version: MergedVersion<'a>,
     /// Whether it may withdraw as many movies as it does.
     pub(super) is_approved: bool,
+    /// Who writes it, if it is no file.
+    edited_by: Option<&'a str>,
+    /// Whether it changes held movies, too.
+    ignores_holds: bool,
     /// The last record of each movie, and its index.
     pub(super) rows: Vec<(i64, &'a CatalogueRow)>,
 }
@@ -37,7 +42,25 @@ impl<'a> Part<'a> {
         last.extend((0..).zip(rows).map(|(record, row)| (row.folded.identity, record)));
         let rows =
             (0..).zip(rows).filter(|(record, row)| last.get(&row.folded.identity) == Some(record));
-        Self { version, is_approved, rows: rows.collect() }
+        Self { version, is_approved, edited_by: None, ignores_holds: false, rows: rows.collect() }
+    }
+
+    /// Returns what a client writes.
+    pub(super) fn of_client(
+        version: MergedVersion<'a>,
+        rows: &'a [CatalogueRow],
+        by: &'a str,
+    ) -> Self {
+        Self { edited_by: Some(by), ..Self::new(version, rows, false) }
+    }
+
+    /// Returns the content of edits, which is written whether the movies are held or not.
+    pub(super) fn of_edits(
+        version: MergedVersion<'a>,
+        rows: &'a [CatalogueRow],
+        by: &'a str,
+    ) -> Self {
+        Self { ignores_holds: true, ..Self::of_client(version, rows, by) }
     }
 }
 
@@ -48,12 +71,24 @@ pub(super) struct Movie<'a> {
     pub(super) id: Option<i64>,
     /// Whether the catalogue has it, and did not withdraw it.
     is_stored: bool,
+    /// Whether files do not change it.
+    is_held: bool,
     /// The hash of its content so far.
     content_hash: Option<i64>,
     /// The newest version that contains it and that was merged before.
     newest: Option<VersionPosition>,
-    /// The row that it gets: the ingest, the index of the record, and the content.
-    row: Option<(Option<i64>, i64, &'a CatalogueRow)>,
+    /// The row that it gets.
+    row: Option<NewRow<'a>>,
+}
+
+/// The row that a movie gets.
+#[derive(Clone, Copy)]
+struct NewRow<'a> {
+    ingest_id: Option<i64>,
+    /// The index of the record.
+    record: i64,
+    edited_by: Option<&'a str>,
+    content: &'a CatalogueRow,
 }
 
 /// Returns what the catalogue has of the movies of `parts`, by identity.
@@ -66,9 +101,12 @@ where
 {
     let known = "
         /* batch_movies::read_movies */
-        select identity, id, content_hash from movies where identity = any($1)
-        union all
-        select identity, id, null from withdrawn_movies where identity = any($1)";
+        select movie.*, exists (select from holds h where h.movie_id = movie.id) as is_held
+        from (
+            select identity, id, content_hash from movies where identity = any($1)
+            union all
+            select identity, id, null from withdrawn_movies where identity = any($1)
+        ) movie";
     let rows = parts.flat_map(|part| &part.rows);
     let mut movies: HashMap<Uuid, Movie> =
         rows.map(|(_, row)| (row.folded.identity, Movie::default())).collect();
@@ -79,6 +117,7 @@ where
             movie.get_mut().id = row.get(1);
             movie.get_mut().content_hash = row.get(2);
             movie.get_mut().is_stored = movie.get().content_hash.is_some();
+            movie.get_mut().is_held = row.get(3);
         }
     }
     Ok(movies)
@@ -106,11 +145,13 @@ pub(super) async fn read_newest(
     movie_sets::visit_later(transaction, position, &ids, visit).await
 }
 
-/// Applies one file to the movies. Appends to `new_movies` those that the catalogue lacks or has withdrawn.
+/// Applies one file to the movies. Appends to `new_movies` those that the catalogue lacks or has withdrawn, and to
+/// `held` those that it does not change because they are held.
 pub(super) fn apply<'a>(
     part: &Part<'a>,
     movies: &mut HashMap<Uuid, Movie<'a>>,
     new_movies: &mut Vec<Uuid>,
+    held: &mut Vec<HeldMovie>,
 ) -> Merged {
     let mut merged = Merged::default();
     for (record, row) in &part.rows {
@@ -121,6 +162,12 @@ pub(super) fn apply<'a>(
             merged.unchanged += 1;
             continue;
         }
+        if let (true, Some(id)) = (movie.is_held && !part.ignores_holds, movie.id) {
+            let (ingest_id, record) = (part.version.ingest_id, Some(*record));
+            held.push(HeldMovie { ingest_id, record, id });
+            merged.held += 1;
+            continue;
+        }
         if movie.content_hash.is_none() {
             *if movie.id.is_some() { &mut merged.restored } else { &mut merged.inserted } += 1;
             new_movies.push(row.folded.identity);
@@ -128,7 +175,9 @@ pub(super) fn apply<'a>(
             merged.updated += 1;
         }
         movie.content_hash = Some(row.content_hash);
-        movie.row = Some((part.version.ingest_id, *record, row));
+        let ingest_id = part.version.ingest_id;
+        let edited_by = part.edited_by;
+        movie.row = Some(NewRow { ingest_id, record: *record, edited_by, content: row });
     }
     merged
 }
@@ -145,25 +194,27 @@ pub(super) async fn write_movies(
         set cast_lc = r.cast_lc, genres_lc = string_to_array(r.genres_lc, chr(31)),
             content_hash = r.content_hash, doc = r.doc,
             terms = array_to_tsvector(string_to_array(r.terms, ' ')), ingest_id = r.ingest_id,
-            record = r.record, changed_at = now()
+            record = r.record, edited_by = r.edited_by, changed_at = clock_timestamp()
         from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
-            $7::bigint[], $8::bigint[])
-            as r (id, cast_lc, genres_lc, content_hash, doc, terms, ingest_id, record)
+            $7::bigint[], $8::bigint[], $9::text[])
+            as r (id, cast_lc, genres_lc, content_hash, doc, terms, ingest_id, record, edited_by)
         where m.id = r.id";
     let insert = "
         /* batch_movies::write_movies */
         insert into movies (id, identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
-            title_key, terms, ingest_id, record, changed_at)
+            title_key, terms, ingest_id, record, edited_by, changed_at)
         overriding system value
         select coalesce(id, nextval(pg_get_serial_sequence('movies', 'id'))), identity, title_lc, year,
             cast_lc, string_to_array(genres_lc, chr(31)), content_hash, doc, title_key,
-            array_to_tsvector(string_to_array(terms, ' ')), ingest_id, record, now()
+            array_to_tsvector(string_to_array(terms, ' ')), ingest_id, record, edited_by,
+            clock_timestamp()
         from (
             select *
             from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[],
-                $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[])
+                $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[],
+                $13::text[])
                 with ordinality as r (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
-                title_key, terms, ingest_id, record, id, nth)
+                title_key, terms, ingest_id, record, id, edited_by, nth)
             order by nth
         ) r
         returning identity, id";
@@ -171,7 +222,7 @@ pub(super) async fn write_movies(
     let ids: Vec<i64> = changed.clone().filter_map(|movie| movie.id).collect();
     if !ids.is_empty() {
         let rows = Rows::new(changed);
-        let params: [&(dyn ToSql + Sync); 8] = [
+        let params: [&(dyn ToSql + Sync); 9] = [
             &ids,
             &rows.cast_lc,
             &rows.genres_lc,
@@ -180,6 +231,7 @@ pub(super) async fn write_movies(
             &rows.terms,
             &rows.ingest_id,
             &rows.record,
+            &rows.edited_by,
         ];
         execute(transaction, update, &params).await?;
         search::add_words(transaction, &words_of_terms(&rows.terms)).await?;
@@ -189,7 +241,7 @@ pub(super) async fn write_movies(
         let rows = Rows::new(new());
         let ids: Vec<Option<i64>> = new().map(|movie| movie.id).collect();
         let restored: Vec<i64> = ids.iter().copied().flatten().collect();
-        let params: [&(dyn ToSql + Sync); 12] = [
+        let params: [&(dyn ToSql + Sync); 13] = [
             &rows.identity,
             &rows.title_lc,
             &rows.year,
@@ -202,6 +254,7 @@ pub(super) async fn write_movies(
             &rows.ingest_id,
             &rows.record,
             &ids,
+            &rows.edited_by,
         ];
         let statement = transaction.prepare_cached(insert).await?;
         for row in transaction.query(&statement, &params).await? {
@@ -232,6 +285,7 @@ struct Rows<'a> {
     terms: Vec<String>,
     ingest_id: Vec<Option<i64>>,
     record: Vec<i64>,
+    edited_by: Vec<Option<&'a str>>,
 }
 
 impl<'a> Rows<'a> {
@@ -240,7 +294,8 @@ impl<'a> Rows<'a> {
         'a: 'b,
     {
         let mut rows = Self::default();
-        for (ingest_id, record, row) in movies.filter_map(|movie| movie.row) {
+        for new in movies.filter_map(|movie| movie.row) {
+            let row = new.content;
             rows.identity.push(row.folded.identity);
             rows.title_lc.push(&row.folded.title_lc);
             rows.year.push(row.year);
@@ -251,8 +306,9 @@ impl<'a> Rows<'a> {
             let search = SearchText::new(&row.folded.title_lc, row.year, &row.folded.cast_lc);
             rows.title_key.push(search.title_key);
             rows.terms.push(search.terms);
-            rows.ingest_id.push(ingest_id);
-            rows.record.push(record);
+            rows.ingest_id.push(new.ingest_id);
+            rows.record.push(new.record);
+            rows.edited_by.push(new.edited_by);
         }
         rows
     }

@@ -1,14 +1,11 @@
 //! Queries on the catalogue: one statement, composed from the filters that are present.
 
-use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, pin_mut};
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use super::{
-    Filters, Reason, Revision, Store, StoreError, Withdrawal,
+    Filters, FoundById, Revision, Store, StoreError,
     reads::{self, Cost, Lent},
-    sql::{self, ListQuery, query_one},
+    sql::{self, ListQuery},
 };
 
 /// A page ends early, with a link to the next one, when its movies have more than this many bytes.
@@ -64,44 +61,6 @@ pub struct MoviePage {
     pub has_more: bool,
 }
 
-/// A movie, and where its content comes from.
-#[derive(Debug)]
-pub struct MovieWithProvenance {
-    /// The movie.
-    pub movie: MovieDocument,
-    /// Where its content comes from.
-    pub provenance: Provenance,
-}
-
-/// What the catalogue has of an id.
-#[derive(Debug)]
-pub enum FoundById {
-    /// A movie.
-    Movie(Box<MovieWithProvenance>),
-    /// A movie that was withdrawn.
-    Withdrawn(Withdrawal),
-    /// Nothing: no movie ever had this id.
-    Nothing,
-}
-
-/// Where the present content of a movie comes from. `ingest` and the object are null if a client
-/// posted the movie. All fields are null if the content was stored before migration 2.
-#[derive(Debug, JsonSchema, Serialize)]
-pub struct Provenance {
-    /// The ingest that brought the content.
-    pub ingest: Option<i64>,
-    /// The bucket of the object.
-    pub bucket: Option<String>,
-    /// The key of the object.
-    pub key: Option<String>,
-    /// The version of the object, in a bucket that keeps versions.
-    pub version_id: Option<String>,
-    /// The index of the movie's record in the file or in the body of the request, from 0.
-    pub record: Option<i64>,
-    /// When the content last changed.
-    pub changed_at: Option<DateTime<Utc>>,
-}
-
 impl Store {
     /// Returns the movies that match `query`, of the state `at_least` of the catalogue or a newer one.
     ///
@@ -128,23 +87,6 @@ impl Store {
             return Err(StoreError::CursorGone);
         }
         Ok(page)
-    }
-
-    /// Returns the movie with this id, and the provenance of its content, or that it was withdrawn; and the state of
-    /// the catalogue that they are of, which is `at_least` or a newer one.
-    ///
-    /// # Errors
-    /// If the database is unavailable.
-    pub async fn movie(
-        &self,
-        id: i64,
-        at_least: Revision,
-    ) -> Result<(Revision, FoundById), StoreError> {
-        let (revision, movie) = read_movie(self.reader(Cost::Index).await?, id).await?;
-        if self.is_recent(revision, at_least) {
-            return Ok((revision, movie));
-        }
-        read_movie(self.primary_reader(Cost::Index).await?, id).await
     }
 
     /// Returns whether what was read at `revision` need not be read again from the primary database, which
@@ -178,44 +120,6 @@ async fn read_page(connection: Lent, sql: &ListQuery, limit: i64) -> Result<Movi
         reads::finish(connection);
     }
     Ok(page)
-}
-
-async fn read_movie(connection: Lent, id: i64) -> Result<(Revision, FoundById), StoreError> {
-    let movie = "
-        /* catalogue::read_movie */
-        select c.revision, c.tag, m.id, m.doc, i.id as ingest, i.bucket, i.key, i.version_id,
-            m.record, m.changed_at, w.reason, w.withdrawn_at
-        from catalogue c
-        left join movies m on m.id = $1
-        left join withdrawn_movies w on w.id = $1
-        left join ingests i on i.id = coalesce(m.ingest_id, w.ingest_id)";
-    let row = query_one(&*connection, movie, &[&id]).await?;
-    reads::finish(connection);
-    let found = |id| MovieWithProvenance {
-        movie: MovieDocument { id, json: row.get("doc") },
-        provenance: Provenance {
-            ingest: row.get("ingest"),
-            bucket: row.get("bucket"),
-            key: row.get("key"),
-            version_id: row.get("version_id"),
-            record: row.get("record"),
-            changed_at: row.get("changed_at"),
-        },
-    };
-    let withdrawal = |reason| Withdrawal {
-        reason: Reason::from_name(reason),
-        withdrawn_at: row.get("withdrawn_at"),
-        ingest: row.get("ingest"),
-        bucket: row.get("bucket"),
-        key: row.get("key"),
-        version_id: row.get("version_id"),
-    };
-    let found = match (row.get::<_, Option<i64>>("id"), row.get::<_, Option<&str>>("reason")) {
-        (Some(id), _) => FoundById::Movie(Box::new(found(id))),
-        (None, Some(reason)) => FoundById::Withdrawn(withdrawal(reason)),
-        (None, None) => FoundById::Nothing,
-    };
-    Ok((Revision::new(&row), found))
 }
 
 /// Composes the query of a page. None if no movie can match.

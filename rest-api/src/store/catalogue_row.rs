@@ -6,7 +6,10 @@ use schema::Movie;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::folding::{canonical, fold};
+use super::{
+    MovieWithProvenance, StoreError,
+    folding::{canonical, fold},
+};
 
 /// Separates the names of the cast in one column. The schema forbids it within a name.
 pub(super) const NAME_SEPARATOR: char = '\u{1f}';
@@ -81,6 +84,21 @@ impl CatalogueRow {
             content_hash: i64::from_be_bytes(digest_prefix(Sha256::digest(&doc).as_ref())),
             doc,
         }
+    }
+
+    /// Computes the row of a movie that the catalogue has.
+    ///
+    /// # Errors
+    /// If the document is no movie.
+    pub(super) fn from_doc(doc: &str) -> Result<Self, StoreError> {
+        let malformed =
+            |error| StoreError::Setup(format!("the document of a movie is malformed: {error}"));
+        Ok(Self::new(&serde_json::from_str(doc).map_err(malformed)?))
+    }
+
+    /// Whether it is content of this movie: title, year and href are equal.
+    pub fn is_content_of(&self, movie: &MovieWithProvenance) -> bool {
+        self.folded.identity == movie.identity
     }
 
     /// Returns the bytes that the row takes, uncompressed.

@@ -15,10 +15,11 @@ use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
 
 use super::{
-    StoreError, VersionPosition,
+    StoreError, VersionPosition, edits,
+    holds::{self, HeldMovie},
     movie_sets::{self, movies},
     queue,
-    withdrawn::{self, Reason},
+    withdrawn::{self, Cause, Reason},
 };
 use crate::config::MaxWithdraw;
 
@@ -173,14 +174,8 @@ struct SilencedVersion {
     movies: RoaringTreemap,
     /// The version that silences it; none if it was undone or deleted.
     silencer: Option<i64>,
-    cause: Cause,
-}
-
-/// Why a version does not count any more.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Cause {
-    reason: Reason,
-    ingest_id: Option<i64>,
+    /// Why it does not count any more.
+    cause: Cause<'static>,
 }
 
 impl Recount {
@@ -215,7 +210,7 @@ pub(super) async fn recount(
             _ => Reason::Removed,
         };
         let position = VersionPosition::from_row(&row);
-        let cause = Cause { reason, ingest_id: row.get("cause") };
+        let cause = Cause { reason, ingest_id: row.get("cause"), by: None };
         let movies = movies(&row)?;
         recount.silenced.push(SilencedVersion { id, position, movies, silencer, cause });
     }
@@ -234,8 +229,24 @@ pub(super) struct Settled {
     pub(super) fallen_back: RoaringTreemap,
     /// The movies that versions name which count again, and no newer one.
     pub(super) named_again: RoaringTreemap,
+    /// The movies that are held, and would have been withdrawn or changed.
+    pub(super) held: Vec<HeldMovie>,
+    /// Whether movies have the content of edits again.
+    restored_edits: bool,
     /// Whether objects were queued to be read again.
     pub(super) queued: bool,
+}
+
+impl Settled {
+    /// Returns how many movies an ingest does not change because they are held.
+    pub(super) fn held_by(&self, ingest: i64) -> i64 {
+        self.held.iter().filter(|movie| movie.ingest_id == Some(ingest)).count() as i64
+    }
+
+    /// Whether the catalogue was changed.
+    pub(super) fn changes_movies(&self) -> bool {
+        self.total > 0 || self.restored_edits
+    }
 }
 
 /// Withdraws the movies that no counting version contains any more, and queues the objects whose content they
@@ -258,37 +269,63 @@ pub(super) async fn settle(
 
     let dropped = dropped(transaction, &silenced).await?;
     let newest = movie_sets::newest_of_each(transaction, &dropped).await?;
+    let held = holds::contradict(transaction, &dropped).await?;
+    let mut reported = RoaringTreemap::new();
+    let mut restored = RoaringTreemap::new();
     let mut withdrawn: HashMap<Cause, RoaringTreemap> = HashMap::new();
     let mut named: HashMap<i64, RoaringTreemap> = HashMap::new();
     for version in &silenced {
-        let Cause { reason, ingest_id } = version.cause;
+        let Cause { reason, ingest_id, .. } = version.cause;
         if let (Reason::Corrected, Some(ingest)) = (reason, ingest_id) {
             *named.entry(ingest).or_default() |= &version.movies;
         }
         for id in &version.movies & &dropped {
-            match newest.get(&id) {
+            let newest = newest.get(&id);
+            if newest.is_some_and(|newest| newest.position >= version.position) {
+                continue;
+            }
+            match newest {
+                _ if held.contains(id) => {
+                    if reported.insert(id) {
+                        let id = id.cast_signed();
+                        settled.held.push(HeldMovie { ingest_id, record: None, id });
+                    }
+                }
                 None if !settled.gone.insert(id) => {}
                 None => {
                     withdrawn.entry(version.cause).or_default().insert(id);
                 }
-                Some(newest) if version.position > newest.position => {
+                Some(newest) => {
                     settled.fallen_back.insert(id);
-                    if !merged.contains(&newest.id) {
-                        again.insert(newest.id);
+                    match newest.id {
+                        Some(newest) if merged.contains(&newest) => {}
+                        Some(newest) => {
+                            again.insert(newest);
+                        }
+                        None => {
+                            restored.insert(id);
+                        }
                     }
                 }
-                Some(_) => {}
             }
         }
     }
-    for (Cause { reason, ingest_id }, ids) in withdrawn {
+    if !restored.is_empty() {
+        let deleted = edits::restore(transaction, &restored).await?;
+        settled.fallen_back -= &deleted;
+        settled.total += deleted.len().cast_signed();
+        settled.gone |= deleted;
+        settled.restored_edits = true;
+    }
+    for (cause, ids) in withdrawn {
+        let Cause { reason, ingest_id, .. } = cause;
         if let (Reason::Corrected, Some(ingest)) = (reason, ingest_id) {
             let named = named.get(&ingest).map_or(0, RoaringTreemap::len);
             if !approved.contains(&ingest) && !max.allows(ids.len(), named) {
                 return Err(StoreError::TooManyWithdrawn { ingest, withdrawn: ids.len(), named });
             }
         }
-        let count = withdrawn::withdraw(transaction, &ids, reason, ingest_id).await?;
+        let count = withdrawn::withdraw(transaction, &ids, cause).await?;
         settled.total += count;
         if let Some(ingest) = ingest_id {
             *settled.withdrawn.entry(ingest).or_default() += count;
@@ -342,8 +379,8 @@ async fn needed(
     let mut movies = RoaringTreemap::new();
     revived.values().flatten().for_each(|contents| movies |= contents);
     for (id, newest) in movie_sets::newest_of_each(transaction, &movies).await? {
-        if revived.contains_key(&newest.id) {
-            needed.insert(newest.id);
+        if let Some(newest) = newest.id.filter(|newest| revived.contains_key(newest)) {
+            needed.insert(newest);
             named.insert(id);
         }
     }

@@ -181,7 +181,7 @@ impl Store {
                 let applied = undo::apply(&transaction, version, undo).await?;
                 undo::show(&transaction, undo, &by, &applied).await?;
                 imported.changed += applied.decided.len() as u64;
-                changes_movies |= applied.effect.withdrawn > 0;
+                changes_movies |= applied.changes_movies;
                 queued |= applied.queued;
             }
         }

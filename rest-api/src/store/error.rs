@@ -71,6 +71,12 @@ pub enum StoreError {
     /// The ingest has merged nothing, or so long ago that nobody knows any more.
     #[error("the ingest has merged nothing")]
     NotMerged,
+    /// The movie is not in the state that its change expects.
+    #[error("the movie has changed meanwhile")]
+    MovieChanged,
+    /// The idempotency key was that of another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
     /// The movie that a page begins after is gone.
     #[error("the movie that the page begins after is gone")]
     CursorGone,

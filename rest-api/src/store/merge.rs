@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     Claim, Mode, Revision, Staging, Store, StoreError, VersionPosition,
     counting::{self, Recount},
+    holds::{self, HeldMovie},
     listen::{self, REVISION},
     merged_versions::{self, MergedVersion},
     movie_sets,
@@ -48,6 +49,9 @@ pub struct Merged {
     /// Movies that had been withdrawn and are back.
     #[serde(skip_serializing_if = "is_zero")]
     pub restored: i64,
+    /// Movies that stay as they are, because they are held.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held: i64,
     /// Movies that no version contains any more.
     #[serde(skip)]
     pub withdrawn: i64,
@@ -192,9 +196,10 @@ async fn merge(
     let (id, has_snapshots) = (recorded.id, recorded.has_snapshots);
     let is_approved = *is_approved || recorded.is_approved;
     let mut merged = Merged { mode: Some(version.mode(&recorded)), ..Merged::default() };
+    let mut held = Vec::new();
     if recount.counts(id, recorded.counts) {
         merged.superseded = recorded.superseded;
-        let movies = write_movies(transaction, file, &mut merged).await?;
+        let movies = write_movies(transaction, file, &mut merged, &mut held).await?;
         merged_versions::write_sets(transaction, vec![(version, recorded, movies)]).await?;
     } else {
         merged.superseded = true;
@@ -204,6 +209,9 @@ async fn merge(
     let settled =
         counting::settle(transaction, recount, &versions, &approved, max_withdraw).await?;
     merged.withdrawn = settled.total;
+    held.extend(&settled.held);
+    merged.held = held.len() as i64;
+    holds::report(transaction, &held).await?;
     let mut queued = settled.queued;
     if has_snapshots {
         let VersionPosition { key, bucket, .. } = version.position;
@@ -217,33 +225,42 @@ async fn write_movies(
     transaction: &Transaction<'_>,
     file: &StagedFile<'_>,
     merged: &mut Merged,
+    held: &mut Vec<HeldMovie>,
 ) -> Result<RoaringTreemap, StoreError> {
     let StagedFile { version, previous, staged, .. } = file;
     let mut movies: RoaringTreemap = previous.unchanged_ids().collect();
     merged.unchanged = movies.len().cast_signed();
     if *staged > 0 {
-        let outdated = remove_outdated(transaction, version.position).await?;
+        let mut untouched = remove_outdated(transaction, version.position).await?;
+        let (all_held, differing) = holds::remove_staged(transaction, version.ingest_id).await?;
+        untouched |= all_held;
+        *held = differing;
         merged.updated = update(transaction, version.ingest_id).await?;
         let inserted = insert(transaction, *staged, version.ingest_id).await?;
         merged.restored = restore(transaction).await?;
         merged.inserted = inserted - merged.restored;
         search::add_staged(transaction).await?;
-        let current = staged_ids(transaction).await? | outdated;
-        merged.unchanged += current.len().cast_signed() - inserted - merged.updated;
+        let current = staged_ids(transaction).await? | untouched;
+        merged.unchanged +=
+            current.len().cast_signed() - inserted - merged.updated - held.len() as i64;
         movies |= current;
     }
     Ok(movies)
 }
 
-/// Returns the ids of the staged movies that the catalogue has.
+/// Returns the ids of the staged movies that the catalogue has or has withdrawn.
 async fn staged_ids(transaction: &Transaction<'_>) -> Result<RoaringTreemap, StoreError> {
     // Packed into few values, which is cheaper than rows.
     let ids = "
         /* merge::staged_ids */
         select string_agg(int8send(id), '')
         from (
-            select m.id, row_number() over () / $1 as batch
-            from staging s join movies m using (identity)
+            select id, row_number() over () / $1 as batch
+            from (
+                select m.id from staging s join movies m using (identity)
+                union all
+                select w.id from staging s join withdrawn_movies w using (identity)
+            ) known
         ) ids
         group by batch";
     let statement = transaction.prepare_cached(ids).await?;
@@ -272,8 +289,12 @@ async fn remove_outdated(
     let remove = "
         /* merge::remove_outdated */
         delete from staging s
-        using movies m
-        where m.identity = s.identity and m.id = any($1)";
+        using (
+            select identity from movies where id = any($1)
+            union all
+            select identity from withdrawn_movies where id = any($1)
+        ) m
+        where m.identity = s.identity";
     let ids: Vec<i64> = outdated.iter().map(u64::cast_signed).collect();
     for ids in ids.chunks(MAX_PARAMETER) {
         execute(transaction, remove, &[&ids]).await?;
@@ -288,7 +309,7 @@ async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result
         update movies m
         set cast_lc = s.cast_lc, genres_lc = s.genres_lc, content_hash = s.content_hash,
             doc = s.doc, terms = array_to_tsvector(string_to_array(s.terms, ' ')),
-            ingest_id = $1, record = s.record, changed_at = now()
+            ingest_id = $1, record = s.record, edited_by = null, changed_at = clock_timestamp()
         from staging s
         where m.identity = s.identity and m.content_hash <> s.content_hash";
     Ok(execute(transaction, update, &[&ingest_id]).await?.cast_signed())
@@ -316,7 +337,7 @@ async fn insert(
         overriding system value
         select coalesce(withdrawn, nextval(pg_get_serial_sequence('movies', 'id'))), identity,
             title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
-            array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
+            array_to_tsvector(string_to_array(terms, ' ')), $1, record, clock_timestamp()
         from (
             select s.*, (select id from withdrawn_movies w where w.identity = s.identity) as withdrawn
             from staging s
@@ -348,7 +369,7 @@ async fn first_load(
         insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
             title_key, terms, ingest_id, record, changed_at)
         select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
-            array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
+            array_to_tsvector(string_to_array(terms, ' ')), $1, record, clock_timestamp()
         from staging";
     let inserted = execute(transaction, insert, &[&ingest_id]).await?;
     transaction.batch_execute(&create_indexes).await?;

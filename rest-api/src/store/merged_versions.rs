@@ -39,7 +39,19 @@ pub enum Removal {
     Version,
 }
 
-impl MergedVersion<'_> {
+impl<'a> MergedVersion<'a> {
+    /// Returns the version of what a client writes, which belongs to no object.
+    pub(super) fn of_client(position: &'a VersionPosition) -> Self {
+        Self {
+            position,
+            ingest_id: None,
+            version_id: None,
+            etag: None,
+            snapshot: false,
+            removal: None,
+        }
+    }
+
     /// Returns the mode of the version. That of a removal is the mode of the object's other versions.
     pub(super) fn mode(&self, recorded: &RecordedVersion) -> Mode {
         if self.snapshot || self.removal.is_some() && recorded.has_snapshots {

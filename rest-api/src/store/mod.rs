@@ -12,7 +12,8 @@
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile`, `known_versions` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `batch_movies`, `maintenance`, `retention` |
 //! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions` |
-//! | querying the catalogue | `revision`, `filters`, `catalogue`, `counts`, `export`, `search` |
+//! | what clients write | `edits`, `edit_movie`, `holds` |
+//! | querying the catalogue | `revision`, `filters`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
 
 mod batch;
 mod batch_movies;
@@ -25,10 +26,13 @@ mod convert;
 mod counting;
 mod counts;
 mod decisions;
+mod edit_movie;
+mod edits;
 mod error;
 mod export;
 mod filters;
 mod folding;
+mod holds;
 mod known_versions;
 mod ledger;
 mod listen;
@@ -38,6 +42,7 @@ mod merged_versions;
 mod migrate;
 mod movie_sets;
 mod observe;
+mod one_movie;
 mod outbox;
 mod pools;
 mod previous_version;
@@ -70,23 +75,23 @@ use tokio::time::sleep;
 use tracing::warn;
 
 pub use batch::SmallFile;
-pub use catalogue::{
-    FoundById, MovieDocument, MoviePage, MovieQuery, MovieWithProvenance, Provenance, Sort,
-    page_query,
-};
+pub use catalogue::{MovieDocument, MoviePage, MovieQuery, Sort, page_query};
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane, NULL_VERSION};
 pub use counts::{GenreCount, YearCount};
 pub use decisions::{Decided, Decision, Imported};
+pub use edit_movie::{Content, Edit, Edited, IdempotencyKey};
 pub use error::StoreError;
 pub use export::Export;
 pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
+pub use holds::{HoldState, NewerVersion};
 pub use known_versions::{KnownVersion, VersionInBucket};
 pub use ledger::{Event, Ingest, IngestQuery, IngestState, Mode};
 pub use merge::Merged;
 pub use merged_versions::Removal;
 pub use migrate::migrate;
+pub use one_movie::{FoundById, Hold, MovieState, MovieWithProvenance, Provenance};
 pub use outbox::{DueResult, Outbox};
 pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};

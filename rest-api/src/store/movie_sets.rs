@@ -13,7 +13,7 @@ use roaring::RoaringTreemap;
 use tokio_postgres::{Row, types::ToSql};
 
 use super::{
-    StoreError, VersionPosition,
+    StoreError, VersionPosition, edits,
     sql::{execute, query_one},
 };
 
@@ -32,12 +32,12 @@ const REPLACED_LARGE: usize = 8;
 /// A version that counts.
 #[derive(Clone, Debug)]
 pub(super) struct CountingVersion {
-    /// The number of its row.
-    pub(super) id: i64,
+    /// The number of its row. None: it is the edit of one movie.
+    pub(super) id: Option<i64>,
     pub(super) position: VersionPosition,
 }
 
-/// Returns whether a version after `position` counts, of any object.
+/// Returns whether a version after `position` counts, of any object, or an edit.
 pub(super) async fn is_late(
     transaction: &Transaction<'_>,
     position: &VersionPosition,
@@ -48,12 +48,12 @@ pub(super) async fn is_late(
             select
             from merged_versions
             where counts and (ordered_at, key, bucket, sequencer) > ($1, $2, $3, $4)
-        )";
+        ) or exists (select from edits where ordered_at > $1)";
     Ok(query_one(transaction, is_late, &position.params()).await?.get(0))
 }
 
 /// Calls `visit` with each counting version after `position` that may contain one of the movies `ids`, and
-/// with its movies.
+/// with its movies. The newest edit of a movie is such a version of this movie alone.
 pub(super) async fn visit_later(
     transaction: &Transaction<'_>,
     position: &VersionPosition,
@@ -101,8 +101,14 @@ pub(super) async fn visit_later(
     let max_read = (ids.len() * MAX_READ_PER_MOVIE).max(MAX_READ).cast_signed();
     let limit = max_read + 1;
     let params: [&(dyn ToSql + Sync); 5] = [ordered_at, key, bucket, sequencer, &limit];
+    if ids.is_empty() {
+        return Ok(());
+    }
+    for (id, position) in edits::after(transaction, position, ids).await? {
+        visit(CountingVersion { id: None, position }, RoaringTreemap::from([id]));
+    }
     let later: i64 = query_one(transaction, count, &params).await?.get(0);
-    if later == 0 || ids.is_empty() {
+    if later == 0 {
         return Ok(());
     }
     let mut visit_rows = async |statement: &str, params: &[&(dyn ToSql + Sync)]| {
@@ -112,7 +118,7 @@ pub(super) async fn visit_later(
         while let Some(row) = rows.try_next().await? {
             let [key, bucket, sequencer] = [2, 3, 4].map(|column| row.get(column));
             let position = VersionPosition { ordered_at: row.get(1), key, bucket, sequencer };
-            visit(CountingVersion { id: row.get(0), position }, movies(&row)?);
+            visit(CountingVersion { id: Some(row.get(0)), position }, movies(&row)?);
         }
         Ok::<(), StoreError>(())
     };

@@ -20,7 +20,7 @@ use crate::config::Database;
 /// a transaction, within 5 s in a statement. Most writes change a small part of a table, and find it by an
 /// index. With its default cost of random reads, the planner would read the whole table much too early. Migration
 /// 14 refuses merges of sessions that do not know which versions count.
-pub(super) const WRITE_OPTIONS: &str = "-c mru.counting=1 -c jit=off -c idle_in_transaction_session_timeout=30s \
+pub(super) const WRITE_OPTIONS: &str = "-c mru.counting=2 -c jit=off -c idle_in_transaction_session_timeout=30s \
      -c client_connection_check_interval=5s -c random_page_cost=1.1";
 
 /// A further option of the session that migrates: it may write, whatever rules the text of the catalogue was

@@ -230,6 +230,7 @@ pub(super) async fn complete(
             unchanged = case when ended_as is null then result.unchanged else ingests.unchanged end,
             withdrawn = case when ended_as is null then result.withdrawn else ingests.withdrawn end,
             restored = case when ended_as is null then result.restored else ingests.restored end,
+            held = case when ended_as is null then result.held else ingests.held end,
             ended_as = null, mode = result.mode, deletion = result.deletion, violation_count = 0,
             undone_at = coalesce(undone_at, (
                 select now() from merged_versions v where v.ingest_id = ingests.id and v.undone)), finished_at = clock_timestamp(),
@@ -237,8 +238,9 @@ pub(super) async fn complete(
             result_due_at = case when ended_as is not null then result_due_at
                 when $6 then clock_timestamp() end
         from unnest($1::bigint[], $2::bool[], $3::bigint[], $4::bigint[], $5::bigint[], $7::bigint[],
-            $8::bigint[], $9::text[], $10::bool[])
-            as result (id, superseded, inserted, updated, unchanged, withdrawn, restored, mode, deletion)
+            $8::bigint[], $9::text[], $10::bool[], $11::bigint[])
+            as result (id, superseded, inserted, updated, unchanged, withdrawn, restored, mode,
+            deletion, held)
         where ingests.id = result.id";
     let ids: Vec<i64> = merged.keys().copied().collect();
     let superseded: Vec<bool> = merged.values().map(|merged| merged.superseded).collect();
@@ -246,9 +248,10 @@ pub(super) async fn complete(
     let (inserted, updated) = (count(|merged| merged.inserted), count(|merged| merged.updated));
     let unchanged = count(|merged| merged.unchanged);
     let (withdrawn, restored) = (count(|merged| merged.withdrawn), count(|merged| merged.restored));
+    let held = count(|merged| merged.held);
     let modes: Vec<_> = merged.values().map(|merged| merged.mode.map(Mode::name)).collect();
     let deletions: Vec<bool> = merged.values().map(|merged| merged.is_deletion).collect();
-    let params: [&(dyn ToSql + Sync); 10] = [
+    let params: [&(dyn ToSql + Sync); 11] = [
         &ids,
         &superseded,
         &inserted,
@@ -259,6 +262,7 @@ pub(super) async fn complete(
         &restored,
         &modes,
         &deletions,
+        &held,
     ];
     execute(transaction, complete, &params).await?;
     Ok(())

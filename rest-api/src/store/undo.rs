@@ -122,9 +122,8 @@ impl Store {
             where id = $1";
         execute(&transaction, decide, &[&version, &undo.name(), &by]).await?;
         show(&transaction, undo, by, &applied).await?;
-        let Applied { effect, queued, .. } = applied;
-        let changed = effect.withdrawn > 0;
-        let revision = merge::increment_revision(&transaction, changed).await?;
+        let Applied { effect, changes_movies, queued, .. } = applied;
+        let revision = merge::increment_revision(&transaction, changes_movies).await?;
         let ingest = read(&transaction, id).await?.unwrap_or(ingest);
         transaction.commit().await?;
         self.learn_own(revision);
@@ -166,6 +165,7 @@ pub(super) struct Applied {
     /// The rows of the version that it has changed: none if it was so before.
     pub(super) decided: Vec<i64>,
     pub(super) effect: Effect,
+    pub(super) changes_movies: bool,
     /// Whether objects were queued to be read again.
     pub(super) queued: bool,
 }
@@ -204,6 +204,7 @@ pub(super) async fn apply(
     let unlimited = MaxWithdraw::Movies(u64::MAX);
     let none = HashSet::new();
     let settled = counting::settle(transaction, recount, &none, &none, unlimited).await?;
+    let changes_movies = settled.changes_movies();
     let mut changed = settled.fallen_back | settled.named_again;
     let restored = withdrawn::those_of(transaction, &changed).await?;
     changed -= &restored;
@@ -219,7 +220,7 @@ pub(super) async fn apply(
         effect.movies.extend(list(transaction, &ids, name).await?);
     }
     effect.movies.truncate(MAX_LISTED);
-    Ok(Applied { decided, effect, queued: settled.queued })
+    Ok(Applied { decided, effect, changes_movies, queued: settled.queued })
 }
 
 /// Shows a decision in the ingests of the versions that it has changed.

@@ -51,6 +51,11 @@ impl VersionPosition {
         Self { ordered_at, key, bucket, sequencer }
     }
 
+    /// Returns the position of an edit at this time: that of an object with an empty key.
+    pub(super) fn of_edit(ordered_at: DateTime<Utc>) -> Self {
+        Self { ordered_at, ..Self::first() }
+    }
+
     /// Returns the position of the columns of the same names.
     pub(super) fn from_row(row: &Row) -> Self {
         let [key, bucket, sequencer] = ["key", "bucket", "sequencer"].map(|column| row.get(column));

@@ -1,4 +1,4 @@
-//! Movies that are withdrawn: no version that counts contains them.
+//! Movies that are withdrawn: no version that counts contains them, or a client has deleted them.
 //!
 //! They leave `movies`, so that queries need not know of them. Their ids stay theirs.
 
@@ -7,6 +7,7 @@ use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio_postgres::types::ToSql;
 
 use super::{
     StoreError,
@@ -26,13 +27,23 @@ pub enum Reason {
     Removed,
     /// The version that contained it was undone.
     Undone,
+    /// A client has deleted it.
+    Deleted,
+    /// Its hold was released, and no version contains it.
+    Released,
 }
 
 impl Reason {
-    const ALL: [(&'static str, Self); 3] =
-        [("corrected", Self::Corrected), ("removed", Self::Removed), ("undone", Self::Undone)];
+    const ALL: [(&'static str, Self); 5] = [
+        ("corrected", Self::Corrected),
+        ("removed", Self::Removed),
+        ("undone", Self::Undone),
+        ("deleted", Self::Deleted),
+        ("released", Self::Released),
+    ];
 
-    fn name(self) -> &'static str {
+    /// Returns the name that the API and the database use.
+    pub(super) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, reason)| *reason == self).map_or("", |(name, _)| name)
     }
 
@@ -50,21 +61,35 @@ pub struct Withdrawal {
     /// When.
     pub withdrawn_at: DateTime<Utc>,
     /// The ingest that withdrew it, or that was undone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest: Option<i64>,
     /// The bucket of its object.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
     /// The key of its object.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The version of its object, in a bucket that keeps versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub version_id: Option<String>,
+    /// Who has deleted it, or released its hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn_by: Option<String>,
+}
+
+/// Why movies are withdrawn, and by what ingest or by whom.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Cause<'a> {
+    pub(super) reason: Reason,
+    pub(super) ingest_id: Option<i64>,
+    pub(super) by: Option<&'a str>,
 }
 
 /// Withdraws movies. Returns how many of them the catalogue had.
 pub(super) async fn withdraw(
     transaction: &Transaction<'_>,
     ids: &RoaringTreemap,
-    reason: Reason,
-    ingest_id: Option<i64>,
+    cause: Cause<'_>,
 ) -> Result<i64, StoreError> {
     let withdraw = "
         /* withdrawn::withdraw */
@@ -72,9 +97,10 @@ pub(super) async fn withdraw(
             delete from movies where id = any($1) returning id, identity, doc::json as doc
         ),
         withdrawn as (
-            insert into withdrawn_movies (id, identity, doc, ingest_id, reason)
+            insert into withdrawn_movies
+                (id, identity, doc, ingest_id, reason, withdrawn_by, withdrawn_at)
             select id, identity, json_strip_nulls(json_build_object('title', doc -> 'title',
-                'year', doc -> 'year', 'href', doc -> 'href')), $2, $3
+                'year', doc -> 'year', 'href', doc -> 'href')), $2, $3, $4, clock_timestamp()
             from gone
             returning id
         )
@@ -82,7 +108,9 @@ pub(super) async fn withdraw(
     let mut count = 0;
     let ids: Vec<i64> = ids.iter().map(u64::cast_signed).collect();
     for ids in ids.chunks(BATCH) {
-        let row = query_one(transaction, withdraw, &[&ids, &ingest_id, &reason.name()]).await?;
+        let params: [&(dyn ToSql + Sync); 4] =
+            [&ids, &cause.ingest_id, &cause.reason.name(), &cause.by];
+        let row = query_one(transaction, withdraw, &params).await?;
         count += row.get::<_, i64>(0);
     }
     Ok(count)

@@ -516,7 +516,7 @@ async fn a_release_that_knows_no_removals_gets_none_and_merges_nothing() {
     sql.batch_execute("set mru.folding = 'any'").await.unwrap();
     let refused = sql.batch_execute(merge).await.unwrap_err();
     assert_eq!(refused.code().unwrap().code(), "57P03", "{refused}");
-    sql.batch_execute("set mru.counting = '1'").await.unwrap();
+    sql.batch_execute("set mru.counting = '2'").await.unwrap();
     sql.batch_execute(merge).await.unwrap();
     assert_eq!(sql.execute(claim, &[]).await.unwrap(), 1);
 }

@@ -217,7 +217,7 @@ async fn a_bucket_without_versions_says_what_cannot_be_known() {
         service
     };
     let rebuilt = "truncate ingests, movies, merged_versions, version_movies, withdrawn_movies";
-    service.sql().await.batch_execute(&format!("set mru.counting = '1'; {rebuilt}")).await.unwrap();
+    service.sql().await.batch_execute(&format!("set mru.counting = '2'; {rebuilt}")).await.unwrap();
     let (found, summary) = compare_versions(&service, apply()).await;
     assert_eq!((found.len(), summary.queued), (4, 4));
     service.idle().await;

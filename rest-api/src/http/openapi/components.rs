@@ -75,16 +75,20 @@ fn movie_schemas() -> Map<String, Value> {
     let mut origin = movie(&ALWAYS, "A movie of the catalogue, and where its content comes from.");
     origin["properties"]["provenance"] = json!({ "$ref": "#/components/schemas/Provenance" });
     if let Some(required) = origin["required"].as_array_mut() {
-        required.push("provenance".into());
+        required.extend(["provenance".into(), "held".into()]);
     }
+    origin["properties"]["held"] = json!({
+        "description": "Whether files do not change the movie.", "type": "boolean",
+    });
+    origin["properties"]["hold"] = json!({ "$ref": "#/components/schemas/Hold" });
     origin["examples"][0]["provenance"] = json!({
         "ingest": 3,
         "bucket": "movies-r-us",
         "key": "my/movies.json",
-        "version_id": null,
         "record": 0,
         "changed_at": "2026-11-27T10:00:00Z",
     });
+    origin["examples"][0]["held"] = false.into();
     definitions.insert("CatalogueMovie".into(), listed);
     definitions.insert("MovieWithProvenance".into(), origin);
     definitions

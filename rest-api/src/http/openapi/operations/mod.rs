@@ -1,6 +1,7 @@
 //! The descriptions of the operations: a function for each row of the route table, one file a resource.
 
 mod ingests;
+mod movie;
 mod movies;
 mod service;
 
@@ -14,8 +15,11 @@ pub(super) use movies::example;
 pub(in crate::http) use ingests::{
     approve_ingest, list_ingests, notify, read_ingest, redo_ingest, retry_ingest, undo_ingest,
 };
+pub(in crate::http) use movie::{
+    delete_movie, hold_movie, patch_movie, read_movie, release_movie, replace_movie,
+};
 pub(in crate::http) use movies::{
-    count_genres, count_years, create_movies, list_movies, read_movie, suggest, validate_file,
+    count_genres, count_years, create_movies, list_movies, suggest, validate_file,
 };
 pub(in crate::http) use service::{
     alive, docs, docs_file, home, metrics, openapi, read_schema, ready,

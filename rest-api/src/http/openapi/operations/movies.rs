@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    super::Schemas, Answer, CACHED, MOVIES, Operation, Parameter, id, if_none_match, not_modified,
+    super::Schemas, Answer, CACHED, MOVIES, Operation, Parameter, if_none_match, not_modified,
     paging,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         validate::ValidFile,
     },
     problem::Code,
-    store::{GenreCount, Merged, Provenance, Sort, Suggestion, YearCount},
+    store::{GenreCount, Merged, Sort, Suggestion, YearCount},
 };
 
 /// `GET /movies`.
@@ -86,25 +86,14 @@ fn search_text(description: &str) -> Parameter {
 pub(in crate::http) fn create_movies(schemas: &mut Schemas) -> Operation {
     let description = "\
         Adds movies, and changes those that the catalogue has: title, year and `href` identify a movie. The \
-        movies are taken all or not at all. They count as a file of the present time.";
+        movies are taken all or not at all. They count as a file of the present time. A movie that is held stays \
+        as it is.";
     let merged = Answer::new("The movies are in the catalogue.").json(schemas.of::<Merged>());
     Operation::new("createMovies", MOVIES, "Add movies", description)
         .parameters([content_encoding()])
         .body(&file_description(), file_content())
         .answer(StatusCode::CREATED, merged)
         .fails(&[Code::MalformedJson, Code::Violations])
-}
-
-/// `GET /movies/{id}`.
-pub(in crate::http) fn read_movie(schemas: &mut Schemas) -> Operation {
-    let description = "Returns one movie, and the provenance of its content.";
-    schemas.of::<Provenance>();
-    let schema = json!({ "$ref": "#/components/schemas/MovieWithProvenance" });
-    Operation::new("readMovie", MOVIES, "Read a movie", description)
-        .parameters([id("The number of the movie."), if_none_match()])
-        .answer(StatusCode::OK, Answer::new("The movie.").headers(&CACHED).json(schema))
-        .answer(StatusCode::NOT_MODIFIED, not_modified())
-        .fails(&[Code::NotFound, Code::Withdrawn])
 }
 
 /// `GET /genres`.
