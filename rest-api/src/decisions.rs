@@ -1,16 +1,21 @@
-//! Decisions of people on the command line: undo, redo and approve, and all decisions as NDJSON.
+//! Decisions of people on the command line: undo, redo and approve; and all decisions as NDJSON, those about single
+//! movies included.
 
 use std::io::{self, BufRead, Read, Write};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    store::{Decided, DecidedIngest, Decision, Effect, Imported, Ingest, Store, StoreError, Undo},
+    store::{
+        Decided, DecidedIngest, Decision, Effect, Imported, Ingest, MovieDecision, Store,
+        StoreError, Undo,
+    },
     terminal::printable,
 };
 
-/// The longest line, in bytes: a key and two ids of 1,024 bytes each, of which JSON escapes some.
-const MAX_LINE: u64 = 64 << 10;
+/// The longest line, in bytes: a movie that a client wrote, of which JSON may escape some.
+const MAX_LINE: u64 = 8 << 20;
 
 /// The largest number of decisions that are imported at once.
 const MAX_DECISIONS: usize = 100_000;
@@ -54,15 +59,21 @@ pub enum DecisionError {
 pub async fn export(store: &Store, mut out: impl Write) -> Result<u64, DecisionError> {
     store.ready().await?;
     let mut count = 0;
-    let write = |decision: Decision| {
-        count += 1;
-        serde_json::to_writer(&mut out, &decision).map_err(io::Error::from)?;
-        out.write_all(b"\n")?;
-        Ok::<_, DecisionError>(())
-    };
-    store.visit_decisions(write).await?;
+    store.visit_decisions(|decision| write_line(&mut out, &decision, &mut count)).await?;
+    store.visit_movie_decisions(|decision| write_line(&mut out, &decision, &mut count)).await?;
     out.flush()?;
     Ok(count)
+}
+
+fn write_line(
+    out: &mut impl Write,
+    decision: &impl Serialize,
+    count: &mut u64,
+) -> Result<(), DecisionError> {
+    serde_json::to_writer(&mut *out, decision).map_err(io::Error::from)?;
+    out.write_all(b"\n")?;
+    *count += 1;
+    Ok(())
 }
 
 /// Adds the decisions of `input`, one a line, and applies them: all or none.
@@ -71,53 +82,89 @@ pub async fn export(store: &Store, mut out: impl Write) -> Result<u64, DecisionE
 /// If a line is no decision, or the database is unavailable. Nothing is changed then.
 pub async fn import(store: &Store, input: impl BufRead) -> Result<Imported, DecisionError> {
     store.ready().await?;
-    let decisions = parse(input)?;
-    Ok(store.import_decisions(&decisions).await?)
+    let Parsed { decisions, on_movies } = parse(input)?;
+    Ok(store.import_decisions(&decisions, &on_movies).await?)
+}
+
+/// Decisions about versions and about movies.
+#[derive(Default)]
+struct Parsed {
+    decisions: Vec<Decision>,
+    on_movies: Vec<MovieDecision>,
 }
 
 /// Parses decisions, one a line.
-fn parse(mut input: impl BufRead) -> Result<Vec<Decision>, DecisionError> {
-    let mut decisions = Vec::new();
+fn parse(mut input: impl BufRead) -> Result<Parsed, DecisionError> {
+    let mut parsed = Parsed::default();
+    let mut count = 0;
     let mut line = Vec::new();
     loop {
         line.clear();
         if input.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line)? == 0 {
-            return Ok(decisions);
+            return Ok(parsed);
         }
-        if decisions.len() == MAX_DECISIONS {
+        if count == MAX_DECISIONS {
             return Err(DecisionError::TooMany);
         }
-        let parsed = match line.len() as u64 {
-            ..=MAX_LINE => parse_line(line.trim_ascii()),
+        count += 1;
+        let added = match line.len() as u64 {
+            ..=MAX_LINE => parse_line(line.trim_ascii(), &mut parsed),
             _ => Err(format!("longer than {MAX_LINE} bytes")),
         };
-        let number = decisions.len() + 1;
-        decisions.push(parsed.map_err(|problem| DecisionError::Line(number, problem))?);
+        added.map_err(|problem| DecisionError::Line(count, problem))?;
     }
 }
 
-fn parse_line(line: &[u8]) -> Result<Decision, String> {
+/// Parses one decision.
+fn parse_line(line: &[u8], parsed: &mut Parsed) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Kind {
+        decision: String,
+    }
+
     if line.is_empty() {
         return Err("empty; each line is a decision".to_owned());
     }
-    let decision: Decision = serde_json::from_slice(line).map_err(|error| {
-        // The position is one within the line, which is always line 1.
-        error.to_string().replace(" at line 1 column ", " at column ")
-    })?;
-    check(&decision)?;
-    Ok(decision)
+    // The position is one within the line, which is always line 1.
+    let problem =
+        |error: serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
+    let Kind { decision } = serde_json::from_slice(line).map_err(problem)?;
+    if matches!(&*decision, "edit" | "delete" | "hold") {
+        let decision: MovieDecision = serde_json::from_slice(line).map_err(problem)?;
+        check_name(&decision.decided_by, decision.decided_at)?;
+        parsed.on_movies.push(decision);
+    } else {
+        let decision: Decision = serde_json::from_slice(line).map_err(problem)?;
+        check(&decision)?;
+        parsed.decisions.push(decision);
+    }
+    Ok(())
+}
+
+/// Checks by whom and when something was decided.
+fn check_name(decided_by: &str, decided_at: DateTime<Utc>) -> Result<(), String> {
+    check_text("decided_by", decided_by)?;
+    if !(DateTime::UNIX_EPOCH..Utc::now() + MAX_CLOCK_SKEW).contains(&decided_at) {
+        return Err("decided_at: expected a time since 1970 that is not in the future".to_owned());
+    }
+    Ok(())
+}
+
+fn check_text(name: &str, text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > MAX_TEXT || text.contains('\0') {
+        return Err(format!("{name}: expected 1 to {MAX_TEXT} bytes without U+0000"));
+    }
+    Ok(())
 }
 
 /// Checks what the types do not.
 fn check(decision: &Decision) -> Result<(), String> {
     let Decision { bucket, key, version_id, etag, sequencer, decided_by, .. } = decision;
-    let required = [("bucket", bucket), ("key", key), ("decided_by", decided_by)];
+    let required = [("bucket", bucket), ("key", key)];
     let optional = [("version_id", version_id), ("etag", etag)];
     let optional = optional.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
     for (name, text) in required.into_iter().chain(optional) {
-        if text.is_empty() || text.len() > MAX_TEXT || text.contains('\0') {
-            return Err(format!("{name}: expected 1 to {MAX_TEXT} bytes without U+0000"));
-        }
+        check_text(name, text)?;
     }
     let is_padded = sequencer.len() == SEQUENCER_LENGTH
         && sequencer.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -130,10 +177,7 @@ fn check(decision: &Decision) -> Result<(), String> {
     if decision.removal && decision.decision == Decided::Approve {
         return Err("removal: only a snapshot can be approved".to_owned());
     }
-    if !(DateTime::UNIX_EPOCH..Utc::now() + MAX_CLOCK_SKEW).contains(&decision.decided_at) {
-        return Err("decided_at: expected a time since 1970 that is not in the future".to_owned());
-    }
-    Ok(())
+    check_name(decided_by, decision.decided_at)
 }
 
 /// Writes what an import has changed.
@@ -144,11 +188,11 @@ pub fn print_imported(imported: &Imported, json: bool, mut out: impl Write) -> i
     if json {
         return writeln!(out, "{}", serde_json::to_string(imported)?);
     }
-    let Imported { added, known, changed, approved } = imported;
+    let Imported { added, known, changed, approved, movies } = imported;
     writeln!(
         out,
         "{added} decisions added, {known} known already; {changed} merged versions changed, \
-         {approved} blocked ingests approved"
+         {approved} blocked ingests approved, {movies} movies changed, deleted or held"
     )
 }
 
@@ -237,13 +281,13 @@ mod tests {
     const LINE: &str = r#"{"decision":"undo","bucket":"b","key":"k","version_id":"v","etag":"e","decided_at":"2026-01-01T00:00:00Z","decided_by":"Ann"}"#;
 
     fn error(input: &str) -> String {
-        parse(input.as_bytes()).map(|parsed| parsed.len()).unwrap_err().to_string()
+        parse(input.as_bytes()).map(|parsed| parsed.decisions.len()).unwrap_err().to_string()
     }
 
     #[test]
     fn a_line_that_is_no_decision_is_named() {
-        assert_eq!(parse(format!("{LINE}\r\n{LINE}").as_bytes()).unwrap().len(), 2);
-        assert_eq!(parse("".as_bytes()).unwrap(), []);
+        assert_eq!(parse(format!("{LINE}\r\n{LINE}").as_bytes()).unwrap().decisions.len(), 2);
+        assert_eq!(parse("".as_bytes()).unwrap().decisions, []);
         for (from, to, expected) in [
             (r#""undo""#, r#""retract""#, "unknown variant `retract`"),
             (r#""key":"k","#, "", "missing field `key`"),
@@ -264,7 +308,7 @@ mod tests {
             assert!(message.ends_with("; nothing was imported"), "{message}");
         }
         assert!(error(&format!("{LINE}\n\n")).starts_with("line 2: empty"));
-        let long = format!("{LINE}\n{}", "x".repeat(70_000));
-        assert!(error(&long).starts_with("line 2: longer than 65536 bytes"));
+        let long = format!("{LINE}\n{}", "x".repeat(9 << 20));
+        assert!(error(&long).starts_with("line 2: longer than 8388608 bytes"));
     }
 }

@@ -254,13 +254,14 @@ impl Metrics {
 
     /// Counts merged movies, by outcome.
     pub fn merged(&self, merged: &Merged) {
-        let Merged { inserted, updated, unchanged, withdrawn, restored, .. } = *merged;
+        let Merged { inserted, updated, unchanged, withdrawn, restored, held, .. } = *merged;
         for (outcome, movies) in [
             ("inserted", inserted),
             ("updated", updated),
             ("unchanged", unchanged),
             ("withdrawn", withdrawn),
             ("restored", restored),
+            ("held", held),
         ] {
             let movies = u64::try_from(movies).unwrap_or_default();
             self.movies.get_or_create(&[("outcome", outcome)]).0.inc_by(movies);

@@ -64,8 +64,17 @@ impl Worker {
 
     /// The merge has ended the ingest in its own transaction.
     fn after_merge(&self, merged: &Merged, duration: Duration) {
-        let Merged { inserted, updated, unchanged, withdrawn, restored, superseded, mode, .. } =
-            *merged;
+        let Merged {
+            inserted,
+            updated,
+            unchanged,
+            withdrawn,
+            restored,
+            held,
+            superseded,
+            mode,
+            ..
+        } = *merged;
         let duration_ms = milliseconds(duration);
         let mode = mode.map(Mode::name);
         let (state, message) = if superseded {
@@ -73,7 +82,10 @@ impl Worker {
         } else {
             (IngestState::Succeeded, "ingest succeeded")
         };
-        info!(inserted, updated, unchanged, withdrawn, restored, mode, duration_ms, "{message}");
+        info!(
+            inserted,
+            updated, unchanged, withdrawn, restored, held, mode, duration_ms, "{message}"
+        );
         self.metrics.merged(merged);
         self.metrics.ended(state, duration);
     }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::ToSql};
 
 use super::{
-    Store, StoreError, Undo, merge,
-    sql::{execute, query_one, query_opt},
+    MovieDecision, Store, StoreError, Undo, merge, movie_decisions,
+    sql::{execute, query_one},
     undo,
 };
 
@@ -106,6 +106,8 @@ pub struct Imported {
     pub changed: u64,
     /// Blocked ingests that were approved, and queued.
     pub approved: u64,
+    /// Movies that were changed, deleted or held.
+    pub movies: u64,
 }
 
 impl Store {
@@ -116,8 +118,9 @@ impl Store {
     pub async fn has_decisions(&self) -> Result<bool, StoreError> {
         let any = "
             /* decisions::has_decisions */
-            select from decisions limit 1";
-        Ok(query_opt(&self.writer().await?, any, &[]).await?.is_some())
+            select exists (select from decisions) or exists (select from edits)
+                or exists (select from holds)";
+        Ok(query_one(&self.writer().await?, any, &[]).await?.get(0))
     }
 
     /// Calls `visit` with all decisions, the oldest first.
@@ -163,7 +166,11 @@ impl Store {
     ///
     /// # Errors
     /// If the database is unavailable, or other merges take too long. Nothing is changed then.
-    pub async fn import_decisions(&self, decisions: &[Decision]) -> Result<Imported, StoreError> {
+    pub async fn import_decisions(
+        &self,
+        decisions: &[Decision],
+        on_movies: &[MovieDecision],
+    ) -> Result<Imported, StoreError> {
         let mut connection = self.bulk().await?;
         let transaction = connection.transaction().await?;
         merge::lock_for_request(&transaction).await?;
@@ -185,6 +192,16 @@ impl Store {
                 queued |= applied.queued;
             }
         }
+        for decision in on_movies {
+            match movie_decisions::import(&transaction, decision).await? {
+                None => imported.known += 1,
+                Some(is_changed) => {
+                    imported.added += 1;
+                    imported.movies += u64::from(is_changed);
+                }
+            }
+        }
+        changes_movies |= imported.movies > 0;
         let revision = merge::increment_revision(&transaction, changes_movies).await?;
         transaction.commit().await?;
         self.learn_own(revision);

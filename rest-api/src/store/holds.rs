@@ -218,7 +218,7 @@ pub(super) async fn report(
         /* holds::report */
         with held as materialized (
             select held.*, coalesce(m.doc, w.doc)::json as doc,
-                row_number() over (partition by ingest_id order by record, held.id) as nth
+                row_number() over (partition by held.ingest_id order by held.record, held.id) as nth
             from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as held (ingest_id, record, id)
             left join movies m on m.id = held.id
             left join withdrawn_movies w on w.id = held.id

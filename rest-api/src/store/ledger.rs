@@ -152,6 +152,8 @@ pub struct Ingest {
     pub withdrawn: Option<i64>,
     /// How many movies are back that had been withdrawn.
     pub restored: Option<i64>,
+    /// How many movies stay as they are, because they are held.
+    pub held: Option<i64>,
     /// Since when the version does not count, because it was undone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undone_at: Option<DateTime<Utc>>,
@@ -170,10 +172,30 @@ pub struct Ingest {
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw")]
     #[schemars(with = "Vec<Violation>")]
     pub violations: Option<String>,
+    /// The first 1,000 movies that stay as they are, because they are held. Lists of ingests leave them out.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw")]
+    #[schemars(with = "Vec<HeldMovie>")]
+    pub held_movies: Option<String>,
     /// Why the last attempt failed, or that the object is gone.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw")]
     #[schemars(schema_with = "problem")]
     pub error: Option<String>,
+}
+
+/// A movie that a file does not change, because it is held.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it describes JSON that the database makes")]
+struct HeldMovie {
+    /// The number of the movie.
+    id: i64,
+    /// The index of its record in the file. Absent if the file does not name it any more.
+    record: Option<i64>,
+    /// Its title.
+    title: String,
+    /// Its year.
+    year: i64,
+    /// Its `href`, if it has one.
+    href: Option<String>,
 }
 
 /// Returns the schema of a stored error, a problem object, by its name: this module does not know more of it.
@@ -212,12 +234,14 @@ impl Ingest {
             unchanged: row.get("unchanged"),
             withdrawn: row.get("withdrawn"),
             restored: row.get("restored"),
+            held: row.get("held"),
             undone_at: row.get("undone_at"),
             undone_by: row.get("undone_by"),
             approved_at: row.get("approved_at"),
             approved_by: row.get("approved_by"),
             violation_count: row.get("violation_count"),
             violations: None,
+            held_movies: None,
             error: row.get("error"),
         }
     }
@@ -287,7 +311,7 @@ impl Store {
             /* ledger::record_all */
             select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
                 attempts, received_at, started_at, finished_at, inserted, updated, unchanged,
-                withdrawn, restored, undone_at, undone_by, approved_at, approved_by,
+                withdrawn, restored, held, undone_at, undone_by, approved_at, approved_by,
                 violation_count, error::text
             from unnest($1::bigint[]) with ordinality as recorded (id, nth)
             join ingests using (id)
@@ -377,7 +401,7 @@ pub(super) fn list_query(query: &IngestQuery) -> ListQuery {
         /* ledger::list_query */
         select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
             attempts, received_at, started_at, finished_at, inserted, updated, unchanged, withdrawn,
-            restored, undone_at, undone_by, approved_at, approved_by, violation_count, error::text
+            restored, held, undone_at, undone_by, approved_at, approved_by, violation_count, error::text
         from ingests
         where true",
     );
@@ -431,10 +455,14 @@ pub(super) async fn read(
         /* ledger::read */
         select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
             attempts, received_at, started_at, finished_at, inserted, updated, unchanged, withdrawn,
-            restored, undone_at, undone_by, approved_at, approved_by, violation_count, error::text,
-            coalesce(violations::text, '[]') as violations
+            restored, held, undone_at, undone_by, approved_at, approved_by, violation_count, error::text,
+            coalesce(violations::text, '[]') as violations, held_movies::text
         from ingests
         where id = $1";
     let row = query_opt(client, read, &[&id]).await?;
-    Ok(row.map(|row| Ingest { violations: row.get("violations"), ..Ingest::from_row(&row) }))
+    Ok(row.map(|row| Ingest {
+        violations: row.get("violations"),
+        held_movies: row.get("held_movies"),
+        ..Ingest::from_row(&row)
+    }))
 }

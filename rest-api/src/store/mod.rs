@@ -11,7 +11,7 @@
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile`, `known_versions` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `batch_movies`, `maintenance`, `retention` |
-//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions` |
+//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions`, `movie_decisions` |
 //! | what clients write | `edits`, `edit_movie`, `holds` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
 
@@ -40,6 +40,7 @@ mod maintenance;
 mod merge;
 mod merged_versions;
 mod migrate;
+mod movie_decisions;
 mod movie_sets;
 mod observe;
 mod one_movie;
@@ -91,6 +92,7 @@ pub use ledger::{Event, Ingest, IngestQuery, IngestState, Mode};
 pub use merge::Merged;
 pub use merged_versions::Removal;
 pub use migrate::migrate;
+pub use movie_decisions::{DecidedOnMovie, MovieDecision};
 pub use one_movie::{FoundById, Hold, MovieState, MovieWithProvenance, Provenance};
 pub use outbox::{DueResult, Outbox};
 pub use queue_depth::QueueDepth;

@@ -5,7 +5,7 @@
 //! keeps versions, or one that does not. They are reported by events, some repeatedly; by notifications with the
 //! etag alone or without anything; and by reconciling. Reports arrive in random order. Three workers interleave
 //! their steps at random, one file or a batch at a time; their leases expire, and they continue nevertheless or die.
-//! Versions that were merged are undone and redone.
+//! Versions that were merged are undone and redone. People post, replace, delete, hold and release single movies.
 //!
 //! In the end the catalogue must equal the model, which applies the merged versions that count in their order. If
 //! the bucket keeps versions, that is the order of the changes, unless the times of the events contradict it;
@@ -13,6 +13,8 @@
 //! was replaced is gone: there nothing is undone, and if nothing is removed each ingest must have ended once.
 //!
 //! `MRU_TEST_SCHEDULES` is the number of schedules (300), `MRU_TEST_SEED` the first seed.
+
+mod people;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,6 +32,7 @@ use crate::support::{
     ledger::{LEASE, parse, row},
     movies::movie,
 };
+use people::People;
 
 /// A change of an object: a version of it, or the removal of the object, of a version or of a delete marker.
 struct Change {
@@ -77,7 +80,8 @@ impl Change {
 
 /// Returns random changes in the order of their events. With `skew` their times contradict it.
 fn changes(random: &mut Rng, schedule: u64, versioned: bool, skew: bool) -> Vec<Change> {
-    let mut time: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
+    // What people write meanwhile comes before, among or after them.
+    let mut time: DateTime<Utc> = Utc::now() - TimeDelta::milliseconds(random.i64(0..8000));
     let mut changes: Vec<Change> = Vec::new();
     for number in 0..random.usize(2..9) {
         time += TimeDelta::milliseconds(random.i64(1..1500));
@@ -328,7 +332,9 @@ async fn read<'a>(
 async fn run(
     store: &Store,
     sql: &tokio_postgres::Client,
+    schedule: u64,
     changes: &[Change],
+    people: &mut People,
     random: &mut Rng,
 ) -> Vec<i64> {
     let versioned = changes.iter().any(|change| change.version_id.is_some());
@@ -349,7 +355,7 @@ async fn run(
         || workers.iter().any(|worker| !matches!(worker, Worker::Idle))
     {
         let worker = &mut workers[random.usize(0..3)];
-        match random.u8(0..13) {
+        match random.u8(0..14) {
             0..2 if bucket.made < changes.len() => {
                 let change = &changes[bucket.made];
                 bucket.made += 1;
@@ -377,6 +383,7 @@ async fn run(
                 let change = reported[random.usize(0..reported.len())];
                 decide(store, sql, change, random).await;
             }
+            7 if random.bool() => people.act(store, sql, schedule, versioned, random).await,
             _ => {
                 // A lease that expires at once lets another worker take over between two steps.
                 let lease = if random.bool() { Duration::ZERO } else { Duration::from_millis(10) };
@@ -391,6 +398,9 @@ async fn run(
         for change in changes {
             if random.u8(0..3) == 0 {
                 decide(store, sql, change, random).await;
+            }
+            if random.u8(0..3) == 0 {
+                people.act(store, sql, schedule, versioned, random).await;
             }
         }
     }
@@ -444,14 +454,15 @@ async fn decide(store: &Store, sql: &tokio_postgres::Client, change: &Change, ra
 #[derive(Clone, Copy)]
 struct Merged<'a> {
     change: &'a Change,
+    ordered_at: DateTime<Utc>,
     undone: bool,
 }
 
 impl std::fmt::Debug for Merged<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { change, undone } = self;
+        let Self { change, ordered_at, undone } = self;
         let Change { key, version_id, sequencer, mode, removal, movies, .. } = change;
-        let at = change.event_time.format("%S%.3f");
+        let at = ordered_at.format("%S%.3f");
         let id = version_id.as_deref().unwrap_or("-");
         write!(f, "\n{key} {id} {sequencer} {at} {mode:?}")?;
         write!(f, " removal={removal} rejected={} undone={undone}", change.rejected)?;
@@ -459,10 +470,10 @@ impl std::fmt::Debug for Merged<'_> {
     }
 }
 
-/// Returns the catalogue after these versions, which are in their order.
-fn model(versions: &[Merged<'_>]) -> Vec<Value> {
+/// Returns the catalogue after these versions, which are in their order, and what people have done.
+fn model(versions: &[Merged<'_>], people: &People) -> Vec<Value> {
     let is_active = |index: usize| {
-        let Merged { change, undone } = versions[index];
+        let Merged { change, undone, .. } = versions[index];
         // A later removal with its id has removed this version, or delete marker.
         let is_deleted = || {
             let id = &change.version_id;
@@ -482,11 +493,14 @@ fn model(versions: &[Merged<'_>]) -> Vec<Value> {
         });
         !change.removal && is_active(index) && !is_silenced
     };
-    let counting = (0..versions.len()).filter(|index| counts(*index));
-    let movies = counting.flat_map(|index| &versions[index].change.movies);
-    let by_title: BTreeMap<String, Value> =
-        movies.map(|movie| (movie["title"].to_string(), movie.clone())).collect();
-    by_title.into_values().collect()
+    let mut movies = BTreeMap::new();
+    for index in (0..versions.len()).filter(|index| counts(*index)) {
+        let Merged { change, ordered_at, .. } = versions[index];
+        let title = |movie: &Value| movie["title"].as_str().unwrap().to_owned();
+        let of_version = change.movies.iter();
+        movies.extend(of_version.map(|movie| (title(movie), (ordered_at, movie.clone()))));
+    }
+    people.apply(movies).into_values().collect()
 }
 
 /// Returns the versions that were merged, in their order.
@@ -495,7 +509,8 @@ async fn merged<'a>(
     schedule: u64,
     changes: &'a [Change],
 ) -> Vec<Merged<'a>> {
-    let merged = "select i.key, i.etag, i.version_id, i.sequencer, i.removal, v.undone
+    let merged =
+        "select i.key, i.etag, i.version_id, i.sequencer, i.removal, i.ordered_at, v.undone
         from ingests i left join merged_versions v on v.ingest_id = i.id
         where i.key like $1
             and (i.state = 'succeeded' or i.superseded_reason = 'newer_version_merged')
@@ -513,7 +528,8 @@ async fn merged<'a>(
                 && (version_id.is_none() || change.version_id.as_deref() == version_id)
                 && (!removal || Some(&*change.sequencer) == sequencer)
         });
-        Merged { change: change.unwrap(), undone: row.get("undone") }
+        let (ordered_at, undone) = (row.get("ordered_at"), row.get("undone"));
+        Merged { change: change.unwrap(), ordered_at, undone }
     };
     rows.iter().map(version).collect()
 }
@@ -540,23 +556,29 @@ async fn the_newest_version_of_each_object_wins_in_every_schedule() {
         let mut random = Rng::with_seed(seed);
         let (versioned, skew) = (random.bool(), random.u8(0..4) == 0);
         let changes = changes(&mut random, seed, versioned, skew);
-        let ended = run(&store, &sql, &changes, &mut random).await;
+        let mut people = People::default();
+        let ended = run(&store, &sql, seed, &changes, &mut people, &mut random).await;
         let twice = ended.windows(2).any(|pair| pair[0] == pair[1]);
         let again = versioned || changes.iter().any(|change| change.removal);
         assert!(again || !twice, "MRU_TEST_SEED={seed}: an ingest ended twice: {ended:?}");
         let found = service.movies_without_ids(&format!("title={seed}-&sort=title")).await;
         let merged = merged(&sql, seed, &changes).await;
-        assert_eq!(found, model(&merged), "MRU_TEST_SEED={seed}: {merged:?}");
+        assert_eq!(found, model(&merged, &people), "MRU_TEST_SEED={seed}: {merged:?} {people:?}");
         let disordered = disordered(&sql, seed).await;
         assert_eq!(disordered, 0, "MRU_TEST_SEED={seed}: positions contradict sequencers");
         if versioned && !skew {
-            let is_undone = |change: &Change| {
+            let all = changes.iter().map(|change| {
                 let mut same = merged.iter().filter(|merged| std::ptr::eq(merged.change, change));
-                same.any(|merged| merged.undone)
-            };
-            let all = changes.iter().map(|change| Merged { change, undone: is_undone(change) });
+                let ordered_at = same.clone().map(|merged| merged.ordered_at).max();
+                let ordered_at = ordered_at.unwrap_or(change.event_time);
+                Merged { change, ordered_at, undone: same.any(|merged| merged.undone) }
+            });
             let all: Vec<Merged> = all.collect();
-            assert_eq!(found, model(&all), "MRU_TEST_SEED={seed}: {all:?}, merged {merged:?}");
+            let expected = model(&all, &people);
+            assert_eq!(
+                found, expected,
+                "MRU_TEST_SEED={seed}: {all:?}, merged {merged:?} {people:?}"
+            );
         }
     }
     for state in ["queued", "running"] {
