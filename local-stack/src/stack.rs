@@ -168,6 +168,8 @@ impl Stack {
             server: ServerLimits::MAIN,
             database,
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
+            jwt_key: None,
+            outside_issuer: None,
             public_ledger: true,
             buckets: vec![options.bucket.clone()],
             workers: 2,

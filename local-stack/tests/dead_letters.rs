@@ -102,6 +102,8 @@ impl Environment {
             server: ServerLimits::MAIN,
             database: self.postgres.database("movies"),
             api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
+            jwt_key: None,
+            outside_issuer: None,
             public_ledger: true,
             workers: 2,
             budget: Budget::default(),

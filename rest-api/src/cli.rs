@@ -143,6 +143,21 @@ Environment:
   MRU_API_TOKEN_SECRET_ARN
                     secret in AWS Secrets Manager that holds the token; the token
                     before the last rotation is accepted, too
+  MRU_JWT_KEY       Ed25519 private key in PEM that signs access tokens, as openssl
+                    genpkey -algorithm ed25519 prints it; tokens of further keys
+                    behind it are accepted, too [none: no access tokens]
+  MRU_JWT_KEY_SECRET_ARN
+                    secret in AWS Secrets Manager that holds the key; the key before
+                    the last rotation is accepted, too
+  MRU_OIDC_ISSUER   OpenID Connect issuer whose access tokens are accepted [none]
+  MRU_OIDC_AUDIENCE audiences that its tokens must be for, separated by commas
+                    (required with MRU_OIDC_ISSUER)
+  MRU_OIDC_ROLES_CLAIM
+                    claim with the roles: a name, or a path such as
+                    realm_access.roles [roles]
+  MRU_OIDC_NAME_CLAIM
+                    claim with the name of the caller; without it the subject
+                    [preferred_username]
   MRU_PUBLIC_LEDGER true lets everybody read the ingests: object keys, and pieces of
                     rejected files [false]
   MRU_BUCKETS       buckets that a notification may name, separated by commas

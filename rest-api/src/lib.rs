@@ -56,8 +56,8 @@ use movie_file::DecodePool;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
-use accounts::Accounts;
-use aws::{SecretError, SecretsManager};
+use accounts::{Accounts, Issuer, KeyError};
+use aws::{Secret, SecretError, SecretsManager};
 use config::{Config, CorsOrigins, ServerLimits};
 use ingest::Worker;
 use metrics::Metrics;
@@ -107,6 +107,12 @@ pub enum StartError {
     /// A secret that the configuration names cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The key of access tokens is not one.
+    #[error("MRU_JWT_KEY: {0}")]
+    JwtKey(#[from] KeyError),
+    /// The root certificates for the outside issuer cannot be loaded.
+    #[error("MRU_OIDC_ISSUER: {0}")]
+    OutsideIssuer(#[source] reqwest::Error),
     /// The address of the listener for probes is not available.
     #[error("MRU_PROBE_LISTEN {0}: {1}")]
     ProbeListener(SocketAddr, io::Error),
@@ -171,8 +177,18 @@ async fn serve(
         None => None,
     };
     let api_tokens = secrets::api_tokens(&config.api_token, &aws.secrets).await?;
+    let issuer = match &config.jwt_key {
+        Some(key) => {
+            let keys = secrets::jwt_keys(key, &aws.secrets).await?;
+            Some(Issuer::new(keys.iter().map(Secret::expose))?)
+        }
+        None => None,
+    };
+    let outside = config.outside_issuer;
+    let accounts = Accounts::new(api_tokens, issuer, outside, config.public_ledger);
+    let accounts = Arc::new(accounts.map_err(StartError::OutsideIssuer)?);
     let access = http::Access {
-        accounts: Accounts::new(api_tokens, config.public_ledger),
+        accounts: Arc::clone(&accounts),
         buckets: config.buckets,
         ignored_keys: config.ignored_keys,
     };
@@ -209,7 +225,8 @@ async fn serve(
                 store.listen(),
                 store.keep_watching_revision(),
                 store.keep_maintaining(),
-                store.keep_removing(config.ledger_days)
+                store.keep_removing(config.ledger_days),
+                accounts.keep_fetching_keys()
             )
         }
     });

@@ -1,4 +1,4 @@
-//! The API token and the database credentials, which may be secrets in Secrets Manager.
+//! The API token, the key of access tokens and the database credentials, which may be secrets in Secrets Manager.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
-use crate::config::{ApiToken, Login, TokenDigest};
+use crate::config::{ApiToken, JwtKey, Login, TokenDigest};
 
 /// Returns the digests of the accepted API tokens. Of a secret, these are the current and the
 /// previous version, so that clients may use the old token during a rotation.
@@ -22,6 +22,27 @@ pub(crate) async fn api_tokens(
         ApiToken::Fixed(digest) => return Ok(vec![digest.clone()]),
         ApiToken::Managed(id) => id,
     };
+    let texts = versions(id, secrets).await?;
+    Ok(texts.iter().map(|text| TokenDigest::of(text.expose().trim())).collect())
+}
+
+/// Returns the keys of access tokens, as PEM. The first one signs. Of a secret, these are the current and the previous
+/// version.
+///
+/// # Errors
+/// If the secret cannot be read, or is empty.
+pub(crate) async fn jwt_keys(
+    key: &JwtKey,
+    secrets: &SecretsManager,
+) -> Result<Vec<Secret>, SecretError> {
+    match key {
+        JwtKey::Fixed(text) => Ok(vec![text.clone()]),
+        JwtKey::Managed(id) => versions(id, secrets).await,
+    }
+}
+
+/// Returns the current and the previous version of a secret, without those that are empty.
+async fn versions(id: &str, secrets: &SecretsManager) -> Result<Vec<Secret>, SecretError> {
     let current = secrets.current(id).await?;
     let previous = secrets.get(id, Stage::Previous).await?;
     let texts = [Some(current), previous].into_iter().flatten();
@@ -29,7 +50,7 @@ pub(crate) async fn api_tokens(
     if texts.is_empty() {
         return Err(SecretError::new(id, "it is empty"));
     }
-    Ok(texts.iter().map(|text| TokenDigest::of(text.expose().trim())).collect())
+    Ok(texts)
 }
 
 /// A user of the database, and the password.

@@ -20,6 +20,8 @@ pub struct Caller {
     pub roles: Roles,
     /// Which object keys the caller may see and write.
     pub prefixes: KeyPrefixes,
+    /// When the credential was issued, if that is known.
+    pub issued_at: Option<DateTime<Utc>>,
     /// When the credential ends; none if it does not.
     pub ends_at: Option<DateTime<Utc>>,
     /// The session that a token of ours belongs to.

@@ -82,8 +82,8 @@ impl Roles {
     }
 
     /// Returns whether one of `roles` is among them.
-    pub fn contains_any(self, roles: &[Role]) -> bool {
-        roles.iter().any(|role| self.contains(*role))
+    pub fn contains_any(self, roles: Self) -> bool {
+        self.0 & roles.0 != 0
     }
 
     /// Returns the roles, in the order of their declaration.

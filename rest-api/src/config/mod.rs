@@ -18,6 +18,7 @@ pub use aws::Secret;
 pub use snapshots::{MaxWithdraw, SnapshotPrefixes, Snapshots};
 
 use reader::Reader;
+pub(crate) use reader::is_protected;
 
 /// The default of [`Config::cache_bytes`].
 pub const DEFAULT_CACHE: u64 = 64 << 20;
@@ -35,6 +36,11 @@ pub struct Config {
     pub database: Database,
     /// The token of programs, which `/notify` requires.
     pub api_token: ApiToken,
+    /// The private key that signs access tokens (`MRU_JWT_KEY`, `MRU_JWT_KEY_SECRET_ARN`); none if the service issues
+    /// none.
+    pub jwt_key: Option<JwtKey>,
+    /// The outside issuer whose access tokens are accepted (`MRU_OIDC_*`), if any.
+    pub outside_issuer: Option<OutsideIssuer>,
     /// Whether everybody reads the ledger (`MRU_PUBLIC_LEDGER`).
     pub public_ledger: bool,
     /// The buckets that a notification may name (`MRU_BUCKETS`); all if empty.
@@ -168,6 +174,30 @@ pub enum ApiToken {
     Managed(String),
 }
 
+/// The source of the key that signs access tokens: PEM, whose first key signs. Tokens of the others hold, too.
+#[derive(Clone, Debug)]
+pub enum JwtKey {
+    /// Set in the environment (`MRU_JWT_KEY`).
+    Fixed(Secret),
+    /// Read from a secret, by its ARN or name in Secrets Manager (`MRU_JWT_KEY_SECRET_ARN`).
+    Managed(String),
+}
+
+/// An outside issuer of access tokens (OpenID Connect), and where its tokens say what is needed here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OutsideIssuer {
+    /// Its identifier, an address (`MRU_OIDC_ISSUER`). The `iss` of its tokens must be the same text.
+    pub issuer: String,
+    /// The tokens must be for one of these (`MRU_OIDC_AUDIENCE`).
+    pub audiences: Vec<String>,
+    /// The claim with the roles (`MRU_OIDC_ROLES_CLAIM`): a name, or names with dots between them.
+    pub roles_claim: String,
+    /// The claim with the name of the caller (`MRU_OIDC_NAME_CLAIM`).
+    pub name_claim: String,
+    /// The shortest time between two fetches of its keys.
+    pub min_fetch_interval: Duration,
+}
+
 /// How connections to the database are protected.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Tls {
@@ -192,7 +222,7 @@ pub enum LogFormat {
 /// The SHA-256 digest of an API token. The service keeps no token itself.
 ///
 /// The time that a comparison of digests takes does not reveal how much of a guess is right.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {

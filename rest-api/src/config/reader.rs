@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use reqwest::Url;
+
 use super::{
-    ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat, Login,
-    MaxWithdraw, Retry, Secret, ServerLimits, SnapshotPrefixes, Snapshots, Tls, TokenDigest,
+    ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, JwtKey, LogFormat,
+    Login, MaxWithdraw, OutsideIssuer, Retry, Secret, ServerLimits, SnapshotPrefixes, Snapshots,
+    Tls, TokenDigest,
 };
 
 /// Reads variables, and collects all errors. A variable with an error gets a substitute value.
@@ -44,6 +47,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 ValueOrSecretId::Value(token) => ApiToken::Fixed(TokenDigest::of(&token)),
                 ValueOrSecretId::SecretId(id) => ApiToken::Managed(id),
             },
+            jwt_key: self.jwt_key(),
+            outside_issuer: self.outside_issuer(),
             public_ledger: self.parsed("MRU_PUBLIC_LEDGER", false, "true or false"),
             ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
             snapshots: self.snapshots(&buckets),
@@ -89,6 +94,44 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             ));
         }
         CorsOrigins::Listed(origins)
+    }
+
+    fn jwt_key(&mut self) -> Option<JwtKey> {
+        let (key, secret_id) = ("MRU_JWT_KEY", "MRU_JWT_KEY_SECRET_ARN");
+        if self.optional(key).or_else(|| self.optional(secret_id)).is_none() {
+            return None;
+        }
+        Some(match self.value_or_secret_id(key, secret_id) {
+            ValueOrSecretId::Value(key) => JwtKey::Fixed(Secret::new(key)),
+            ValueOrSecretId::SecretId(id) => JwtKey::Managed(id),
+        })
+    }
+
+    fn outside_issuer(&mut self) -> Option<OutsideIssuer> {
+        let name = "MRU_OIDC_ISSUER";
+        let Some(issuer) = self.optional(name) else {
+            for name in ["MRU_OIDC_AUDIENCE", "MRU_OIDC_ROLES_CLAIM", "MRU_OIDC_NAME_CLAIM"] {
+                if self.optional(name).is_some() {
+                    self.errors.push(format!("{name} is set, but MRU_OIDC_ISSUER is not"));
+                }
+            }
+            return None;
+        };
+        let is_plain = |url: &Url| url.query().is_none() && url.fragment().is_none();
+        if !Url::parse(&issuer).is_ok_and(|url| is_protected(&url) && is_plain(&url)) {
+            let form = "an address with https, or with http on loopback";
+            self.errors.push(format!("{name} must be {form}: {issuer}"));
+        }
+        let audiences = self.required("MRU_OIDC_AUDIENCE");
+        let audiences = audiences.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let claim = |name, default: &str| self.optional(name).unwrap_or_else(|| default.to_owned());
+        Some(OutsideIssuer {
+            audiences: audiences.map(str::to_owned).collect(),
+            roles_claim: claim("MRU_OIDC_ROLES_CLAIM", "roles"),
+            name_claim: claim("MRU_OIDC_NAME_CLAIM", "preferred_username"),
+            issuer,
+            min_fetch_interval: Duration::from_secs(60),
+        })
     }
 
     fn budget(&mut self) -> Budget {
@@ -281,6 +324,12 @@ enum ValueOrSecretId {
 pub(super) fn is_bucket_name(bucket: &str) -> bool {
     bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b))
         && !bucket.contains("..")
+}
+
+/// Returns whether nobody can change on its way what is fetched from `url`.
+pub(crate) fn is_protected(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    url.scheme() == "https" || (url.scheme() == "http" && is_local(host))
 }
 
 /// Returns whether a connection to `host` stays on this machine.

@@ -11,6 +11,7 @@
 //! A handler returns a response or a [`Problem`](crate::problem::Problem), never a rejection of
 //! warp: a rejection would fall through to the next routes.
 
+mod accounts;
 mod cache;
 mod counts;
 mod docs;
@@ -72,7 +73,7 @@ pub(crate) struct App {
 /// Who may call, and what a notification may name.
 pub(crate) struct Access {
     /// Who is calling.
-    pub(crate) accounts: Accounts,
+    pub(crate) accounts: Arc<Accounts>,
     /// The buckets that a notification may name; all if empty.
     pub(crate) buckets: Vec<String>,
     /// The keys whose notifications are ignored.

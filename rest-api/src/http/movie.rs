@@ -1,5 +1,6 @@
 //! `/movies/{id}`: one movie, and how answers show it.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
@@ -17,10 +18,18 @@ use crate::{
 /// What an answer shows of a movie beside its content.
 #[derive(Serialize)]
 struct About<'a> {
-    provenance: &'a Provenance,
+    provenance: Shown<'a>,
     held: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold: Option<&'a Hold>,
+}
+
+/// What an answer shows of where the content comes from.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    All(&'a Provenance),
+    Time { changed_at: Option<DateTime<Utc>> },
 }
 
 /// `GET /movies/{id}`: one movie with the provenance of its content.
@@ -93,13 +102,13 @@ pub(super) fn withdrawn(withdrawal: Withdrawal, shows_all: bool) -> Problem {
 /// If it cannot be written as JSON.
 pub(super) fn whole(found: &MovieWithProvenance) -> Result<String, Problem> {
     let MovieWithProvenance { provenance, hold, .. } = found;
+    let provenance = Shown::All(provenance);
     render(found, &About { provenance, held: hold.is_some(), hold: hold.as_ref() })
 }
 
 /// Returns a movie as everybody may see it.
 fn public(found: &MovieWithProvenance) -> Result<String, Problem> {
-    let provenance =
-        &Provenance { changed_at: found.provenance.changed_at, ..Provenance::default() };
+    let provenance = Shown::Time { changed_at: found.provenance.changed_at };
     render(found, &About { provenance, held: found.hold.is_some(), hold: None })
 }
 

@@ -22,6 +22,9 @@ use crate::{
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// When a client may try again whose token could not be checked.
+const RETRY_KEYS: Duration = Duration::from_secs(10);
+
 /// How many bytes of a body are read that is refused, beside twice the limit, and for how long.
 const MIN_DISCARDED: usize = 16 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,6 +112,9 @@ impl Request {
         let authenticated = self.app.access.accounts.authenticate(&self.headers).await;
         self.caller = authenticated.map_err(|refusal| match refusal {
             Refusal::Invalid(reason) => Problem::invalid_token(reason),
+            Refusal::Unavailable => {
+                Problem::unavailable("the keys of the issuer are not available", RETRY_KEYS)
+            }
         })?;
         Ok(())
     }

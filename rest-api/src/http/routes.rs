@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, header};
 use tracing::error;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use super::{
-    App, counts, docs, edits, health, ingests, metrics, movie, movies, notify,
+    App, accounts, counts, docs, edits, health, ingests, metrics, movie, movies, notify,
     openapi::{Describe, operations as about},
     pages,
     request::{self, Request},
@@ -16,10 +16,10 @@ use super::{
     suggest, validate,
 };
 use crate::{
-    accounts::{self, Role},
+    accounts::{Role, Roles as RoleSet},
     problem::{Code, Problem},
 };
-use Access::{Ledger, Public, Roles, Unchecked};
+use Access::{Ledger, Public, Roles, SignedIn, Unchecked};
 
 /// Who may call what changes movies and ingests. The table in README.md says the same.
 const NOTIFY: Access = Roles(&[Role::Service]);
@@ -30,9 +30,11 @@ const DECIDE: Access = Roles(&[Role::Editor, Role::Service]);
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 27] = [
+pub(super) static ROUTES: [Route; 29] = [
     //   path                       who may call  largest body       description           handler
     get( "/",                       Public,                          about::home,          |r| pages::home(r).boxed()),
+    get( "/.well-known/jwks.json",  Unchecked,                       about::read_keys,     |r| accounts::keys(r).boxed()),
+    get( "/auth/me",                SignedIn,                        about::read_me,       |r| accounts::me(r).boxed()),
     get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
     get( "/docs/{file}",            Public,                          about::docs_file,     |r| docs::file(r).boxed()),
     get( "/genres",                 Public,                          about::count_genres,  |r| counts::genres(r).boxed()),
@@ -64,6 +66,8 @@ pub(super) static ROUTES: [Route; 27] = [
 /// The routes of the listener for probes.
 const PROBES: [&str; 3] = ["/healthz", "/metrics", "/readyz"];
 
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// How long a handler may take. The longest is a notification that waits for 30 s.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -92,19 +96,21 @@ pub(super) enum Access {
     Public,
     /// Whoever has a role, or everybody if the ledger is public.
     Ledger,
+    /// Whoever has a token that holds, whatever the roles.
+    SignedIn,
     /// Whoever has one of these roles.
     Roles(&'static [Role]),
 }
 
 impl Access {
-    /// Returns the roles that a caller needs one of; none if everybody may call. `public_ledger` tells whether the
+    /// Returns the roles that a caller needs one of; none if it needs no role. `public_ledger` tells whether the
     /// ledger is public.
-    pub(super) fn roles(self, public_ledger: bool) -> Option<accounts::Roles> {
+    pub(super) fn roles(self, public_ledger: bool) -> Option<RoleSet> {
         match self {
-            Unchecked | Public => None,
+            Unchecked | Public | SignedIn => None,
             Ledger if public_ledger => None,
             Ledger => Some(Role::all().collect()),
-            Roles(allowed) => Some(accounts::Roles::of(allowed)),
+            Roles(allowed) => Some(RoleSet::of(allowed)),
         }
     }
 
@@ -117,10 +123,13 @@ impl Access {
             return Ok(());
         }
         request.authenticate().await?;
+        if matches!(self, SignedIn) {
+            request.caller()?;
+        }
         let public_ledger = request.app.access.accounts.has_public_ledger();
         let Some(allowed) = self.roles(public_ledger) else { return Ok(()) };
         let roles = request.caller()?.roles;
-        if allowed.iter().any(|role| roles.contains(role)) {
+        if roles.contains_any(allowed) {
             return Ok(());
         }
         let has = if roles.is_empty() { "no role".to_owned() } else { roles.to_string() };
@@ -238,7 +247,12 @@ impl Route {
         self.access.admit(&mut request).await?;
         let late = || Problem::unavailable("the request took too long", Duration::from_secs(5));
         let answered = tokio::time::timeout(HANDLER_TIMEOUT, (self.handler)(request)).await;
-        answered.unwrap_or_else(|_| Err(late()))
+        let mut response = answered.unwrap_or_else(|_| Err(late()))?;
+        // What is not for everybody is kept by nobody.
+        if !matches!(self.access, Unchecked | Public) {
+            response.headers_mut().entry(header::CACHE_CONTROL).or_insert(NO_STORE);
+        }
+        Ok(response)
     }
 }
 

@@ -39,25 +39,20 @@ pub enum FoundById {
     Nothing,
 }
 
-/// Where the present content of a movie comes from. `ingest` and the object are absent if a client wrote it. The
-/// answer to a caller without a role has `changed_at` alone.
-#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
-#[serde(rename_all = "snake_case")]
+/// Where the present content of a movie comes from. `ingest` and the object are null if a client wrote it.
+/// The answer to a caller without a role has `changed_at` alone.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(extend("required" = ["changed_at"]))]
 pub struct Provenance {
     /// The ingest that brought the content.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest: Option<i64>,
     /// The bucket of the object.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
     /// The key of the object.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The version of the object, in a bucket that keeps versions.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub version_id: Option<String>,
     /// The index of the movie's record in the file or in the body of the request, from 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<i64>,
     /// Who wrote the content, if no file did.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -84,7 +84,6 @@ async fn unknown_paths_get_404_and_unknown_methods_get_405_with_allow() {
     for (path, allow) in [
         ("/", "GET, HEAD"),
         ("/movies", "GET, HEAD, POST"),
-        ("/movies/1", "GET, HEAD"),
         ("/ingests", "GET, HEAD"),
         ("/ingests/1", "GET, HEAD"),
         ("/notify", "POST"),
@@ -98,6 +97,8 @@ async fn unknown_paths_get_404_and_unknown_methods_get_405_with_allow() {
         assert_eq!(response.header("allow"), allow, "{path}");
     }
     assert_eq!(service.get("/notify").await.header("allow"), "POST");
+    let response = service.send(service.post("/movies/1", "{}")).await;
+    assert_eq!(response.header("allow"), "GET, HEAD, PUT, PATCH, DELETE");
 }
 
 #[tokio::test]
@@ -223,6 +224,7 @@ async fn posted_movies_are_merged_into_the_catalogue() {
     let id = &found[0]["id"];
     let mut one = service.get(&format!("/movies/{id}")).await.json();
     assert!(one.as_object_mut().unwrap().remove("provenance").unwrap().is_object());
+    assert_eq!(one.as_object_mut().unwrap().remove("held").unwrap(), false);
     assert_eq!(one, found[0]);
 
     // A posted movie is newer than a file that was put before, and older than one put later.

@@ -85,6 +85,7 @@ fn movie_schemas() -> Map<String, Value> {
         "ingest": 3,
         "bucket": "movies-r-us",
         "key": "my/movies.json",
+        "version_id": null,
         "record": 0,
         "changed_at": "2026-11-27T10:00:00Z",
     });

@@ -68,6 +68,8 @@ impl Operation {
             let names: Vec<&str> = roles.iter().map(Role::name).collect();
             self.texts.insert("security".into(), json!([{ "bearer": names }]));
             self.failures.push(Code::Forbidden);
+        } else if matches!(access, Access::SignedIn) {
+            self.texts.insert("security".into(), json!([{ "bearer": [] }]));
         }
         if max_body > 0 {
             let codes = [Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType];

@@ -147,6 +147,8 @@ fn config(database: Database) -> Config {
         server: ServerLimits::MAIN,
         database,
         api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
+        jwt_key: None,
+        outside_issuer: None,
         public_ledger: true,
         buckets: Vec::new(),
         workers: 2,

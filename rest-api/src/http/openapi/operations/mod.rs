@@ -1,5 +1,6 @@
 //! The descriptions of the operations: a function for each row of the route table, one file a resource.
 
+mod accounts;
 mod ingests;
 mod movie;
 mod movies;
@@ -12,6 +13,7 @@ use crate::http::params;
 
 pub(super) use movies::example;
 
+pub(in crate::http) use accounts::{read_keys, read_me};
 pub(in crate::http) use ingests::{
     approve_ingest, list_ingests, notify, read_ingest, redo_ingest, retry_ingest, undo_ingest,
 };
@@ -27,6 +29,7 @@ pub(in crate::http) use service::{
 
 const MOVIES: &str = "Movies";
 const INGESTS: &str = "Ingests";
+const ACCOUNTS: &str = "Accounts";
 const SERVICE: &str = "Service";
 
 /// Returns the groups of operations.
@@ -34,6 +37,7 @@ pub(super) fn tags() -> Value {
     json!([
         { "name": MOVIES, "description": "The catalogue." },
         { "name": INGESTS, "description": "Files of the bucket on their way into the catalogue." },
+        { "name": ACCOUNTS, "description": "Who is calling, and with which tokens." },
         { "name": SERVICE, "description": "The service itself: its state and its documents." },
     ])
 }
