@@ -71,6 +71,7 @@ mod corpus;
 mod corrections;
 mod counts;
 mod decisions;
+mod edits;
 mod deployment;
 mod equal_text;
 mod exports;
