@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     problem::{Code, Problem},
-    store::{IngestQuery, IngestState, Undo},
+    store::{Ingest, IngestQuery, IngestState, Undo},
 };
 
 /// The order of the list, in its cursors.
@@ -17,7 +17,8 @@ const ORDER: &str = "ingests";
 
 /// `GET /ingests`: a page of ingests, newest first.
 pub(super) async fn list(request: Request) -> Answer {
-    let query = parse(&request.query)?;
+    let mut query = parse(&request.query)?;
+    query.prefixes = request.prefixes().list().to_vec();
     let mut ingests = in_time(request.app.store.ingests(&query)).await?;
     let limit = usize::try_from(query.limit).unwrap_or_default();
     let more = ingests.len() > limit;
@@ -60,20 +61,14 @@ fn without_nul(name: &str, value: String) -> Result<String, Problem> {
 /// `GET /ingests/{id}`: one ingest with its violations.
 pub(super) async fn read(request: Request) -> Answer {
     params::none(&request.query)?;
-    let ingest = match request.id() {
-        Some(id) => in_time(request.app.store.ingest(id)).await?,
-        None => None,
-    };
-    json(StatusCode::OK, &ingest.ok_or_else(not_found)?)
+    json(StatusCode::OK, &visible(&request).await?)
 }
 
 /// `POST /ingests/{id}/retry`: queues a failed or gone ingest again.
 pub(super) async fn retry(request: Request) -> Answer {
     params::none(&request.query)?;
-    let retried = match request.id() {
-        Some(id) => in_time(request.app.store.retry(id)).await?,
-        None => None,
-    };
+    let id = visible_id(&request).await?;
+    let retried = in_time(request.app.store.retry(id)).await?;
     let (retried, ingest) = retried.ok_or_else(not_found)?;
     if !retried {
         let state = ingest.state.name();
@@ -86,10 +81,8 @@ pub(super) async fn retry(request: Request) -> Answer {
 /// `POST /ingests/{id}/approve`: lets a blocked snapshot withdraw as many movies as it does.
 pub(super) async fn approve(request: Request) -> Answer {
     params::none(&request.query)?;
-    let approved = match request.id() {
-        Some(id) => in_time(request.app.store.approve(id, &request.caller()?.name)).await?,
-        None => None,
-    };
+    let id = visible_id(&request).await?;
+    let approved = in_time(request.app.store.approve(id, &request.caller()?.name)).await?;
     let (approved, ingest) = approved.ok_or_else(not_found)?;
     if !approved {
         let state = ingest.state.name();
@@ -118,13 +111,32 @@ async fn decide(request: Request, undo: Undo) -> Answer {
             _ => return Err(Problem::parameter(name, "true or false")),
         };
     }
-    let decided = match request.id() {
-        Some(id) => request.app.store.undo(id, undo, &request.caller()?.name, dry_run).await?,
-        None => None,
-    };
+    let id = visible_id(&request).await?;
+    let decided = request.app.store.undo(id, undo, &request.caller()?.name, dry_run).await?;
     let decided = decided.ok_or_else(not_found)?;
     request.app.metrics.withdrawn(&decided.effect);
     json(StatusCode::OK, &decided)
+}
+
+/// Returns the ingest in the path, if the caller may see it.
+///
+/// # Errors
+/// If there is none.
+async fn visible(request: &Request) -> Result<Ingest, Problem> {
+    let id = request.id().ok_or_else(not_found)?;
+    let ingest = in_time(request.app.store.ingest(id)).await?;
+    ingest.filter(|ingest| request.prefixes().contain(&ingest.key)).ok_or_else(not_found)
+}
+
+/// Returns the id in the path, if the caller may see its ingest.
+///
+/// # Errors
+/// If it is no number, or the key of its ingest is not one of the caller's.
+async fn visible_id(request: &Request) -> Result<i64, Problem> {
+    match request.prefixes().are_all() {
+        true => request.id().ok_or_else(not_found),
+        false => visible(request).await.map(|ingest| ingest.id),
+    }
 }
 
 fn not_found() -> Problem {

@@ -236,6 +236,7 @@ pub(super) fn push_movie(json: &mut String, movie: &MovieDocument) {
 
 /// `POST /movies`: validates and merges the movies of the body as those of a file.
 pub(super) async fn create(mut request: Request) -> Answer {
+    request.require_unbound()?;
     request.require_media_type(&MEDIA_TYPES)?;
     params::none(&request.query)?;
     let encoding = request.content_encoding();

@@ -52,6 +52,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `POST /notify`: records the ingests, and responds when they are durable.
 pub(super) async fn notify(mut request: Request) -> Answer {
+    request.require_unbound()?;
     request.require_media_type(&["application/json"])?;
     params::none(&request.query)?;
     let wait = wait_preference(&request.headers);

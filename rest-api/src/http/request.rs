@@ -14,13 +14,16 @@ use warp::{
 
 use super::{App, routes::RouteLabel};
 use crate::{
-    accounts::{Caller, Refusal},
+    accounts::{Caller, KeyPrefixes, Refusal},
     problem::{Code, Problem},
 };
 
 /// How long the next chunk of a body may take to arrive, and the whole body.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// What somebody is bound to who has not signed in.
+static ALL_KEYS: KeyPrefixes = KeyPrefixes::ALL;
 
 /// When a client may try again whose token could not be checked.
 const RETRY_KEYS: Duration = Duration::from_secs(10);
@@ -125,6 +128,23 @@ impl Request {
     /// If nobody has signed in.
     pub(super) fn caller(&self) -> Result<&Caller, Problem> {
         self.caller.as_deref().ok_or_else(Problem::unauthorized)
+    }
+
+    /// Returns the object keys that the caller is bound to; all if nobody has signed in.
+    pub(super) fn prefixes(&self) -> &KeyPrefixes {
+        self.caller.as_ref().map_or(&ALL_KEYS, |caller| &caller.prefixes)
+    }
+
+    /// Checks that the caller is not bound to object keys: the request changes what has no key.
+    ///
+    /// # Errors
+    /// If it is.
+    pub(super) fn require_unbound(&self) -> Result<(), Problem> {
+        if self.prefixes().are_all() {
+            return Ok(());
+        }
+        let detail = "your account is bound to object keys: put a file there instead";
+        Err(Problem::forbidden(detail.to_owned()))
     }
 
     /// Returns whether the answer may show what the whole ledger holds: objects, violations, who decided.

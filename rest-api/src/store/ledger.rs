@@ -254,6 +254,8 @@ pub struct IngestQuery {
     pub bucket: Option<String>,
     /// Only of this object key.
     pub key: Option<String>,
+    /// Only of object keys that begin with one of these; all if there is none.
+    pub prefixes: Vec<String>,
     /// Only in this state.
     pub state: Option<IngestState>,
     /// The largest number of ingests.
@@ -411,6 +413,10 @@ pub(super) fn list_query(query: &IngestQuery) -> ListQuery {
             let value = sql.bind(value.clone());
             sql.push(&format!(" and {column} = {value}"));
         }
+    }
+    if !query.prefixes.is_empty() {
+        let prefixes = sql.bind(query.prefixes.clone());
+        sql.push(&format!(" and key ^@ any({prefixes})"));
     }
     if let Some(after) = query.after {
         let after = sql.bind(after);

@@ -243,7 +243,16 @@ fn list_queries() -> Vec<IngestQuery> {
             for state in &states {
                 for after in [None, Some(30_000)] {
                     let (bucket, key) = (bucket.clone(), key.clone());
-                    queries.push(IngestQuery { bucket, key, state: *state, limit: 100, after });
+                    let state = *state;
+                    let query = IngestQuery {
+                        bucket,
+                        key,
+                        state,
+                        limit: 100,
+                        after,
+                        ..IngestQuery::default()
+                    };
+                    queries.push(query);
                 }
             }
         }

@@ -38,6 +38,7 @@
 //! | `metrics::` | `/metrics` |
 //! | `migrations::` | migrations: taken over, verified, run at once |
 //! | `notification_arrays::` | `POST /notify` with an array: a result for each notification |
+//! | `oidc::` | access tokens of an outside issuer: a real OpenID Connect provider, and a hostile one |
 //! | `openapi::` | the OpenAPI document: current, obeyed by every answer, fit to generate a client from; `/docs` |
 //! | `order::` | duplicate and reordered notifications: the newest version wins |
 //! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
@@ -48,12 +49,14 @@
 //! | `refold::` | migrating a catalogue whose text was folded by other rules |
 //! | `results::` | results that are published to a topic |
 //! | `retention::` | what is removed from the ledger and the sets of movies |
+//! | `roles::` | each route by each role; key prefixes; the public ledger |
 //! | `s3_faults::` | faults of the object store, injected by a proxy |
 //! | `schedules::` | random interleavings of workers, against a model |
 //! | `secrets::` | credentials and tokens in Secrets Manager, and their rotation |
 //! | `server::` | connections, slow readers, the listener for probes, headers of responses |
 //! | `sigkill::` | a process that is killed at each step of an ingest |
 //! | `tls::` | TLS to the database |
+//! | `tokens::` | access tokens of the service: attacks, rotation of the key |
 //! | `traces::` | trace ids in the log, from the request to the result |
 //! | `validate::` | `rest-api validate` and `POST /validate` |
 //! | `versioned_bucket::` | a bucket that keeps versions |
@@ -89,6 +92,7 @@ mod merge;
 mod metrics;
 mod migrations;
 mod notification_arrays;
+mod oidc;
 mod openapi;
 mod order;
 mod overload;
@@ -100,6 +104,7 @@ mod reconcile_versions;
 mod refold;
 mod results;
 mod retention;
+mod roles;
 mod s3_faults;
 mod schedules;
 mod search;
@@ -108,6 +113,7 @@ mod server;
 mod sigkill;
 mod support;
 mod tls;
+mod tokens;
 mod traces;
 mod validate;
 mod versioned_bucket;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use reqwest::{Method, StatusCode};
+use rest_api::config::Config;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -95,7 +96,8 @@ async fn the_document_is_valid() {
 /// not have, and on a request against the document that is accepted.
 #[tokio::test]
 async fn every_answer_is_in_the_document() {
-    let service = Service::start().await;
+    let private = |config: &mut Config| config.public_ledger = false;
+    let service = Service::builder().config(private).start().await;
     // What the examples of the document find.
     let movies = json!([{
         "title": "Guilty Hands", "year": 1931, "genres": ["Crime"], "cast": ["Lionel Barrymore"],

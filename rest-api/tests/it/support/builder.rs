@@ -8,14 +8,15 @@ use local_stack::sdk;
 use rest_api::{
     Aws,
     config::{
-        ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat,
-        Retry, ServerLimits, Snapshots, TokenDigest,
+        ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, JwtKey,
+        LogFormat, Retry, ServerLimits, Snapshots, TokenDigest,
     },
 };
 
 use super::{
     proxy::{Proxy, Upstream},
     service::{Running, Service, TOKEN},
+    tokens::KEY,
 };
 
 type ConfigChange<'a> = Box<dyn FnOnce(&mut Config) + 'a>;
@@ -147,7 +148,7 @@ fn config(database: Database) -> Config {
         server: ServerLimits::MAIN,
         database,
         api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
-        jwt_key: None,
+        jwt_key: Some(JwtKey::Fixed(KEY.clone())),
         outside_issuer: None,
         public_ledger: true,
         buckets: Vec::new(),

@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod function;
 pub(crate) mod ledger;
 pub(crate) mod movies;
+pub(crate) mod node;
 pub(crate) mod notification;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -14,6 +15,7 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod secure_postgres;
 pub(crate) mod service;
+pub(crate) mod tokens;
 pub(crate) mod topic;
 
 use std::{net::SocketAddr, time::Duration};

@@ -232,7 +232,8 @@ impl Service {
         // A slow machine can need longer than the API waits.
         while matches!(response.json()["state"].as_str(), Some("queued" | "running")) {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            response = self.get(&format!("/ingests/{}", response.json()["id"])).await;
+            let path = format!("/ingests/{}", response.json()["id"]);
+            response = self.send(self.request(Method::GET, &path).bearer_auth(TOKEN)).await;
         }
         response.json()
     }
@@ -246,7 +247,8 @@ impl Service {
 
     /// Returns the ingest `id` as it is now.
     pub(crate) async fn get_ingest(&self, id: impl Display) -> Value {
-        self.get(&format!("/ingests/{id}")).await.json()
+        let request = self.request(Method::GET, &format!("/ingests/{id}"));
+        self.send(request.bearer_auth(TOKEN)).await.json()
     }
 
     /// Waits until the ingest `id` is in `state`.

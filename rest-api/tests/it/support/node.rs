@@ -1,0 +1,50 @@
+//! Programs in JavaScript, and packages from npm, fetched once.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use tokio::sync::Mutex;
+
+/// Held while packages are fetched, so that tests of one run do not fetch the same ones.
+static FETCHING: Mutex<()> = Mutex::const_new(());
+
+/// Returns a command that runs `program`, which lies in `directory` and imports these packages.
+pub(crate) async fn node(
+    packages: &'static [&str],
+    directory: &Path,
+    program: &str,
+) -> tokio::process::Command {
+    let fetched = {
+        let _fetching = FETCHING.lock().await;
+        tokio::task::spawn_blocking(|| fetch(packages)).await.unwrap()
+    };
+    // A program finds packages beside itself alone.
+    let name = format!("{program}-{}", std::process::id());
+    let copy = fetched.join(name).with_extension("mjs");
+    std::fs::copy(directory.join(program), &copy).unwrap();
+    let mut command = tokio::process::Command::new("node");
+    command.arg(copy).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+fn fetch(packages: &[&str]) -> PathBuf {
+    let name = packages.join(",").replace('/', "-");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if directory.exists() {
+        return directory;
+    }
+    let unpacked = directory.with_extension(format!("unpacking-{}", std::process::id()));
+    std::fs::create_dir_all(&unpacked).unwrap();
+    let npm = Command::new("npm")
+        .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+        .arg(&unpacked)
+        .args(packages)
+        .output()
+        .unwrap_or_else(|error| panic!("Node.js with npm is needed for {packages:?}: {error}"));
+    assert!(npm.status.success(), "{}", String::from_utf8_lossy(&npm.stderr));
+    // Atomic, so that an interrupted run leaves no incomplete directory.
+    std::fs::rename(&unpacked, &directory).unwrap();
+    directory
+}
