@@ -17,6 +17,7 @@ ZONES = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
 BUCKET = "arn:aws:s3:::movies-r-us-${aws:PrincipalAccount}"
 TOPIC = "arn:aws:sns:eu-west-1:*:movies-r-us-results"
 TOKEN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/api-token-??????"
+JWT_KEY = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/jwt-key-??????"
 POD_PERMISSIONS = {
     ("s3:GetObject", BUCKET + "/*"),
     ("s3:GetObjectVersion", BUCKET + "/*"),
@@ -24,6 +25,7 @@ POD_PERMISSIONS = {
     ("s3:ListBucketVersions", BUCKET),
     ("s3:GetBucketVersioning", BUCKET),
     ("secretsmanager:GetSecretValue", TOKEN),
+    ("secretsmanager:GetSecretValue", JWT_KEY),
     ("sns:Publish", TOPIC),
 }
 failures = []

@@ -38,6 +38,8 @@ PUBLIC = [
     "/docs",
     "/docs/start.js",
     "/openapi.json",
+    "/auth/me",
+    "/.well-known/jwks.json",
 ]
 POD_IDENTITY_AGENT = "169.254.170.23/32"
 
@@ -67,6 +69,12 @@ INVALID_VALUES = [
     ("apiToken: {secretArn: ''}", "'/apiToken': 'oneOf' failed, none matched"),
     ("database: {secretArn: 'arn:aws:s3:::movies'}", "'/database/secretArn'"),
     ("database: {secretArn: movies-r-us/database}", "'/database/secretArn'"),
+    ("jwtKey: {key: hunter2}", "'/jwtKey': additional properties 'key' not allowed"),
+    ("jwtKey: {secretArn: key, existingSecret: key}", "'/jwtKey': 'not' failed"),
+    ("jwtKey: {secretArn: 'arn:aws:s3:::movies'}", "'/jwtKey/secretArn'"),
+    ("oidc: {issuer: 'http://id.example.com', audience: movies}", "'/oidc/issuer'"),
+    ("oidc: {issuer: 'https://id.example.com'}", "'/oidc/audience'"),
+    ("publicLedger: 'false'", "'/publicLedger'"),
     ("apiToken: {secretArn: 'arn:aws:s3:::movies'}", "'/apiToken/secretArn'"),
     ("results: {topicArn: movies-r-us-results}", "'/results/topicArn'"),
     ("results: {topicArn: 'arn:aws:sns:eu-west-1:111122223333:results.fifo'}", "'/results/topicArn'"),
@@ -190,7 +198,7 @@ def check_pods(where, pods):
 def check_environment(where, config, pods):
     for name, value in config.items():
         check(
-            not re.search("PASS|USER$|_KEY(?!S$)|_TOKEN$|SECRET(?!_ARN$)", name),
+            not re.search("PASS|USER$|_KEY(?!S$|_SECRET_ARN$)|_TOKEN$|SECRET(?!_ARN$)", name),
             where,
             f"{name} is a secret and must not be in a ConfigMap",
         )
@@ -216,6 +224,11 @@ def check_environment(where, config, pods):
             ("MRU_API_TOKEN_SECRET_ARN" in config) != ("MRU_API_TOKEN" in references),
             where,
             f"{name}: not exactly one source of the API token",
+        )
+        check(
+            not ("MRU_JWT_KEY_SECRET_ARN" in config and "MRU_JWT_KEY" in references),
+            where,
+            f"{name}: two sources of the signing key",
         )
         for required in ("AWS_REGION", "MRU_DB_HOST", "MRU_DB_NAME"):
             check(config.get(required), where, f"{required} is not set")
