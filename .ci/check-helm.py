@@ -70,7 +70,7 @@ INVALID_VALUES = [
     ("database: {secretArn: 'arn:aws:s3:::movies'}", "'/database/secretArn'"),
     ("database: {secretArn: movies-r-us/database}", "'/database/secretArn'"),
     ("jwtKey: {key: hunter2}", "'/jwtKey': additional properties 'key' not allowed"),
-    ("jwtKey: {secretArn: key, existingSecret: key}", "'/jwtKey': 'not' failed"),
+    ("jwtKey: {secretArn: key, existingSecret: key}", "'/jwtKey': 'anyOf' failed"),
     ("jwtKey: {secretArn: 'arn:aws:s3:::movies'}", "'/jwtKey/secretArn'"),
     ("oidc: {issuer: 'http://id.example.com', audience: movies}", "'/oidc/issuer'"),
     ("oidc: {issuer: 'https://id.example.com'}", "'/oidc/audience'"),

@@ -70,6 +70,7 @@ pub(crate) async fn start_service(
         .env("MRU_DB_PASS", "unused")
         .env("MRU_DB_TLS", "disable")
         .env("MRU_API_TOKEN", TOKEN)
+        .env("MRU_PUBLIC_LEDGER", "true")
         .env("AWS_REGION", "eu-west-1")
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)

@@ -37,6 +37,7 @@ impl Service {
         let variables = [
             ("AWS_REGION", "eu-west-1"),
             ("MRU_API_TOKEN", TOKEN),
+            ("MRU_PUBLIC_LEDGER", "true"),
             ("MRU_DB_HOST", "/"),
             ("MRU_DB_NAME", "-"),
             ("MRU_DB_USER", "-"),

@@ -14,12 +14,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aws::SecretsManager;
+use aws::{Secret, SecretsManager};
 use rest_api::{
     Aws,
+    accounts::generate_key,
     config::{
-        ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, LogFormat,
-        Retry, ServerLimits, Snapshots, TokenDigest,
+        ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, JwtKey,
+        LogFormat, Retry, ServerLimits, Snapshots, TokenDigest,
     },
     objects::ObjectStore,
     reconcile,
@@ -168,7 +169,7 @@ impl Stack {
             server: ServerLimits::MAIN,
             database,
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
-            jwt_key: None,
+            jwt_key: Some(JwtKey::Fixed(signing_key(&options.data_dir)?)),
             outside_issuer: None,
             public_ledger: true,
             buckets: vec![options.bucket.clone()],
@@ -302,6 +303,20 @@ impl Stack {
             postgres.stop().await;
         }
     }
+}
+
+/// Returns the key that signs access tokens. The first start makes it, so that tokens hold across starts.
+fn signing_key(data_dir: &Path) -> Result<Secret> {
+    let path = data_dir.join("jwt-key.pem");
+    if let Ok(key) = fs::read_to_string(&path) {
+        return Ok(Secret::new(key));
+    }
+    let key = generate_key()?;
+    // Whole or not at all, also if this process is killed.
+    let unfinished = path.with_extension("unfinished");
+    private::create_file(&unfinished)?.write_all(key.expose().as_bytes())?;
+    fs::rename(&unfinished, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(key)
 }
 
 /// Creates `directory` unless it exists, closes it to other accounts, and locks it.

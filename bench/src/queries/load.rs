@@ -52,6 +52,15 @@ impl Requests {
         })
     }
 
+    /// Prepares GET of a path with each of these tokens.
+    pub(crate) fn with_tokens(path: &str, tokens: &[String]) -> Arc<Self> {
+        let request = |token| {
+            format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n")
+        };
+        let bytes = tokens.iter().map(|token| request(token).into_bytes()).collect();
+        Arc::new(Self { bytes, next: AtomicUsize::new(0) })
+    }
+
     fn next(&self) -> &[u8] {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         &self.bytes[number % self.bytes.len()]

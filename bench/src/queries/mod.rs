@@ -6,7 +6,7 @@
 //! load, catalogue, bare
 //! mix       what is asked
 //! sql       uses load: the limits of Postgres
-//! cached, uncached, nasty, overload   the parts of the table
+//! cached, tokens, uncached, nasty, overload   the parts of the table
 //! ```
 
 pub(crate) mod bare;
@@ -17,6 +17,7 @@ mod mix;
 mod nasty;
 mod overload;
 mod sql;
+mod tokens;
 mod uncached;
 
 use std::{
@@ -44,6 +45,8 @@ use uncached::Effort;
 pub(crate) enum Part {
     /// Answers from memory, against bare hyper
     Cached,
+    /// Answers from memory with a token, against those without one
+    Tokens,
     /// Title queries and the mix, against Postgres without the service
     Uncached,
     /// Latencies of the mix
@@ -134,6 +137,9 @@ async fn run(postgres: &Postgres, directory: &Path, options: &Options) -> Result
     let mix = |seed| Mix::new(&catalogue, seed);
     if includes(Part::Cached) {
         cached::measure(&service, directory, effort, &mut figures).await?;
+    }
+    if includes(Part::Tokens) {
+        tokens::measure(postgres, directory, effort, &mut figures).await?;
     }
     if includes(Part::Uncached) {
         let queries = mix(1)?.title_queries(number * 2 * options.rounds)?;
