@@ -122,11 +122,15 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             let form = "an address with https, or with http on loopback";
             self.errors.push(format!("{name} must be {form}: {issuer}"));
         }
-        let audiences = self.required("MRU_OIDC_AUDIENCE");
-        let audiences = audiences.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let text = self.required("MRU_OIDC_AUDIENCE");
+        let audiences = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let audiences: Vec<String> = audiences.map(str::to_owned).collect();
+        if audiences.is_empty() && !text.is_empty() {
+            self.errors.push("MRU_OIDC_AUDIENCE names no audience".to_owned());
+        }
         let claim = |name, default: &str| self.optional(name).unwrap_or_else(|| default.to_owned());
         Some(OutsideIssuer {
-            audiences: audiences.map(str::to_owned).collect(),
+            audiences,
             roles_claim: claim("MRU_OIDC_ROLES_CLAIM", "roles"),
             name_claim: claim("MRU_OIDC_NAME_CLAIM", "preferred_username"),
             issuer,

@@ -56,6 +56,7 @@ pub(super) async fn delete(request: Request) -> Answer {
 
 /// `PUT /movies/{id}/hold`: files do not change the movie any more.
 pub(super) async fn hold(request: Request) -> Answer {
+    request.require_unbound()?;
     params::none(&request.query)?;
     let id = request.id().ok_or_else(missing)?;
     let state = request.app.store.hold_movie(id, &request.caller()?.name).await?;
@@ -64,6 +65,7 @@ pub(super) async fn hold(request: Request) -> Answer {
 
 /// `DELETE /movies/{id}/hold`: the movie becomes what it would be without its hold.
 pub(super) async fn release(request: Request) -> Answer {
+    request.require_unbound()?;
     params::none(&request.query)?;
     let id = request.id().ok_or_else(missing)?;
     let state = request.app.store.release_movie(id, &request.caller()?.name).await?;
@@ -72,6 +74,7 @@ pub(super) async fn release(request: Request) -> Answer {
 
 /// Changes one movie as the request says.
 async fn change(mut request: Request) -> Answer {
+    request.require_unbound()?;
     let id = request.id().ok_or_else(missing)?;
     let hold = parse_hold(&request.query)?;
     let if_match = IfMatch::of(&request)?;

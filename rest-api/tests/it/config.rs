@@ -1,10 +1,10 @@
 //! The configuration: defaults, checks, and messages that name what is wrong.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use rest_api::config::{
-    ApiToken, Budget, Config, ConfigError, LogFormat, Login, MaxWithdraw, ServerLimits, Snapshots,
-    Tls, TokenDigest,
+    ApiToken, Budget, Config, ConfigError, JwtKey, LogFormat, Login, MaxWithdraw, OutsideIssuer,
+    ServerLimits, Snapshots, Tls, TokenDigest,
 };
 
 const COMPLETE: [(&str, &str); 6] = [
@@ -135,6 +135,53 @@ fn secrets_can_be_read_from_secrets_manager() {
         matches!(config.database.login, Login::Managed { secret_id, user: None } if secret_id == "arn:db")
     );
     assert!(matches!(config.api_token, ApiToken::Managed(id) if id == "movies-r-us/api-token"));
+}
+
+#[test]
+fn accounts_are_configured_by_a_key_and_an_outside_issuer() {
+    let config = read(&[]).unwrap();
+    assert!(config.jwt_key.is_none() && config.outside_issuer.is_none() && !config.public_ledger);
+    let key = "-----BEGIN PRIVATE KEY-----";
+    let config = read(&[("MRU_JWT_KEY", key), ("MRU_PUBLIC_LEDGER", "true")]).unwrap();
+    assert!(matches!(&config.jwt_key, Some(JwtKey::Fixed(text)) if text.expose() == key));
+    assert!(config.public_ledger && !format!("{config:?}").contains(key));
+    let config = read(&[("MRU_JWT_KEY_SECRET_ARN", "arn")]).unwrap();
+    assert!(matches!(config.jwt_key, Some(JwtKey::Managed(id)) if id == "arn"));
+    assert_eq!(
+        error(&[("MRU_JWT_KEY_SECRET_ARN", "arn"), ("MRU_JWT_KEY", key)]),
+        "MRU_JWT_KEY and MRU_JWT_KEY_SECRET_ARN are both set: choose one"
+    );
+    assert_eq!(
+        error(&[("MRU_PUBLIC_LEDGER", "yes")]),
+        "MRU_PUBLIC_LEDGER must be true or false: yes"
+    );
+
+    let issuer = "https://id.example.com/realms/movies";
+    let outside = |changes: &[(&str, &str)]| {
+        let known = [("MRU_OIDC_ISSUER", issuer), ("MRU_OIDC_AUDIENCE", "movies, api")];
+        read(&[&known[..], changes].concat())
+    };
+    let read_issuer = outside(&[]).unwrap().outside_issuer.unwrap();
+    let expected = OutsideIssuer {
+        issuer: issuer.to_owned(),
+        audiences: vec!["movies".to_owned(), "api".to_owned()],
+        roles_claim: "roles".to_owned(),
+        name_claim: "preferred_username".to_owned(),
+        min_fetch_interval: Duration::from_secs(60),
+    };
+    assert_eq!(read_issuer, expected);
+    for (wrong, named) in [
+        (("MRU_OIDC_ISSUER", "http://id.example.com"), "MRU_OIDC_ISSUER must be an address"),
+        (("MRU_OIDC_ISSUER", "https://id.example.com?x"), "MRU_OIDC_ISSUER must be an address"),
+        (("MRU_OIDC_ISSUER", "id.example.com"), "MRU_OIDC_ISSUER must be an address"),
+        (("MRU_OIDC_ISSUER", ""), "MRU_OIDC_AUDIENCE is set, but MRU_OIDC_ISSUER is not"),
+        (("MRU_OIDC_AUDIENCE", ""), "MRU_OIDC_AUDIENCE is not set"),
+        (("MRU_OIDC_AUDIENCE", " , "), "MRU_OIDC_AUDIENCE names no audience"),
+    ] {
+        let message = outside(&[wrong]).unwrap_err().to_string();
+        assert!(message.starts_with(named), "{message}");
+    }
+    assert!(outside(&[("MRU_OIDC_ISSUER", "http://127.0.0.1:8090")]).is_ok());
 }
 
 #[test]

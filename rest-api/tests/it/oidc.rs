@@ -114,12 +114,30 @@ async fn a_provider_signs_users_in_and_their_roles_count() {
     let me = get(&service, "/auth/me", &ada).await.json();
     assert_eq!((&me["name"], &me["roles"]), (&json!("ada"), &json!(["editor"])), "{me}");
 
-    // An editor posts a movie, and reads the ledger; it does not notify.
+    // An editor posts a movie, edits it, and reads the ledger; it does not notify.
     let post = |token: &str| {
         let request = service.request(Method::POST, "/movies").bearer_auth(token);
         service.send(request.header("content-type", "application/json").body(MOVIE))
     };
     assert_eq!(post(&ada).await.status, StatusCode::CREATED);
+    let mut movie = service.movies("").await.remove(0);
+    let path = format!("/movies/{}", movie["id"]);
+    let present = get(&service, &path, &ada).await;
+    movie["extract"] = "Edited by Ada.".into();
+    let put = |token: &str| {
+        let request = service.request(Method::PUT, &path).bearer_auth(token);
+        let request = request.header("if-match", present.header("etag"));
+        let request = request.header("content-type", "application/json");
+        service.send(request.body(movie.to_string()))
+    };
+    let edited = put(&ada).await;
+    assert_eq!(edited.status, StatusCode::OK, "{}", edited.text);
+    let now = get(&service, &path, &ada).await.json();
+    assert_eq!(
+        (&now["extract"], &now["provenance"]["edited_by"]),
+        (&json!("Edited by Ada."), &json!("ada")),
+        "{now}"
+    );
     assert_eq!(get(&service, "/ingests", &ada).await.status, StatusCode::OK);
     let notify = service.request(Method::POST, "/notify").bearer_auth(&ada).body("{}");
     assert_eq!(service.send(notify).await.status, StatusCode::FORBIDDEN);
@@ -128,6 +146,7 @@ async fn a_provider_signs_users_in_and_their_roles_count() {
     let bob = provider.sign_in("bob", AUDIENCE).await;
     assert_eq!(get(&service, "/auth/me", &bob).await.json()["roles"], json!([]));
     assert_eq!(post(&bob).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(put(&bob).await.status, StatusCode::FORBIDDEN);
     assert_eq!(get(&service, "/ingests", &bob).await.status, StatusCode::FORBIDDEN);
 
     let elsewhere = provider.sign_in("ada", "https://elsewhere.example.com").await;

@@ -32,6 +32,11 @@ const RULES: &[(&str, Rule)] = &[
     ("GET /movies", Rule::Anybody),
     ("POST /movies", PRODUCE),
     ("GET /movies/{id}", Rule::Anybody),
+    ("PUT /movies/{id}", EDIT),
+    ("PATCH /movies/{id}", EDIT),
+    ("DELETE /movies/{id}", EDIT),
+    ("PUT /movies/{id}/hold", EDIT),
+    ("DELETE /movies/{id}/hold", EDIT),
     ("POST /notify", Rule::Roles(&["service"])),
     ("GET /openapi.json", Rule::Anybody),
     ("GET /readyz", Rule::Unchecked),
@@ -43,6 +48,7 @@ const RULES: &[(&str, Rule)] = &[
 
 const LEDGER: Rule = Rule::Roles(&["producer", "editor", "admin", "service"]);
 const PRODUCE: Rule = Rule::Roles(&["producer", "editor", "service"]);
+const EDIT: Rule = Rule::Roles(&["editor"]);
 const DECIDE: Rule = Rule::Roles(&["editor", "service"]);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -234,6 +240,8 @@ async fn a_bound_producer_sees_and_retries_only_its_keys() {
     }
 
     // Movies have no key.
+    let hold = call(&service, "PUT /movies/999999/hold", Some(&editor)).await;
+    assert_eq!(hold.status, StatusCode::FORBIDDEN);
     let post = service.request(Method::POST, "/movies").bearer_auth(&bound);
     let post = service.send(post.header("content-type", "application/json").body(MOVIE)).await;
     assert_eq!(post.status, StatusCode::FORBIDDEN);
