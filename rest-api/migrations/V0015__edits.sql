@@ -21,7 +21,8 @@ create index edits_in_order on edits (ordered_at);
 -- Movies that files do not change. A movie without content may be held, too: no file brings it back.
 create table holds (
     movie_id bigint primary key,
-    identity uuid not null unique,
+    -- Checked at the end of a statement: two movies may exchange their identities.
+    identity uuid not null unique deferrable,
     held_at  timestamptz not null,
     held_by  text not null,
     -- Whether the movie might be another one without the hold.

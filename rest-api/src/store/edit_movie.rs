@@ -1,5 +1,6 @@
 //! The requests of clients that write movies: many at once, or a change of one.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
 use tokio_postgres::types::ToSql;
@@ -7,7 +8,7 @@ use tokio_postgres::types::ToSql;
 use super::{
     CatalogueRow, FoundById, Merged, MovieState, MovieWithProvenance, Store, StoreError,
     VersionPosition,
-    batch_movies::{Part, apply, read_movies, read_newest, write_movies},
+    batch_movies::{Part, apply, read_movies, write_movies},
     edits, holds, merge,
     merged_versions::MergedVersion,
     movie_sets, one_movie,
@@ -71,10 +72,12 @@ impl Store {
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
         merge::lock_for_request(&transaction).await?;
-        let position = present(&transaction).await?;
-        let part = Part::of_client(MergedVersion::of_client(&position), rows, by);
+        // Nothing that is merged is newer, so the position does not matter yet.
+        let first = VersionPosition::first();
+        let part = Part::of_client(MergedVersion::of_client(&first), rows, by);
         let mut movies = read_movies(&transaction, std::iter::once(&part)).await?;
-        read_newest(&transaction, &position, &mut movies).await?;
+        let known = movies.values().filter_map(|movie| movie.id).map(i64::cast_unsigned);
+        let ordered_at = next_time(&transaction, &known.collect()).await?;
         let (mut new_movies, mut held) = (Vec::new(), Vec::new());
         let merged = apply(&part, &mut movies, &mut new_movies, &mut held);
         write_movies(&transaction, &mut movies, &new_movies).await?;
@@ -83,7 +86,7 @@ impl Store {
             .iter()
             .filter_map(|(_, row)| Some((movies.get(&row.folded.identity)?.id?, Some(&*row.doc))));
         let (ids, docs): (Vec<i64>, Vec<Option<&str>>) = written.unzip();
-        edits::record(&transaction, position.ordered_at, by, &ids, &docs).await?;
+        edits::record(&transaction, ordered_at, by, &ids, &docs).await?;
         holds::report(&transaction, &held).await?;
         let revision = merge::increment_revision(&transaction, merged.changes_movies()).await?;
         transaction.commit().await?;
@@ -154,16 +157,7 @@ impl Store {
 async fn write(transaction: &Transaction<'_>, edit: &Edit<'_>) -> Result<bool, StoreError> {
     let Edit { id, content, expected, hold, by } = *edit;
     let movie = RoaringTreemap::from([id.cast_unsigned()]);
-    let now = present(transaction).await?;
-    let mut position = now.clone();
-    // A version may be dated in the future, by a clock that is ahead.
-    let later = |newer: movie_sets::CountingVersion, movies: RoaringTreemap| {
-        if movies.contains(id.cast_unsigned()) && newer.position >= position {
-            let ordered_at = newer.position.ordered_at + chrono::TimeDelta::microseconds(1);
-            position = VersionPosition::of_edit(ordered_at);
-        }
-    };
-    movie_sets::visit_later(transaction, &now, &movie, later).await?;
+    let ordered_at = next_time(transaction, &movie).await?;
     let (doc, is_changed) = match content {
         Content::Replaced(row) => {
             edits::write(transaction, std::slice::from_ref(row), by).await?;
@@ -174,18 +168,29 @@ async fn write(transaction: &Transaction<'_>, edit: &Edit<'_>) -> Result<bool, S
             (None, true)
         }
     };
-    edits::record(transaction, position.ordered_at, by, &[id], &[doc]).await?;
+    edits::record(transaction, ordered_at, by, &[id], &[doc]).await?;
     let is_held = hold && holds::hold(transaction, id, by).await?;
     Ok(is_changed || is_held)
 }
 
-/// Returns the position of what a client writes now. The caller holds the merge lock, so it is later than those of
-/// all requests before.
-async fn present(transaction: &Transaction<'_>) -> Result<VersionPosition, StoreError> {
+/// Returns the time of what a client writes now about these movies: it comes after all versions and edits of them,
+/// though one may be dated in the future, by a clock that is ahead. The caller holds the merge lock.
+async fn next_time(
+    transaction: &Transaction<'_>,
+    ids: &RoaringTreemap,
+) -> Result<DateTime<Utc>, StoreError> {
     let clock = "
-        /* edit_movie::present */
+        /* edit_movie::next_time */
         select clock_timestamp()";
-    Ok(VersionPosition::of_edit(query_one(transaction, clock, &[]).await?.get(0)))
+    let now: DateTime<Utc> = query_one(transaction, clock, &[]).await?.get(0);
+    let mut next = now;
+    let later = |newer: movie_sets::CountingVersion, movies: RoaringTreemap| {
+        if !movies.is_disjoint(ids) {
+            next = next.max(newer.position.ordered_at + TimeDelta::microseconds(1));
+        }
+    };
+    movie_sets::visit_later(transaction, &VersionPosition::of_edit(now), ids, later).await?;
+    Ok(next)
 }
 
 /// Returns the answer to an earlier request with this key, if there is one.

@@ -4,6 +4,8 @@
 //! order of versions, like a file of this time: versions before it do not change the movie, one after it does
 //! (docs/adr/0015-edits-and-holds.md).
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
@@ -114,4 +116,30 @@ pub(super) async fn write(
 /// Returns why a movie is withdrawn that a client has deleted.
 pub(super) fn cause_of_deletion(by: &str) -> Cause<'_> {
     Cause { reason: Reason::Deleted, ingest_id: None, by: Some(by) }
+}
+
+/// Gives the edits of movies to others: `replaced` has the new id of each. Of each movie the newest edit stays.
+pub(super) async fn replace(
+    transaction: &Transaction<'_>,
+    replaced: &HashMap<u64, u64>,
+) -> Result<(), StoreError> {
+    let replace = "
+        /* edits::replace */
+        with moved as (
+            delete from edits e
+            using unnest($1::bigint[], $2::bigint[]) as replaced (old, new)
+            where e.movie_id = replaced.old
+            returning replaced.new, e.*
+        )
+        insert into edits (movie_id, ordered_at, doc, edited_by)
+        select distinct on (new) new, ordered_at, doc, edited_by
+        from moved
+        order by new, ordered_at desc
+        on conflict (movie_id) do update
+            set ordered_at = excluded.ordered_at, doc = excluded.doc, edited_by = excluded.edited_by
+            where edits.ordered_at < excluded.ordered_at";
+    let (old, new): (Vec<i64>, Vec<i64>) =
+        replaced.iter().map(|(old, new)| (old.cast_signed(), new.cast_signed())).unzip();
+    execute(transaction, replace, &[&old, &new]).await?;
+    Ok(())
 }

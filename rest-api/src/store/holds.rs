@@ -3,6 +3,8 @@
 //! What files say meanwhile counts nevertheless, as if there were no hold. So a movie that is released becomes what it
 //! would be without it (docs/adr/0015-edits-and-holds.md).
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
@@ -275,4 +277,42 @@ pub(super) async fn remove_staged(
         id: row.get("movie_id"),
     });
     Ok((all, differing.collect()))
+}
+
+/// Gives the holds of movies to others: `replaced` has the new id of each. A movie that is held already stays so.
+pub(super) async fn replace(
+    transaction: &Transaction<'_>,
+    replaced: &HashMap<u64, u64>,
+) -> Result<(), StoreError> {
+    let replace = "
+        /* holds::replace */
+        with moved as (
+            delete from holds h
+            using unnest($1::bigint[], $2::bigint[]) as replaced (old, new)
+            where h.movie_id = replaced.old
+            returning replaced.new, h.*
+        )
+        insert into holds (movie_id, identity, held_at, held_by, contradicted)
+        select distinct on (new) new, identity, held_at, held_by, true
+        from moved
+        order by new, held_at
+        on conflict (movie_id) do update set contradicted = true";
+    let (old, new): (Vec<i64>, Vec<i64>) =
+        replaced.iter().map(|(old, new)| (old.cast_signed(), new.cast_signed())).unzip();
+    execute(transaction, replace, &[&old, &new]).await?;
+    Ok(())
+}
+
+/// Takes over the identities of the held movies, which have been computed anew.
+pub(super) async fn refold(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let refold = "
+        /* holds::refold */
+        update holds h
+        set identity = movie.identity
+        from (
+            select id, identity from movies union all select id, identity from withdrawn_movies
+        ) movie
+        where movie.id = h.movie_id and h.identity <> movie.identity";
+    execute(transaction, refold, &[]).await?;
+    Ok(())
 }

@@ -20,8 +20,9 @@ use uuid::Uuid;
 use super::{
     StoreError,
     catalogue_row::{FoldedText, NAME_SEPARATOR},
+    edits,
     folding::FOLDING,
-    merge, movie_sets,
+    holds, merge, movie_sets,
     search::{self, SearchText, words_of_terms},
     sql::execute,
 };
@@ -108,6 +109,7 @@ async fn step(client: &mut ClientWrapper) -> Result<Option<Step>, StoreError> {
     let (read, last, mut movies) = read_next(&transaction).await?;
     let Some(last) = last else {
         refold_withdrawn(&transaction).await?;
+        holds::refold(&transaction).await?;
         execute(&transaction, finish, &[]).await?;
         transaction.commit().await?;
         return Ok(None);
@@ -230,7 +232,7 @@ async fn merge_equal(
         /* refold::merge_equal */
         update movies m
         set content_hash = w.content_hash, doc = w.doc, ingest_id = w.ingest_id,
-            record = w.record, changed_at = w.changed_at
+            record = w.record, edited_by = w.edited_by, changed_at = w.changed_at
         from unnest($1::bigint[], $2::bigint[]) as g (remaining, winner)
         join movies w on w.id = g.winner
         where m.id = g.remaining";
@@ -265,7 +267,7 @@ async fn merge_equal(
     if !gone.is_empty() {
         execute(transaction, copy, &[&remaining, &winners]).await?;
         execute(transaction, remove, &[&gone]).await?;
-        movie_sets::replace(transaction, &replaced).await?;
+        replace(transaction, &replaced).await?;
     }
     Ok(gone.len())
 }
@@ -363,5 +365,15 @@ async fn refold_withdrawn(transaction: &Transaction<'_>) -> Result<(), StoreErro
     execute(transaction, remove, &[&gone]).await?;
     execute(transaction, make_room, &[&ids]).await?;
     execute(transaction, write, &[&ids, &identities]).await?;
-    movie_sets::replace(transaction, &replaced).await
+    replace(transaction, &replaced).await
+}
+
+/// Replaces movies by others in what versions contain and people have written: `replaced` has the new id of each.
+async fn replace(
+    transaction: &Transaction<'_>,
+    replaced: &HashMap<u64, u64>,
+) -> Result<(), StoreError> {
+    movie_sets::replace(transaction, replaced).await?;
+    edits::replace(transaction, replaced).await?;
+    holds::replace(transaction, replaced).await
 }

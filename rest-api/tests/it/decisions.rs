@@ -128,7 +128,10 @@ async fn imported_decisions_hold_for_versions_that_are_merged_before_and_later()
     // Before the versions are merged.
     let service = with_empty_database(service).await;
     let imported = import(&service, &exported).await.json_lines().remove(0);
-    assert_eq!(imported, json!({ "added": 2, "known": 0, "changed": 0, "approved": 0 }));
+    assert_eq!(
+        imported,
+        json!({ "added": 2, "known": 0, "changed": 0, "approved": 0, "movies": 0 })
+    );
     for version in &versions {
         let state = service.notify(version).await["state"].clone();
         assert!(state == "succeeded" || state == "superseded", "{state}");
@@ -145,7 +148,10 @@ async fn imported_decisions_hold_for_versions_that_are_merged_before_and_later()
     assert_eq!(service.get_ingest(&ids[1]).await["state"], "blocked");
     assert_eq!(titles(&service).await, ["A", "B", "C", "D"]);
     let imported = import(&service, &exported).await.json_lines().remove(0);
-    assert_eq!(imported, json!({ "added": 2, "known": 0, "changed": 1, "approved": 1 }));
+    assert_eq!(
+        imported,
+        json!({ "added": 2, "known": 0, "changed": 1, "approved": 1, "movies": 0 })
+    );
     service.reaches(&ids[1], "succeeded").await;
     assert_eq!(titles(&service).await, ["A"]);
     assert_eq!(service.get_ingest(&ids[2]).await["undone_by"], "ann");
@@ -153,7 +159,10 @@ async fn imported_decisions_hold_for_versions_that_are_merged_before_and_later()
     // Nothing is added twice, and what was decided since holds.
     succeeds(&service, &["redo", &ids[2].to_string()]).await;
     let imported = import(&service, &format!("{exported}{exported}")).await.json_lines().remove(0);
-    assert_eq!(imported, json!({ "added": 0, "known": 4, "changed": 0, "approved": 0 }));
+    assert_eq!(
+        imported,
+        json!({ "added": 0, "known": 4, "changed": 0, "approved": 0, "movies": 0 })
+    );
     service.idle().await;
     assert_eq!(titles(&service).await, ["A", "D"]);
     let reversed: Vec<&str> = exported.lines().rev().collect();

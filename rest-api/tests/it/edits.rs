@@ -78,9 +78,11 @@ async fn ingest_now(service: &Service, key: &str, movies: &[Value]) -> Value {
 }
 
 async fn genres(service: &Service, title: &str) -> Value {
-    service.movies(&format!("title={title}")).await.first().map_or(Value::Null, |movie| {
-        movie["genres"].clone()
-    })
+    service
+        .movies(&format!("title={title}"))
+        .await
+        .first()
+        .map_or(Value::Null, |movie| movie["genres"].clone())
 }
 
 #[tokio::test]
@@ -173,7 +175,14 @@ async fn what_cannot_be_changed_is_refused_with_the_way() {
     let other_id = json!({ "id": id + 1 });
     let cases = [
         (Method::PATCH, &*path, &[][..], Some(&renamed), 428, "precondition_required"),
-        (Method::PATCH, &path, &[("if-match", "\"old\"")], Some(&renamed), 412, "precondition_failed"),
+        (
+            Method::PATCH,
+            &path,
+            &[("if-match", "\"old\"")],
+            Some(&renamed),
+            412,
+            "precondition_failed",
+        ),
         (Method::PATCH, &path, &current, Some(&renamed), 409, "another_movie"),
         (Method::PATCH, &path, &current, Some(&other_id), 409, "another_movie"),
         (Method::PATCH, &path, &current, Some(&wrong), 422, "violations"),
@@ -183,14 +192,25 @@ async fn what_cannot_be_changed_is_refused_with_the_way() {
         (Method::DELETE, "/movies/99", &current, None, 404, "not_found"),
         (Method::DELETE, "/movies/x", &current, None, 404, "not_found"),
         (Method::DELETE, "/movies/1?hold=maybe", &current, None, 400, "invalid_parameter"),
-        (Method::DELETE, &path, &[("if-match", "*"), ("idempotency-key", "")], None, 400, "invalid_header"),
+        (
+            Method::DELETE,
+            &path,
+            &[("if-match", "*"), ("idempotency-key", "")],
+            None,
+            400,
+            "invalid_header",
+        ),
         (Method::PUT, "/movies/99/hold", &[], None, 404, "not_found"),
         (Method::DELETE, "/movies/99/hold", &[], None, 404, "not_found"),
     ];
     for (method, path, headers, body, status, code) in cases {
         let refused = editor.send(method.clone(), path, headers, body).await;
         let text = format!("{method} {path} {headers:?} {body:?}: {}", refused.text);
-        assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (status, &json!(code)), "{text}");
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["code"]),
+            (status, &json!(code)),
+            "{text}"
+        );
     }
     let request = service.request(Method::PATCH, &path).bearer_auth(&editor.token);
     let request = request.header("if-match", "*").json(&renamed);
@@ -208,8 +228,10 @@ async fn of_two_editors_at_once_one_is_told_and_nothing_is_lost() {
     for round in 0..20 {
         let etag = one.etag(id).await;
         let current = [("if-match", &*etag)];
-        let [first, second] =
-            [json!({ "genres": [format!("1 {round}")] }), json!({ "cast": [format!("2 {round}")] })];
+        let [first, second] = [
+            json!({ "genres": [format!("1 {round}")] }),
+            json!({ "cast": [format!("2 {round}")] }),
+        ];
         let (first, second) = tokio::join!(
             one.send(Method::PATCH, &path, &current, Some(&first)),
             other.send(Method::PATCH, &path, &current, Some(&second)),
@@ -326,7 +348,11 @@ async fn a_held_movie_is_not_withdrawn_until_it_is_released() {
     let (a, b) = (id_of(&service, "A").await, id_of(&service, "B").await);
     editor.hold(Method::PUT, a).await;
     let corrected = put(&[movie("C", "x")]).await;
-    assert_eq!((&corrected["withdrawn"], &corrected["held"]), (&json!(1), &json!(1)), "{corrected}");
+    assert_eq!(
+        (&corrected["withdrawn"], &corrected["held"]),
+        (&json!(1), &json!(1)),
+        "{corrected}"
+    );
     let listed = json!([{ "id": a, "title": "A", "year": 2000 }]);
     assert_eq!(service.get_ingest(&corrected["id"]).await["held_movies"], listed);
     assert_eq!(service.movies("").await.len(), 2);

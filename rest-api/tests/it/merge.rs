@@ -64,7 +64,7 @@ async fn the_provenance_of_a_movie_is_the_version_that_changed_it_last() {
     let response = service.send(service.post("/movies", movie("B", "z").to_string())).await;
     assert_eq!(response.json()["updated"], 1);
     let posted = json!({ "ingest": null, "bucket": null, "key": null, "version_id": null,
-        "record": 0 });
+        "record": 0, "edited_by": "API token" });
     assert_eq!(provenance("B").await, posted);
 }
 

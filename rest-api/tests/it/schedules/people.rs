@@ -87,7 +87,7 @@ impl People {
             from edits join (
                 select id, doc from movies union all select id, doc from withdrawn_movies
             ) movie on movie.id = movie_id
-            where doc::json ->> 'title' = $1";
+            where movie.doc::json ->> 'title' = $1";
         let ordered_at = sql.query_one(position, &[&title]).await.unwrap().get(0);
         self.edits.insert(title.to_owned(), Written { ordered_at, content });
     }
