@@ -194,7 +194,7 @@ pub(super) async fn write_movies(
         set cast_lc = r.cast_lc, genres_lc = string_to_array(r.genres_lc, chr(31)),
             content_hash = r.content_hash, doc = r.doc,
             terms = array_to_tsvector(string_to_array(r.terms, ' ')), ingest_id = r.ingest_id,
-            record = r.record, edited_by = r.edited_by, changed_at = clock_timestamp()
+            record = r.record, edited_by = r.edited_by, changed_at = now()
         from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
             $7::bigint[], $8::bigint[], $9::text[])
             as r (id, cast_lc, genres_lc, content_hash, doc, terms, ingest_id, record, edited_by)
@@ -206,8 +206,7 @@ pub(super) async fn write_movies(
         overriding system value
         select coalesce(id, nextval(pg_get_serial_sequence('movies', 'id'))), identity, title_lc, year,
             cast_lc, string_to_array(genres_lc, chr(31)), content_hash, doc, title_key,
-            array_to_tsvector(string_to_array(terms, ' ')), ingest_id, record, edited_by,
-            clock_timestamp()
+            array_to_tsvector(string_to_array(terms, ' ')), ingest_id, record, edited_by, now()
         from (
             select *
             from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[],

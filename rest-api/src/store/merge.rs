@@ -309,7 +309,7 @@ async fn update(transaction: &Transaction<'_>, ingest_id: Option<i64>) -> Result
         update movies m
         set cast_lc = s.cast_lc, genres_lc = s.genres_lc, content_hash = s.content_hash,
             doc = s.doc, terms = array_to_tsvector(string_to_array(s.terms, ' ')),
-            ingest_id = $1, record = s.record, edited_by = null, changed_at = clock_timestamp()
+            ingest_id = $1, record = s.record, edited_by = null, changed_at = now()
         from staging s
         where m.identity = s.identity and m.content_hash <> s.content_hash";
     Ok(execute(transaction, update, &[&ingest_id]).await?.cast_signed())
@@ -337,7 +337,7 @@ async fn insert(
         overriding system value
         select coalesce(withdrawn, nextval(pg_get_serial_sequence('movies', 'id'))), identity,
             title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
-            array_to_tsvector(string_to_array(terms, ' ')), $1, record, clock_timestamp()
+            array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
         from (
             select s.*, (select id from withdrawn_movies w where w.identity = s.identity) as withdrawn
             from staging s
@@ -369,7 +369,7 @@ async fn first_load(
         insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
             title_key, terms, ingest_id, record, changed_at)
         select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
-            array_to_tsvector(string_to_array(terms, ' ')), $1, record, clock_timestamp()
+            array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
         from staging";
     let inserted = execute(transaction, insert, &[&ingest_id]).await?;
     transaction.batch_execute(&create_indexes).await?;

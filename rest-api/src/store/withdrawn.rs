@@ -98,9 +98,9 @@ pub(super) async fn withdraw(
         ),
         withdrawn as (
             insert into withdrawn_movies
-                (id, identity, doc, ingest_id, reason, withdrawn_by, withdrawn_at)
+                (id, identity, doc, ingest_id, reason, withdrawn_by)
             select id, identity, json_strip_nulls(json_build_object('title', doc -> 'title',
-                'year', doc -> 'year', 'href', doc -> 'href')), $2, $3, $4, clock_timestamp()
+                'year', doc -> 'year', 'href', doc -> 'href')), $2, $3, $4
             from gone
             returning id
         )
