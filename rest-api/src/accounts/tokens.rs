@@ -192,8 +192,8 @@ impl Issuer {
         }
         let decoded = jsonwebtoken::decode::<Claims>(token, &key.key, &self.validation);
         let claims = decoded.map_err(|error| Refusal::of(&error))?.claims;
-        let times =
-            (timestamp(claims.iat), DateTime::from_timestamp_secs(claims.exp.cast_signed()));
+        let end = i64::try_from(claims.exp).ok().and_then(DateTime::from_timestamp_secs);
+        let times = (timestamp(claims.iat), end);
         let (Some(issued_at), Some(ends_at)) = times else {
             return Err(Refusal::Invalid("the times of the token are out of range"));
         };

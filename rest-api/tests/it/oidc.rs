@@ -23,8 +23,8 @@ use rest_api::{
 use ring::hmac;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Child,
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout},
 };
 use warp::Filter;
 
@@ -46,6 +46,8 @@ fn programs() -> std::path::PathBuf {
 struct Provider {
     issuer: String,
     _child: Child,
+    /// Open, because the provider goes on writing.
+    _output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Provider {
@@ -56,7 +58,7 @@ impl Provider {
         let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let issuer = lines.next_line().await.unwrap().unwrap();
-        Self { issuer, _child: child }
+        Self { issuer, _child: child, _output: lines }
     }
 
     /// Signs a user in, and returns the access token for a resource.

@@ -16,14 +16,16 @@ pub(crate) async fn node(
     directory: &Path,
     program: &str,
 ) -> tokio::process::Command {
-    let fetched = {
-        let _fetching = FETCHING.lock().await;
-        tokio::task::spawn_blocking(|| fetch(packages)).await.unwrap()
-    };
-    // A program finds packages beside itself alone.
-    let name = format!("{program}-{}", std::process::id());
-    let copy = fetched.join(name).with_extension("mjs");
-    std::fs::copy(directory.join(program), &copy).unwrap();
+    let _fetching = FETCHING.lock().await;
+    let fetched = tokio::task::spawn_blocking(|| fetch(packages)).await.unwrap();
+    // A program finds packages beside itself alone. Another run may have another one.
+    let text = std::fs::read(directory.join(program)).unwrap();
+    let copy = fetched.join(format!("{:x}-{program}", crc32fast::hash(&text)));
+    if !copy.exists() {
+        let unfinished = copy.with_extension(format!("copying-{}", std::process::id()));
+        std::fs::write(&unfinished, text).unwrap();
+        std::fs::rename(&unfinished, &copy).unwrap();
+    }
     let mut command = tokio::process::Command::new("node");
     command.arg(copy).stdin(Stdio::null()).kill_on_drop(true);
     command
