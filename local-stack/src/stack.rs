@@ -178,6 +178,7 @@ impl Stack {
             ignored_keys: IgnoredKeys::default(),
             snapshots: Snapshots::default(),
             ledger_days: None,
+            history_days: None,
             // Pages of other sites are refused before.
             cors_origins: CorsOrigins::Listed(Vec::new()),
             cache_bytes: DEFAULT_CACHE,

@@ -110,6 +110,7 @@ impl Environment {
             ignored_keys: IgnoredKeys::default(),
             snapshots: Snapshots::default(),
             ledger_days: None,
+            history_days: None,
             cors_origins: CorsOrigins::Any,
             cache_bytes: DEFAULT_CACHE,
             retry: Retry::default(),

@@ -63,7 +63,7 @@ create table idempotency_keys (
 create index idempotency_keys_by_age on idempotency_keys (created_at);
 
 -- The former states of movies: what each was before a change. The present state is the row of `movies` or
--- `withdrawn_movies`.
+-- `withdrawn_movies`. Ids rise with the time: merges run one after another.
 create table movie_history (
     id         bigint generated always as identity primary key,
     movie_id   bigint not null,
@@ -80,7 +80,8 @@ create table movie_history (
     ended_at   timestamptz not null default clock_timestamp()
 );
 create index movie_history_of_movie on movie_history (movie_id, id);
-create index movie_history_by_age on movie_history (ended_at);
+-- States that ended before this are not there: they were removed, or ended before this migration.
+alter table catalogue add column history_since timestamptz not null default now();
 
 -- Triggers, so that no statement which changes a movie can forget its history. A new movie has none: a first load
 -- costs nothing.

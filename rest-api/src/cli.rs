@@ -180,6 +180,8 @@ Environment:
                     [32768]
   MRU_LEDGER_DAYS   number of days after which an ended ingest is removed from the
                     ledger, unless it is the newest of its object; 0 for never [365]
+  MRU_HISTORY_DAYS  number of days after which a former state of a movie is removed
+                    from its history; 0 for never [365]
   MRU_CORS_ORIGINS  origins whose pages may read, separated by commas; empty for
                     none [*, any]
   MRU_CACHE_MB      largest size of the answers that are kept in memory, in MiB [64]

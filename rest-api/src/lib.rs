@@ -63,7 +63,7 @@ use ingest::Worker;
 use metrics::Metrics;
 use objects::ObjectStore;
 use results::Publisher;
-use store::{Lane, Outbox, Store, StoreError};
+use store::{Lane, Outbox, Retention, Store, StoreError};
 
 /// How many workers process batches of small files. While one merges, the other reads.
 const BATCH_WORKERS: usize = 2;
@@ -218,6 +218,8 @@ async fn serve(
             Publisher { store: store.clone(), sns: aws.sns, topic_arn, retry: config.retry };
         workers.spawn(Arc::new(publisher).run(stopping.clone()));
     }
+    let retention =
+        Retention { ledger_days: config.ledger_days, history_days: config.history_days };
     let background = tokio::spawn({
         let store = store.clone();
         async move {
@@ -225,7 +227,7 @@ async fn serve(
                 store.listen(),
                 store.keep_watching_revision(),
                 store.keep_maintaining(),
-                store.keep_removing(config.ledger_days),
+                store.keep_removing(retention),
                 accounts.keep_fetching_keys()
             )
         }

@@ -57,6 +57,8 @@ pub struct Config {
     /// After how many days an ended ingest is removed from the ledger (`MRU_LEDGER_DAYS`), unless it is the
     /// newest of its object; none if it is kept for good.
     pub ledger_days: Option<u32>,
+    /// After how many days a former state of a movie is removed (`MRU_HISTORY_DAYS`); none if it is kept for good.
+    pub history_days: Option<u32>,
     /// The origins whose pages may read (`MRU_CORS_ORIGINS`).
     pub cors_origins: CorsOrigins,
     /// The largest number of bytes of answers that are kept in memory (`MRU_CACHE_MB`); 0 for none.

@@ -57,6 +57,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             budget: self.budget(),
             ledger_days: Some(self.parsed("MRU_LEDGER_DAYS", 365, "a number of days"))
                 .filter(|days| *days > 0),
+            history_days: Some(self.parsed("MRU_HISTORY_DAYS", 365, "a number of days"))
+                .filter(|days| *days > 0),
             cors_origins: self.cors_origins("MRU_CORS_ORIGINS"),
             cache_bytes: self.cache_bytes("MRU_CACHE_MB"),
             retry: Retry::default(),

@@ -97,7 +97,7 @@ pub use one_movie::{FoundById, Hold, MovieState, MovieWithProvenance, Provenance
 pub use outbox::{DueResult, Outbox};
 pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LedgerVersion};
-pub use retention::Removed;
+pub use retention::{Removed, Retention};
 pub use revision::Revision;
 pub use search::{
     FoundMovie, SearchPage, SearchPosition, SearchQuery, Suggestion, SuggestionKind, search_key,

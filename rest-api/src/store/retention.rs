@@ -1,16 +1,15 @@
-//! Removes what nothing needs any more: old ingests, and versions of objects that do not count. The catalogue is
-//! the same without them.
+//! Removes what nothing needs any more: old ingests, versions of objects that do not count, former states of movies,
+//! and answers to requests that nobody repeats. The catalogue is the same without them.
 
 use std::time::Duration;
 
-use futures_util::{TryStreamExt, pin_mut};
-use roaring::RoaringTreemap;
+use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    Store, StoreError, merge, movie_sets,
-    sql::{execute, query_one},
+    Store, StoreError, merge,
+    sql::{execute, query_one, query_opt},
 };
 use crate::telemetry::chain;
 
@@ -23,46 +22,60 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 /// How many rows one statement reads.
 const BATCH: i64 = 1000;
 
-/// How many versions one statement removes.
-const MAX_REMOVED: usize = 10_000;
-
 /// The pause after each statement, so that others get their turn.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The key of the advisory lock: an arbitrary number. One process at a time removes.
 const LOCK: i64 = 0x6d72_755f_7072_756e;
 
+/// For how long things are kept; for ever if it is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// Ended ingests, in days.
+    pub ledger_days: Option<u32>,
+    /// Former states of movies, in days.
+    pub history_days: Option<u32>,
+}
+
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Removed {
     /// Ended ingests.
     pub ingests: u64,
-    /// Merged versions that do not count, or whose movies newer requests contain.
+    /// Merged versions that do not count.
     pub versions: u64,
+    /// Former states of movies.
+    pub states: u64,
+    /// Answers to requests with an idempotency key.
+    pub answers: u64,
 }
 
 impl Store {
     /// Removes once an hour, for ever.
-    pub(crate) async fn keep_removing(&self, ledger_days: Option<u32>) {
+    pub(crate) async fn keep_removing(&self, retention: Retention) {
         sleep(FIRST_DELAY).await;
         loop {
-            match self.remove_unneeded(ledger_days).await {
-                Ok(Removed { ingests: 0, versions: 0 }) => {}
-                Ok(Removed { ingests, versions }) => {
-                    info!(ingests, versions, "removed what nothing needs any more");
+            match self.remove_unneeded(retention).await {
+                Ok(removed) if removed == Removed::default() => {}
+                Ok(Removed { ingests, versions, states, answers }) => {
+                    info!(
+                        ingests,
+                        versions, states, answers, "removed what nothing needs any more"
+                    );
                 }
-                Err(error) => warn!(error = chain(&error), "removing old ingests failed"),
+                Err(error) => warn!(error = chain(&error), "removing what nothing needs failed"),
             }
             sleep(INTERVAL).await;
         }
     }
 
-    /// Removes ingests that ended more than `ledger_days` ago, if that is set, and versions that nothing
-    /// needs. Does nothing while another process does so.
+    /// Removes ingests and former states of movies that ended before the time that `retention` keeps them, versions that
+    /// nothing needs, and answers to requests that were sent more than a day ago. Does nothing while another process does
+    /// so.
     ///
     /// # Errors
     /// If the database is unavailable. What was removed until then stays so.
-    pub async fn remove_unneeded(&self, ledger_days: Option<u32>) -> Result<Removed, StoreError> {
+    pub async fn remove_unneeded(&self, retention: Retention) -> Result<Removed, StoreError> {
         let connection = self.bulk().await?;
         let lock = "
             /* retention::remove_unneeded */
@@ -71,11 +84,16 @@ impl Store {
             return Ok(Removed::default());
         }
         let removed = async {
-            let ingests = match ledger_days {
+            let ingests = match retention.ledger_days {
                 Some(days) => self.remove_ingests(days).await?,
                 None => 0,
             };
-            Ok(Removed { ingests, versions: self.remove_versions().await? })
+            let states = match retention.history_days {
+                Some(days) => self.remove_states(days).await?,
+                None => 0,
+            };
+            let versions = self.remove_versions().await?;
+            Ok(Removed { ingests, versions, states, answers: self.remove_answers().await? })
         };
         let removed: Result<_, StoreError> = removed.await;
         let unlock = "
@@ -165,7 +183,7 @@ impl Store {
                                     select from ingests where ingests.id = newer.ingest_id)
                         )
                 ) as ids";
-        let (mut next, mut removed) = (Some(0_i64), self.remove_covered_requests().await?);
+        let (mut next, mut removed) = (Some(0_i64), 0);
         while let Some(after) = next {
             let row = query_one(&self.bulk().await?, silent, &[&after, &BATCH]).await?;
             next = row.get("next");
@@ -174,39 +192,6 @@ impl Store {
                 removed += self.remove(&ids).await?;
             }
             sleep(PAUSE).await;
-        }
-        Ok(removed)
-    }
-
-    /// Removes the versions that requests have merged and whose movies newer ones contain.
-    async fn remove_covered_requests(&self) -> Result<u64, StoreError> {
-        let versions = "
-            /* retention::remove_covered_requests */
-            select v.id, m.movie_ids, m.bitmap
-            from merged_versions v
-            left join version_movies m on m.version_id = coalesce(v.set_id, v.id)
-            where v.key = '' and v.bucket = ''
-            order by v.ordered_at desc, v.sequencer desc";
-        let mut covered: Vec<i64> = Vec::new();
-        {
-            let connection = self.bulk().await?;
-            let statement = connection.prepare_cached(versions).await?;
-            let no_params: [&str; 0] = [];
-            let rows = connection.query_raw(&statement, no_params).await?;
-            pin_mut!(rows);
-            let mut newer: Option<RoaringTreemap> = None;
-            while let Some(row) = rows.try_next().await? {
-                let movies = movie_sets::movies(&row)?;
-                match &mut newer {
-                    Some(newer) if movies.is_subset(newer) => covered.push(row.get("id")),
-                    Some(newer) => *newer |= movies,
-                    None => newer = Some(movies),
-                }
-            }
-        }
-        let mut removed = 0;
-        for ids in covered.chunks(MAX_REMOVED) {
-            removed += self.remove(ids).await?;
         }
         Ok(removed)
     }
@@ -230,5 +215,70 @@ impl Store {
         execute(&transaction, remove_sets, &[&sets]).await?;
         transaction.commit().await?;
         Ok(removed.len() as u64)
+    }
+
+    /// Removes the states of movies that ended more than `days` ago.
+    async fn remove_states(&self, days: u32) -> Result<u64, StoreError> {
+        // First it is noted that they are not known any more, so that no state seems to be the first of its movie.
+        let note = "
+            /* retention::remove_states */
+            update catalogue
+            set history_since = greatest(history_since, now() - make_interval(days => $1))
+            where exists (
+                select
+                from (select ended_at from movie_history order by id limit 1) oldest
+                where ended_at < now() - make_interval(days => $1)
+            )
+            returning history_since";
+        // Ids rise with the time, so the walk ends at the first state that is young enough.
+        let remove = "
+            /* retention::remove_states */
+            with walked as materialized (
+                select id, ended_at from movie_history where id > $1 order by id limit $3
+            ),
+            removed as (
+                delete from movie_history h
+                using walked w
+                where h.id = w.id and w.ended_at < $2
+                returning h.id
+            )
+            select max(id) as last, count(*) as removed from removed";
+        let days = i32::try_from(days).unwrap_or(i32::MAX);
+        let noted = query_opt(&self.bulk().await?, note, &[&days]).await?;
+        let Some(since) = noted.map(|row| row.get::<_, DateTime<Utc>>(0)) else { return Ok(0) };
+        let (mut after, mut removed) = (0_i64, 0);
+        loop {
+            let row = query_one(&self.bulk().await?, remove, &[&after, &since, &BATCH]).await?;
+            let count = row.get::<_, i64>("removed");
+            removed += count.cast_unsigned();
+            after = row.get::<_, Option<i64>>("last").unwrap_or(after);
+            if count < BATCH {
+                return Ok(removed);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Removes the answers to requests that were sent more than a day ago.
+    async fn remove_answers(&self) -> Result<u64, StoreError> {
+        let remove = "
+            /* retention::remove_answers */
+            delete from idempotency_keys
+            where ctid = any(array(
+                select ctid
+                from idempotency_keys
+                where created_at < now() - interval '24 hours'
+                order by created_at
+                limit $1
+            ))";
+        let mut removed = 0;
+        loop {
+            let count = execute(&self.bulk().await?, remove, &[&BATCH]).await?;
+            removed += count;
+            if count < BATCH.cast_unsigned() {
+                return Ok(removed);
+            }
+            sleep(PAUSE).await;
+        }
     }
 }

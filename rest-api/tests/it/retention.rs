@@ -1,6 +1,6 @@
-//! What is removed from the ledger and from the sets of movies, and what is converted to them.
+//! What is removed from the ledger, from the sets of movies and from the answers to requests, and what is converted to them.
 
-use rest_api::store::Removed;
+use rest_api::store::{Removed, Retention};
 use serde_json::json;
 
 use crate::support::{BUCKET, Service, movies::movie, notification, postgres::migrate};
@@ -37,15 +37,15 @@ async fn old_ingests_are_removed_but_the_newest_of_each_object() {
         let sequencer = format!("{n:04}");
         sql.execute(insert, &[&BUCKET, key, state, &sequencer, age]).await.unwrap();
     }
-    let store = service.store(2).await;
-    let removed = store.remove_unneeded(Some(30)).await.unwrap();
-    assert_eq!(removed, Removed { ingests: 5, versions: 0 });
+    let (store, keep) = (service.store(2).await, Retention::default());
+    let removed = store.remove_unneeded(Retention { ledger_days: Some(30), ..keep }).await.unwrap();
+    assert_eq!(removed, Removed { ingests: 5, ..Removed::default() });
     let left = "select string_agg(key || ' ' || state, ', ' order by id) from ingests";
     let left: String = sql.query_one(left, &[]).await.unwrap().get(0);
     let expected = "k succeeded, k rejected, k superseded, only succeeded, failing rejected, \
         young succeeded, young succeeded, open queued, open succeeded, fresh gone, lost failed";
     assert_eq!(left, expected);
-    assert_eq!(store.remove_unneeded(None).await.unwrap(), Removed::default());
+    assert_eq!(store.remove_unneeded(keep).await.unwrap(), Removed::default());
 }
 
 #[tokio::test]
@@ -64,13 +64,13 @@ async fn versions_that_do_not_count_are_removed_with_their_ingests() {
     put("k", 3, &["A", "B", "C"]).await;
     put("other", 5, &["A", "B", "C", "D"]).await;
     let store = service.store(2).await;
-    let nothing = Removed { ingests: 0, versions: 0 };
-    assert_eq!(store.remove_unneeded(None).await.unwrap(), nothing, "they can be undone");
+    let (keep, nothing) = (Retention::default(), Removed::default());
+    assert_eq!(store.remove_unneeded(keep).await.unwrap(), nothing, "they can be undone");
     let forget = "delete from ingests where id = any($1)";
     sql.execute(forget, &[&vec![second]]).await.unwrap();
-    assert_eq!(store.remove_unneeded(None).await.unwrap(), nothing, "the third can be undone");
+    assert_eq!(store.remove_unneeded(keep).await.unwrap(), nothing, "the third can be undone");
     sql.execute(forget, &[&vec![first]]).await.unwrap();
-    assert_eq!(store.remove_unneeded(None).await.unwrap(), Removed { ingests: 0, versions: 1 });
+    assert_eq!(store.remove_unneeded(keep).await.unwrap(), Removed { versions: 1, ..nothing });
     // The set that the second and third version share stays, that of the first is gone.
     let sets = "select count(*) from version_movies";
     assert_eq!(sql.query_one(sets, &[]).await.unwrap().get::<_, i64>(0), 2);
@@ -82,14 +82,18 @@ async fn versions_that_do_not_count_are_removed_with_their_ingests() {
 }
 
 #[tokio::test]
-async fn what_newer_requests_contain_is_removed() {
-    let service = Service::start().await;
-    for genre in ["x", "y"] {
-        let posted = service.post("/movies", movie("A", genre).to_string());
-        assert!(service.send(posted).await.status.is_success());
-    }
-    let removed = service.store(2).await.remove_unneeded(None).await.unwrap();
-    assert_eq!(removed, Removed { ingests: 0, versions: 1 });
+async fn answers_to_requests_of_more_than_a_day_ago_are_removed() {
+    let service = Service::start_without_workers().await;
+    let sql = service.sql().await;
+    let answers = "insert into idempotency_keys (caller, key, fingerprint, answer, created_at)
+        select 'ann', n::text, '', '', now() - make_interval(mins => n)
+        from generate_series(1, 4000) n";
+    sql.batch_execute(answers).await.unwrap();
+    let removed = service.store(2).await.remove_unneeded(Retention::default()).await.unwrap();
+    assert_eq!(removed, Removed { answers: 4000 - 24 * 60 + 1, ..Removed::default() });
+    let left = "select count(*), max(key::int) from idempotency_keys";
+    let left = sql.query_one(left, &[]).await.unwrap();
+    assert_eq!((left.get(0), left.get(1)), (24_i64 * 60 - 1, 24 * 60 - 1));
 }
 
 #[tokio::test]

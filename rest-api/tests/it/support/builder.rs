@@ -157,6 +157,7 @@ fn config(database: Database) -> Config {
         ignored_keys: IgnoredKeys::default(),
         snapshots: Snapshots::default(),
         ledger_days: None,
+        history_days: None,
         cors_origins: CorsOrigins::Any,
         cache_bytes: DEFAULT_CACHE,
         retry: Retry {
