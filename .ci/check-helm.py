@@ -28,6 +28,7 @@ PUBLIC = [
     "/",
     "/movies",
     "/movies/1",
+    "/movies/1/history",
     "/validate",
     "/ingests",
     "/ingests/1",

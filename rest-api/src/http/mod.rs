@@ -18,6 +18,7 @@ mod docs;
 mod edits;
 mod export;
 mod health;
+mod history;
 mod ingests;
 mod metrics;
 mod movie;

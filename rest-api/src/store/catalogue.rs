@@ -9,7 +9,7 @@ use super::{
 };
 
 /// A page ends early, with a link to the next one, when its movies have more than this many bytes.
-const MAX_PAGE: usize = 2 << 20;
+pub(super) const MAX_PAGE: usize = 2 << 20;
 
 /// The order of the movies. Ties go by id, ascending.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -13,6 +13,7 @@
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `batch_movies`, `maintenance`, `retention` |
 //! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions`, `movie_decisions` |
 //! | what clients write | `edits`, `edit_movie`, `holds` |
+//! | what movies were | `history` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
 
 mod batch;
@@ -32,6 +33,7 @@ mod error;
 mod export;
 mod filters;
 mod folding;
+mod history;
 mod holds;
 mod known_versions;
 mod ledger;
@@ -86,6 +88,7 @@ pub use error::StoreError;
 pub use export::Export;
 pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
+pub use history::{HistoricState, HistoryPage, HistoryQuery};
 pub use holds::{HoldState, NewerVersion};
 pub use known_versions::{KnownVersion, VersionInBucket};
 pub use ledger::{Event, Ingest, IngestQuery, IngestState, Mode};

@@ -22,7 +22,7 @@ use super::{
     catalogue_row::{FoldedText, NAME_SEPARATOR},
     edits,
     folding::FOLDING,
-    holds, merge, movie_sets,
+    history, holds, merge, movie_sets,
     search::{self, SearchText, words_of_terms},
     sql::execute,
 };
@@ -368,11 +368,13 @@ async fn refold_withdrawn(transaction: &Transaction<'_>) -> Result<(), StoreErro
     replace(transaction, &replaced).await
 }
 
-/// Replaces movies by others in what versions contain and people have written: `replaced` has the new id of each.
+/// Replaces movies by others in what versions contain and people have written: `replaced` has the new id of each. What
+/// they were is forgotten.
 async fn replace(
     transaction: &Transaction<'_>,
     replaced: &HashMap<u64, u64>,
 ) -> Result<(), StoreError> {
+    history::forget(transaction, replaced.keys()).await?;
     movie_sets::replace(transaction, replaced).await?;
     edits::replace(transaction, replaced).await?;
     holds::replace(transaction, replaced).await

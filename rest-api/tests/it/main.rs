@@ -29,6 +29,7 @@
 //! | `forged_notifications::` | notifications that claim a wrong bucket, time or sequencer |
 //! | `gone::` | objects that are gone before they are read |
 //! | `freshness::` | the age of answers, with several replicas and a cut listener |
+//! | `history::` | the changes of a movie, and how long they are kept |
 //! | `hostile_files::` | files made to occupy processors and memory |
 //! | `http::` | errors, limits, timeouts and shutdown of the HTTP API |
 //! | `ignored_keys::` | keys that are no files |
@@ -83,6 +84,7 @@ mod files;
 mod forged_notifications;
 mod freshness;
 mod gone;
+mod history;
 mod hostile_files;
 mod http;
 mod ignored_keys;

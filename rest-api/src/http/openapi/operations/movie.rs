@@ -5,10 +5,13 @@ use serde_json::{Value, json};
 
 use super::{
     super::Schemas, Answer, CACHED, MOVIES, Operation, Parameter, example, id, if_none_match,
-    not_modified,
+    not_modified, paging,
 };
 use crate::{
-    http::edits::{MAX_KEY, MEDIA_TYPE, PATCH_MEDIA_TYPE},
+    http::{
+        edits::{MAX_KEY, MEDIA_TYPE, PATCH_MEDIA_TYPE},
+        history::MovieChange,
+    },
     problem::Code,
     store::{Hold, HoldState, Provenance},
 };
@@ -75,6 +78,19 @@ pub(in crate::http) fn delete_movie(_: &mut Schemas) -> Operation {
         Deletes a movie. Older files that arrive later do not bring it back; a newer one does, unless it is held.";
     changed("deleteMovie", "Delete a movie", description)
         .answer(StatusCode::NO_CONTENT, Answer::new("The movie is deleted."))
+}
+
+/// `GET /movies/{id}/history`.
+pub(in crate::http) fn list_changes(schemas: &mut Schemas) -> Operation {
+    let description = "\
+        Lists the changes of a movie, newest first; also of one that was withdrawn. Older changes are forgotten \
+        (`MRU_HISTORY_DAYS`).";
+    let page = Answer::new("A page of its changes.").headers(&["Link"]);
+    Operation::new("listChanges", MOVIES, "List the changes of a movie", description)
+        .parameters([movie_id()])
+        .parameters(paging())
+        .answer(StatusCode::OK, page.json(schemas.of::<Vec<MovieChange>>()))
+        .fails(&[Code::NotFound])
 }
 
 /// `PUT /movies/{id}/hold`.
