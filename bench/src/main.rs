@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release -p bench -- ingest --data DIRECTORY
+//! cargo run --release -p bench -- history
 //! cargo run --release -p bench -- producers
 //! cargo run --release -p bench -- producers --rate 200 --seconds 30
 //! cargo run --release -p bench -- backlog
@@ -26,6 +27,7 @@
 //! service    uses files
 //! decode     uses memory, movies, report
 //! ingest     uses limit, memory, movies, report
+//! history    uses ingest, movies, report
 //! attack     uses ingest, movies, process, report
 //! queries    uses ingest, movies, process, report, stack
 //! producers  uses files, ledger, report, stack
@@ -33,7 +35,7 @@
 //! latency    uses files, ledger, movies, report, stack
 //! growth     uses files, ledger, movies, report, service, stack
 //! search     uses files, growth, movies, report, stack
-//! main       uses attack, backlog, decode, growth, ingest, latency, movies, process, producers, queries, report,
+//! main       uses attack, backlog, decode, growth, history, ingest, latency, movies, process, producers, queries, report,
 //!            search
 //! ```
 
@@ -42,6 +44,7 @@ mod backlog;
 mod decode;
 mod files;
 mod growth;
+mod history;
 mod ingest;
 mod latency;
 mod ledger;
@@ -92,6 +95,18 @@ enum Command {
 
         /// Number of times that each step is measured; the table shows the median
         #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+    /// Measure what the history of movies costs a large file, against none
+    ///
+    /// Prints one table. Both are measured in turn.
+    History {
+        /// Number of synthetic movies, a multiple of 100
+        #[arg(long, default_value_t = 100_000)]
+        movies: usize,
+
+        /// Number of times that each step is measured; the table shows the median
+        #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
     /// Measure many small files, put concurrently through the whole local stack
@@ -176,14 +191,18 @@ enum Command {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Ingest { data, movies, rounds } => {
-            let directory = std::env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
-            // Commits wait as in production. The other settings of `Purpose::Test` stay: nothing is
-            // flushed to disk.
-            let settings = ["synchronous_commit=on".to_owned()];
-            let postgres = Postgres::start_with(&directory, Purpose::Test, 5432, &settings).await?;
-            let outcome = measure_ingest(data, movies, rounds, &postgres).await;
-            postgres.stop().await;
-            outcome
+            with_postgres(async |postgres| measure_ingest(data, movies, rounds, postgres).await)
+                .await
+        }
+        Command::History { movies, rounds } => {
+            with_postgres(async |postgres| {
+                let mut report = report::Report::new();
+                let file = movies::synthetic(movies);
+                history::measure(&file, rounds, postgres, &mut report).await?;
+                report.print();
+                Ok(())
+            })
+            .await
         }
         Command::Producers { producers, files, rate, seconds } => {
             let files = rate.map_or(files, |rate| (rate * seconds) as usize);
@@ -199,6 +218,17 @@ async fn main() -> Result<()> {
         Command::Queries(options) => queries::measure(options).await,
         Command::Lambda => run_function().await,
     }
+}
+
+/// Runs `measure` with a Postgres of its own, whose commits wait as in production. The other settings of
+/// [`Purpose::Test`] stay: nothing is flushed to disk.
+async fn with_postgres(measure: impl AsyncFnOnce(&Postgres) -> Result<()>) -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("mru-bench-{}", std::process::id()));
+    let settings = ["synchronous_commit=on".to_owned()];
+    let postgres = Postgres::start_with(&directory, Purpose::Test, 5432, &settings).await?;
+    let outcome = measure(&postgres).await;
+    postgres.stop().await;
+    outcome
 }
 
 async fn measure_ingest(
