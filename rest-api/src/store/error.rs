@@ -80,6 +80,9 @@ pub enum StoreError {
     /// The movie that a page begins after is gone.
     #[error("the movie that the page begins after is gone")]
     CursorGone,
+    /// The change would leave no active user who may manage users.
+    #[error("this is the last active admin: make another one first")]
+    LastAdmin,
     /// A statement failed: an error of the service.
     #[error("a database statement failed")]
     Statement(#[source] tokio_postgres::Error),

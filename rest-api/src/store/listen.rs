@@ -31,6 +31,9 @@ pub(super) const ENDED: &str = "movies_r_us_finished";
 /// The channel for changes of the catalogue. The payload has the new revision.
 pub(super) const REVISION: &str = "movies_r_us_revision";
 
+/// The channel for sessions that have ended.
+pub(super) const REVOKED: &str = "movies_r_us_revoked";
+
 /// The delay before a new connection is opened.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,8 @@ pub(crate) struct Hints {
     pub(crate) queued: watch::Sender<()>,
     /// Changes when an ingest has ended.
     pub(crate) ended: watch::Sender<()>,
+    /// Changes when a session has ended.
+    pub(crate) revoked: watch::Sender<()>,
     /// Asks to tell the other processes that an ingest was queued.
     announcing: Notify,
     /// The tasks that wait for the end of an ingest, by its id.
@@ -67,6 +72,11 @@ impl Hints {
         self.announcing.notify_one();
     }
 
+    /// Wakes up who keeps the ended sessions of this process.
+    pub(super) fn announce_revoked(&self) {
+        self.revoked.send_replace(());
+    }
+
     /// Wakes up whoever waits for the end of one of these ingests.
     pub(super) fn announce_ended(&self, ids: impl IntoIterator<Item = i64>) {
         let waiting = self.waiting();
@@ -84,6 +94,7 @@ impl Hints {
         self.queued.send_replace(());
         self.waiting().values().for_each(|waiting| waiting.wake.notify_waiters());
         self.ended.send_replace(());
+        self.revoked.send_replace(());
     }
 
     /// Returns a hint of the end of an ingest. Whoever reads the ledger afterwards misses no end.
@@ -140,6 +151,15 @@ pub(super) async fn announce_ended(
     Ok(())
 }
 
+/// Tells all processes that sessions have ended, when the transaction commits.
+pub(super) async fn announce_revoked(client: &impl GenericClient) -> Result<(), StoreError> {
+    let announce = "
+        /* listen::announce_revoked */
+        select pg_notify($1, '')";
+    execute(client, announce, &[&REVOKED]).await?;
+    Ok(())
+}
+
 impl Store {
     /// Turns notifications into hints, and tells other processes of queued ingests, for ever. It
     /// reconnects when the connection breaks.
@@ -191,13 +211,14 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
-    let subscribe = format!("listen {QUEUED}; listen {ENDED}; listen {REVISION}");
+    let subscribe = format!("listen {QUEUED}; listen {ENDED}; listen {REVISION}; listen {REVOKED}");
     let subscribe = client.batch_execute(&subscribe);
     let receive = async {
         while let Some(message) = messages.next().await {
             if let AsyncMessage::Notification(notification) = message? {
                 match notification.channel() {
                     QUEUED => hints.queued.send_replace(()),
+                    REVOKED => hints.announce_revoked(),
                     REVISION => {
                         let revision = Revision::parse(notification.payload());
                         if let (Some(known), Some(revision)) = (known, revision) {

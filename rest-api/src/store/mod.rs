@@ -14,6 +14,7 @@
 //! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions`, `movie_decisions` |
 //! | what clients write | `edits`, `edit_movie`, `holds` |
 //! | what movies were | `history` |
+//! | users | `users`, `sessions` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
 
 mod batch;
@@ -57,11 +58,13 @@ mod refold;
 mod retention;
 mod revision;
 mod search;
+mod sessions;
 mod sql;
 mod staging;
 #[cfg(test)]
 mod statements;
 mod undo;
+mod users;
 mod version_order;
 mod withdrawn;
 
@@ -105,9 +108,12 @@ pub use revision::Revision;
 pub use search::{
     FoundMovie, SearchPage, SearchPosition, SearchQuery, Suggestion, SuggestionKind, search_key,
 };
+pub(crate) use sessions::{Digests, MAX_IDLE, Refreshed};
 pub use sql::ListQuery;
 pub use staging::{Stage, Staging};
 pub use undo::{AffectedMovie, DecidedIngest, Effect, Undo};
+pub(crate) use users::Credentials;
+pub use users::{NewUser, User, UserChange};
 pub use version_order::{ObservedVersion, Report, VersionPosition};
 pub use withdrawn::{Reason, Withdrawal};
 

@@ -1,5 +1,5 @@
 //! Removes what nothing needs any more: old ingests, versions of objects that do not count, former states of movies,
-//! and answers to requests that nobody repeats. The catalogue is the same without them.
+//! answers to requests that nobody repeats, and sessions that are over. The catalogue is the same without them.
 
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub struct Removed {
     pub states: u64,
     /// Answers to requests with an idempotency key.
     pub answers: u64,
+    /// Sessions that are over.
+    pub sessions: u64,
 }
 
 impl Store {
@@ -57,10 +59,10 @@ impl Store {
         loop {
             match self.remove_unneeded(retention).await {
                 Ok(removed) if removed == Removed::default() => {}
-                Ok(Removed { ingests, versions, states, answers }) => {
+                Ok(Removed { ingests, versions, states, answers, sessions }) => {
                     info!(
                         ingests,
-                        versions, states, answers, "removed what nothing needs any more"
+                        versions, states, answers, sessions, "removed what nothing needs any more"
                     );
                 }
                 Err(error) => warn!(error = chain(&error), "removing what nothing needs failed"),
@@ -70,8 +72,8 @@ impl Store {
     }
 
     /// Removes ingests and former states of movies that ended before the time that `retention` keeps them, versions that
-    /// nothing needs, and answers to requests that were sent more than a day ago. Does nothing while another process does
-    /// so.
+    /// nothing needs, answers to requests that were sent more than a day ago, and sessions that are over. Does nothing
+    /// while another process does so.
     ///
     /// # Errors
     /// If the database is unavailable. What was removed until then stays so.
@@ -93,7 +95,8 @@ impl Store {
                 None => 0,
             };
             let versions = self.remove_versions().await?;
-            Ok(Removed { ingests, versions, states, answers: self.remove_answers().await? })
+            let (answers, sessions) = (self.remove_answers().await?, self.remove_sessions().await?);
+            Ok(Removed { ingests, versions, states, answers, sessions })
         };
         let removed: Result<_, StoreError> = removed.await;
         let unlock = "
