@@ -5,14 +5,20 @@
 //! - `tokens` is the built-in issuer of access tokens, `outside` verifies those of another one. `ring_provider` has
 //!   the signatures of both.
 //! - `revocations` says which tokens do not hold any more.
+//! - `rules`, `passwords` and `attempts` are what users of the service's own sign in with, and `refresh_token` is what
+//!   they stay signed in with.
 //!
 //! `Accounts` turns the header `Authorization` of a request into a caller, without a statement.
 
+mod attempts;
 mod caller;
 mod outside;
+mod passwords;
+mod refresh_token;
 mod revocations;
 mod ring_provider;
 mod role;
+mod rules;
 mod tokens;
 
 use std::{sync::Arc, time::Duration};
@@ -22,10 +28,15 @@ use http::{HeaderMap, header};
 use jsonwebtoken::errors::{Error, ErrorKind};
 use quick_cache::sync::Cache;
 
+pub(crate) use attempts::{Attempt, Attempts};
 pub use caller::{Caller, KeyPrefixes};
 pub use revocations::{Revocations, Revoked};
-pub use role::{Role, Roles};
 pub use tokens::{ACCESS_TOKEN_LIFETIME, AccessToken, Issuer, KeyError, Subject, generate_key};
+pub(crate) use passwords::Checked;
+pub use passwords::{Password, PasswordError, Passwords};
+pub(crate) use refresh_token::RefreshToken;
+pub use role::{Role, Roles};
+pub use rules::{check_prefixes, roles_of_user, user_name};
 
 use crate::config::{OutsideIssuer, TokenDigest};
 use outside::Outside;
