@@ -33,6 +33,9 @@ pub(crate) enum Command {
     /// Carry what people decided (undo, redo, approve) from one database to another
     #[command(subcommand)]
     Decisions(DecisionsCommand),
+    /// Add, list and change the users that sign in with a password
+    #[command(subcommand, after_help = USERS)]
+    Users(UsersCommand),
     /// Check movie files as the service does, before you put them into the bucket
     #[command(after_help = VALIDATE)]
     Validate(ValidateArguments),
@@ -113,6 +116,61 @@ pub(crate) enum DecisionsCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum UsersCommand {
+    /// Add a user; the password comes from standard input
+    Add {
+        /// The name; case makes no difference
+        name: String,
+        /// A role: producer, editor or admin; repeat it for several
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// The beginning of the keys that the user is bound to; repeat it for several
+        #[arg(long = "prefix", value_name = "PREFIX")]
+        prefixes: Vec<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print all users, one a line
+    List {
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a user these roles and no others
+    Roles {
+        #[command(flatten)]
+        user: UserArguments,
+        /// The roles: producer, editor, admin
+        #[arg(value_name = "ROLE")]
+        roles: Vec<String>,
+    },
+    /// Bind a user to keys with these beginnings and no others; without any, to none
+    Prefixes {
+        #[command(flatten)]
+        user: UserArguments,
+        /// The beginnings of keys
+        #[arg(value_name = "PREFIX")]
+        prefixes: Vec<String>,
+    },
+    /// Set the password of a user; it comes from standard input
+    Password(UserArguments),
+    /// Keep a user from signing in, and end its sessions
+    Disable(UserArguments),
+    /// Let a user sign in that was disabled
+    Enable(UserArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct UserArguments {
+    /// The name of the user; case makes no difference
+    pub(crate) name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]
@@ -258,6 +316,24 @@ Exit status: 0 imported, 1 error, 2 wrong usage
 Examples:
   rest-api decisions import decisions.ndjson
   rest-api decisions export | MRU_DB_NAME=rebuilt rest-api decisions import";
+
+const USERS: &str = "\
+A password is never an argument: a terminal is asked for it twice, without showing it;
+else it is the first line of standard input. It has at least 12 characters and at most
+1,024 bytes.
+
+To set a password, to disable a user, or to change its roles or prefixes ends its
+sessions: the refresh token is refused at once, access tokens within a few seconds. The
+last active admin cannot be disabled, nor lose the role. A user is never removed, since
+the history of movies names it.
+
+Exit status: 0 done, 1 error, 2 wrong usage
+
+Examples:
+  rest-api users add ann --role admin --role editor
+  rest-api users add studio --role producer --prefix studio/ < password.txt
+  rest-api users roles ann editor producer
+  rest-api users disable ann";
 
 const VALIDATE: &str = "\
 A file is a JSON array of movies, one movie, or NDJSON (one movie a line); plain

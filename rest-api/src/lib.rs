@@ -7,6 +7,7 @@
 //!  reconcile compares a bucket with the ledger
 //!  validate  checks files before they are put
 //!  decisions what people decide about versions, on the command line
+//!  users     users, on the command line
 //!  ----------------------------------------------------------
 //!  objects   the S3 client
 //!  metrics   counters and gauges
@@ -46,6 +47,7 @@ mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod terminal;
+pub mod users;
 pub mod validate;
 
 mod http;

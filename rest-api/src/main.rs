@@ -21,6 +21,7 @@ use rest_api::{
     run,
     store::{self, Store, Undo},
     telemetry::{self, chain},
+    users::{self, Change, UserError},
     validate,
 };
 use tokio::{
@@ -30,7 +31,7 @@ use tokio::{
 
 use cli::{
     ApproveArguments, Arguments, Command, DecisionArguments, DecisionsCommand, ReconcileArguments,
-    UndoArguments, ValidateArguments,
+    UndoArguments, UserArguments, UsersCommand, ValidateArguments,
 };
 
 /// The exit code of `reconcile` if files that could be queued were not.
@@ -59,6 +60,7 @@ async fn execute(command: Command) -> Result<ExitCode, String> {
         Command::Approve(arguments) => approve(arguments).await?,
         Command::Decisions(DecisionsCommand::Export) => export().await?,
         Command::Decisions(DecisionsCommand::Import { file, json }) => import(&file, json).await?,
+        Command::Users(command) => manage_users(command).await?,
         Command::Healthcheck { url } => {
             let listen = lookup("MRU_PROBE_LISTEN").filter(|address| !address.is_empty());
             healthcheck::check(url, listen.or_else(|| lookup("MRU_LISTEN"))).await?;
@@ -184,6 +186,37 @@ async fn import(file: &Path, json: bool) -> Result<(), String> {
     };
     let imported = decisions::import(&open(&config, &aws).await?, input).await.map_err(describe)?;
     let printed = decisions::print_imported(&imported, json, io::stdout());
+    printed.map_err(|error| format!("standard output: {error}"))
+}
+
+async fn manage_users(command: UsersCommand) -> Result<(), String> {
+    let (config, aws) = configure().await?;
+    let store = open(&config, &aws).await?;
+    let (user, change) = match command {
+        UsersCommand::Add { name, roles, prefixes, json } => {
+            let added = async {
+                let password = users::read_password()?;
+                let user = users::add(&store, &name, &password, &roles, prefixes).await?;
+                Ok(users::print(&user, json, io::stdout())?)
+            };
+            return added.await.map_err(|error: UserError| chain(&error));
+        }
+        UsersCommand::List { json } => {
+            let listed = users::list(&store, json, BufWriter::new(io::stdout())).await;
+            return listed.map_err(|error| chain(&error));
+        }
+        UsersCommand::Roles { user, roles } => (user, Change::Roles(roles)),
+        UsersCommand::Prefixes { user, prefixes } => (user, Change::Prefixes(prefixes)),
+        UsersCommand::Password(user) => {
+            let password = users::read_password().map_err(|error| chain(&error))?;
+            (user, Change::Password(password))
+        }
+        UsersCommand::Disable(user) => (user, Change::Disabled(true)),
+        UsersCommand::Enable(user) => (user, Change::Disabled(false)),
+    };
+    let UserArguments { name, json } = user;
+    let changed = users::change(&store, &name, change).await.map_err(|error| chain(&error))?;
+    let printed = users::print(&changed, json, io::stdout());
     printed.map_err(|error| format!("standard output: {error}"))
 }
 
