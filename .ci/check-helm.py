@@ -41,6 +41,8 @@ PUBLIC = [
     "/openapi.json",
     "/auth/me",
     "/.well-known/jwks.json",
+    "/users",
+    "/users/1",
 ]
 POD_IDENTITY_AGENT = "169.254.170.23/32"
 
@@ -58,6 +60,7 @@ INVALID_VALUES = [
     ("bucket: ''", "'/bucket'"),
     ("snapshots: {prefixes: 's3://movies/daily/'}", "'/snapshots/prefixes'"),
     ("snapshots: {prefixes: movies-r-us-111122223333}", "'/snapshots/prefixes'"),
+    ("trustedProxies: -1", "'/trustedProxies'"),
     ("snapshots: {maxWithdraw: 200%}", "'/snapshots/maxWithdraw'"),
     ("service: {port: 99999}", "'/service/port': maximum: got 99,999, want 65,535"),
     ("service: {port: 0}", "'/service/port': minimum: got 0, want 1"),

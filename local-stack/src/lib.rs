@@ -14,8 +14,8 @@
 //! - [`function`] starts the real Lambda function as a process.
 //! - [`lambda`] is the Lambda Runtime API: it sends events to the function, and keeps dead letters.
 //! - [`sns`] is an SNS topic that turns published results into lines of text.
-//! - `stack` starts and stops everything; `stack::sample` loads the sample, `stack::welcome` is the
-//!   text that `cargo run` prints.
+//! - `stack` starts and stops everything; `stack::admin` makes the first user, `stack::sample` loads the sample,
+//!   `stack::welcome` is the text that `cargo run` prints.
 //!
 //! Imports go one way. A module imports only from modules above it; a module with children also
 //! imports from them, and they do not import from it:
@@ -35,8 +35,9 @@
 //! lambda          uses local_aws, loopback, s3, function
 //! sns             uses local_aws, loopback
 //! stack           uses local_aws, loopback, private, postgres, s3, function, lambda, sns
+//!   admin
 //!   sample
-//!   welcome       uses local_aws
+//!   welcome       uses local_aws, admin
 //! main            uses stack, function
 //! ```
 

@@ -52,6 +52,9 @@ enum Command {
 const ENVIRONMENT: &str = "\
 Environment:
   MRU_API_TOKEN  bearer token that /notify and every write require [default: local-token]
+  MRU_ADMIN_PASSWORD
+                 password of the user admin; it replaces an earlier one
+                 [default: a random one, which the first start prints]
   MRU_LOG        tracing filter [default: info]
   PG_BIN_DIR     directory of the Postgres programs to use
                  [default: the newest found; otherwise one is fetched with pip]

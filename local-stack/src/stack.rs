@@ -1,5 +1,6 @@
 //! Starts and stops everything.
 
+mod admin;
 mod sample;
 mod welcome;
 
@@ -42,6 +43,7 @@ use crate::{
     s3::Endpoint,
     sns::{self, IngestResult},
 };
+use admin::AdminPassword;
 use welcome::Welcome;
 
 /// The name of the database in the Postgres that the stack starts.
@@ -83,6 +85,7 @@ pub struct Stack {
     pub postgres: Option<Postgres>,
     options: Options,
     token: String,
+    admin: AdminPassword,
     store: Store,
     objects: local_s3::Store,
     stop: watch::Sender<bool>,
@@ -163,6 +166,7 @@ impl Stack {
         let (result_sender, results) = mpsc::unbounded_channel();
         let sns_task = tokio::spawn(sns::serve(sns, sns_path, result_sender));
         let store = Store::new(&database, &aws.secrets, 0).await?;
+        let admin = admin::make(&store).await?;
         let config = Config {
             listen: api_at,
             probe_listen: None,
@@ -172,6 +176,7 @@ impl Stack {
             jwt_key: Some(JwtKey::Fixed(signing_key(&options.data_dir)?)),
             outside_issuer: None,
             public_ledger: true,
+            trusted_proxies: 0,
             buckets: vec![options.bucket.clone()],
             workers: 2,
             budget: Budget::default(),
@@ -202,6 +207,7 @@ impl Stack {
             postgres,
             options,
             token,
+            admin,
             store,
             objects,
             stop,
@@ -256,9 +262,9 @@ impl Stack {
         });
         // The user's own token must not appear in the output.
         let token = if self.token == DEFAULT_TOKEN { DEFAULT_TOKEN } else { "$MRU_API_TOKEN" };
-        let Self { api, s3, ref lambda_url, ref options, .. } = *self;
+        let Self { api, s3, ref lambda_url, ref options, ref admin, .. } = *self;
         let Options { bucket, data_dir, .. } = options;
-        Welcome { api, s3, lambda_url, bucket, data_dir, psql, token }.to_string()
+        Welcome { api, s3, lambda_url, bucket, data_dir, psql, token, admin }.to_string()
     }
 
     /// Prints a line for each ingest that has ended since the start, and from now on for each that

@@ -116,6 +116,7 @@ impl Environment {
             retry: Retry::default(),
             lease: Duration::from_secs(15),
             results_topic_arn: None,
+            trusted_proxies: 0,
             buckets: Vec::new(),
             log_filter: String::new(),
             log_format: LogFormat::Text,

@@ -34,6 +34,8 @@ const RESPONDED: &str = " request served ";
 struct Stack {
     process: Child,
     api: SocketAddr,
+    /// How somebody signs in.
+    sign_in: String,
     s3: Client,
     s3_address: SocketAddr,
     /// The URL of the dead letters.
@@ -110,12 +112,23 @@ impl Stack {
         };
         let address = |url: &str| url.split('/').nth(2).unwrap().parse::<SocketAddr>().unwrap();
         let api = address(&after("API"));
+        let sign_in = after("Sign in as");
         let s3_address = address(&after("S3 endpoint"));
         let s3 = client(s3_address);
         let dead_letters = after("Dead letters");
         let psql = after("Postgres");
         let postgres_socket = PathBuf::from(psql.split(' ').nth(2).unwrap());
-        Self { process, api, s3, s3_address, dead_letters, postgres_socket, printed: welcome, log }
+        Self {
+            process,
+            api,
+            sign_in,
+            s3,
+            s3_address,
+            dead_letters,
+            postgres_socket,
+            printed: welcome,
+            log,
+        }
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -619,6 +632,35 @@ async fn data_and_log_are_readable_by_their_owner_alone() {
     let is_root = std::fs::metadata(&directory.0).unwrap().uid() == 0;
     assert_eq!(mode("."), if is_root { 0o710 } else { 0o700 });
     assert_eq!((mode("s3"), mode("postgres"), mode("postgres.log")), (0o700, 0o700, 0o600));
+}
+
+#[tokio::test]
+async fn the_first_start_prints_the_password_of_the_admin_once() {
+    let directory = Directory::new("admin");
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
+    let (_, password) = stack.sign_in.split_once("admin, password ").unwrap();
+    let password = password.split(',').next().unwrap().to_owned();
+    assert_eq!(password.len(), 32, "{}", stack.sign_in);
+    let login = async |stack: &Stack| {
+        let login = reqwest::Client::new().post(format!("http://{}/auth/login", stack.api));
+        let body = json!({ "name": "admin", "password": password }).to_string();
+        let response = login.header("content-type", "application/json").body(body).send().await;
+        response.unwrap().error_for_status().unwrap().json::<Value>().await.unwrap()
+    };
+    let access = login(&stack).await["access_token"].as_str().unwrap().to_owned();
+    let me = reqwest::Client::new().get(format!("http://{}/auth/me", stack.api));
+    let me: Value = me.bearer_auth(&access).send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&me["name"], &me["roles"]),
+        (&json!("admin"), &json!(["producer", "editor", "admin"]))
+    );
+    stack.signal("-INT");
+    let (succeeded, log) = stack.wait();
+    assert!(succeeded && !log.contains(&password) && !log.contains(&access), "{log}");
+
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
+    assert!(!stack.sign_in.contains(&password), "{}", stack.sign_in);
+    login(&stack).await;
 }
 
 #[tokio::test]

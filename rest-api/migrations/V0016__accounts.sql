@@ -11,7 +11,7 @@ create table users (
     password_hash text not null,
     roles         text[] not null default '{}',
     -- The beginnings of the keys that a producer is bound to; none for all keys.
-    key_prefixes  text[] not null default '{}',
+    prefixes  text[] not null default '{}',
     created_at    timestamptz not null default now(),
     disabled_at   timestamptz
 );

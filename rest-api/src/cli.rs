@@ -148,7 +148,7 @@ pub(crate) enum UsersCommand {
         #[arg(value_name = "ROLE")]
         roles: Vec<String>,
     },
-    /// Bind a user to keys with these beginnings and no others; without any, to none
+    /// Bind a user to keys with these beginnings and no others; without any, to all keys
     Prefixes {
         #[command(flatten)]
         user: UserArguments,
@@ -229,6 +229,9 @@ Environment:
                     is blocked: 1000, or 50% of those that the object named, at
                     least 100 [50%]
   MRU_LISTEN        address and port [0.0.0.0:8080]
+  MRU_TRUSTED_PROXIES
+                    number of proxies in front that append their client's address to
+                    X-Forwarded-For; it limits failed sign-ins by address [0]
   MRU_PROBE_LISTEN  address and port of a second listener, which serves /healthz,
                     /readyz and /metrics only [none]
   MRU_WORKERS       number of large files to process at once, beside batches of

@@ -193,6 +193,7 @@ async fn serve(
         accounts: Arc::clone(&accounts),
         buckets: config.buckets,
         ignored_keys: config.ignored_keys,
+        trusted_proxies: config.trusted_proxies,
     };
     let objects = ObjectStore::new(aws.s3);
     let metrics = Arc::new(Metrics::default());
@@ -230,7 +231,8 @@ async fn serve(
                 store.keep_watching_revision(),
                 store.keep_maintaining(),
                 store.keep_removing(retention),
-                accounts.keep_fetching_keys()
+                accounts.keep_fetching_keys(),
+                accounts.keep_ended_sessions(&store)
             )
         }
     });

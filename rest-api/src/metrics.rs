@@ -92,6 +92,8 @@ pub struct Metrics {
     request_durations: Histograms<2>,
     in_flight: Gauge,
     cache: Counters<1>,
+    sign_ins: Counters<1>,
+    password_hashes: Total,
 }
 
 /// How a request for a cacheable answer was served.
@@ -117,6 +119,29 @@ impl CacheResult {
     }
 }
 
+/// How an attempt to sign in, or to change a password, has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SignIn {
+    /// The password was right.
+    Succeeded,
+    /// The password was wrong, or there is no such user.
+    Refused,
+    /// There were too many wrong passwords before. It was not checked.
+    Limited,
+}
+
+impl SignIn {
+    const ALL: [Self; 3] = [Self::Succeeded, Self::Refused, Self::Limited];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Refused => "refused",
+            Self::Limited => "limited",
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
@@ -133,6 +158,8 @@ impl Default for Metrics {
             request_durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             in_flight: Gauge::default(),
             cache: Family::default(),
+            sign_ins: Family::default(),
+            password_hashes: Total::default(),
         };
         // Series with known labels start at 0: Prometheus does not notice the first increment of a
         // series that starts with it.
@@ -144,6 +171,9 @@ impl Default for Metrics {
         }
         for result in CacheResult::ALL {
             drop(metrics.cache.get_or_create(&[("result", result.name())]));
+        }
+        for outcome in SignIn::ALL {
+            drop(metrics.sign_ins.get_or_create(&[("outcome", outcome.name())]));
         }
         metrics.merged(&Merged::default());
         metrics.register()
@@ -166,6 +196,16 @@ impl Metrics {
             "cache_requests_total",
             "Requests for cacheable answers, by result",
             self.cache.clone(),
+        );
+        registry.register(
+            "sign_ins_total",
+            "Passwords that users of the service's own have sent, by outcome",
+            self.sign_ins.clone(),
+        );
+        registry.register(
+            "password_hashes_total",
+            "Hashes of passwords that this process has begun to compute",
+            self.password_hashes.clone(),
         );
         registry.register(
             "ingest_duration_seconds",
@@ -235,6 +275,16 @@ impl Metrics {
     /// Counts a request for a cacheable answer.
     pub fn cache(&self, result: CacheResult) {
         self.cache.get_or_create(&[("result", result.name())]).0.inc();
+    }
+
+    /// Returns the counter of hashes of passwords.
+    pub fn password_hashes(&self) -> Counter {
+        self.password_hashes.0.clone()
+    }
+
+    /// Counts a password that somebody has sent.
+    pub fn signed_in(&self, outcome: SignIn) {
+        self.sign_ins.get_or_create(&[("outcome", outcome.name())]).0.inc();
     }
 
     /// Counts an ingest whose lease this process had lost.

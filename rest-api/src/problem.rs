@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
 use crate::{
+    accounts::PasswordError,
     store::{StoreError, Withdrawal},
     telemetry::chain,
     terminal::excerpt,
@@ -30,6 +31,8 @@ pub enum Code {
     InvalidHeader,
     MalformedJson,
     Unauthorized,
+    WrongCredentials,
+    SessionEnded,
     Forbidden,
     NotFound,
     MethodNotAllowed,
@@ -38,6 +41,8 @@ pub enum Code {
     NotBlocked,
     NotMerged,
     AnotherMovie,
+    NameTaken,
+    LastAdmin,
     Withdrawn,
     PreconditionFailed,
     BodyTooLarge,
@@ -46,6 +51,7 @@ pub enum Code {
     CheckTooExpensive,
     IdempotencyKeyReused,
     PreconditionRequired,
+    TooManyAttempts,
     Internal,
     Unavailable,
     // Of failed and gone ingests.
@@ -69,11 +75,13 @@ impl Code {
     ];
 
     /// All codes, in the order of their declaration.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidParameter,
         Self::InvalidHeader,
         Self::MalformedJson,
         Self::Unauthorized,
+        Self::WrongCredentials,
+        Self::SessionEnded,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -82,6 +90,8 @@ impl Code {
         Self::NotBlocked,
         Self::NotMerged,
         Self::AnotherMovie,
+        Self::NameTaken,
+        Self::LastAdmin,
         Self::Withdrawn,
         Self::PreconditionFailed,
         Self::BodyTooLarge,
@@ -90,6 +100,7 @@ impl Code {
         Self::CheckTooExpensive,
         Self::IdempotencyKeyReused,
         Self::PreconditionRequired,
+        Self::TooManyAttempts,
         Self::Internal,
         Self::Unavailable,
         Self::ObjectGone,
@@ -110,6 +121,8 @@ impl Code {
             Self::InvalidHeader => (Some(S::BAD_REQUEST), "invalid_header", "A header is not right"),
             Self::MalformedJson => (Some(S::BAD_REQUEST), "malformed_json", "The body is not JSON"),
             Self::Unauthorized => (Some(S::UNAUTHORIZED), "unauthorized", "This needs a token that holds"),
+            Self::WrongCredentials => (Some(S::UNAUTHORIZED), "wrong_credentials", "The name or the password is wrong"),
+            Self::SessionEnded => (Some(S::UNAUTHORIZED), "session_ended", "The session has ended"),
             Self::Forbidden => (Some(S::FORBIDDEN), "forbidden", "Your roles do not allow this"),
             Self::NotFound => (Some(S::NOT_FOUND), "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (Some(S::METHOD_NOT_ALLOWED), "method_not_allowed", "Not with this method"),
@@ -118,6 +131,8 @@ impl Code {
             Self::NotBlocked => (Some(S::CONFLICT), "not_blocked", "This ingest is not blocked"),
             Self::NotMerged => (Some(S::CONFLICT), "not_merged", "This ingest has merged nothing"),
             Self::AnotherMovie => (Some(S::CONFLICT), "another_movie", "This would be another movie"),
+            Self::NameTaken => (Some(S::CONFLICT), "name_taken", "Another user has this name"),
+            Self::LastAdmin => (Some(S::CONFLICT), "last_admin", "No admin would be left"),
             Self::Withdrawn => (Some(S::GONE), "withdrawn", "The movie was withdrawn"),
             Self::PreconditionFailed => (Some(S::PRECONDITION_FAILED), "precondition_failed", "The movie has changed meanwhile"),
             Self::BodyTooLarge => (Some(S::PAYLOAD_TOO_LARGE), "body_too_large", "The body is too large"),
@@ -126,6 +141,7 @@ impl Code {
             Self::CheckTooExpensive => (Some(S::UNPROCESSABLE_ENTITY), "check_too_expensive", "Checking the body takes too long"),
             Self::IdempotencyKeyReused => (Some(S::UNPROCESSABLE_ENTITY), "idempotency_key_reused", "The idempotency key was that of another request"),
             Self::PreconditionRequired => (Some(S::PRECONDITION_REQUIRED), "precondition_required", "This needs the header If-Match"),
+            Self::TooManyAttempts => (Some(S::TOO_MANY_REQUESTS), "too_many_attempts", "Too many failed attempts"),
             Self::Internal => (Some(S::INTERNAL_SERVER_ERROR), "internal", "Something went wrong on our side"),
             Self::Unavailable => (Some(S::SERVICE_UNAVAILABLE), "unavailable", "Not now; please try again"),
             Self::ObjectGone => (None, "object_gone", "The object is not there"),
@@ -290,6 +306,25 @@ impl Problem {
         self.with_header(header::WWW_AUTHENTICATE, challenge)
     }
 
+    /// Nobody can sign in like this. It does not tell whether there is such a user.
+    pub fn wrong_credentials() -> Self {
+        let detail = "there is no active user with this name and this password";
+        Self::new(Code::WrongCredentials, detail).with_challenge("")
+    }
+
+    /// The refresh token does not hold.
+    pub fn session_ended() -> Self {
+        let detail = "this refresh token holds no more; sign in again: POST /auth/login";
+        Self::new(Code::SessionEnded, detail).with_challenge("")
+    }
+
+    /// Too many attempts with a wrong password. The client may try again after `retry_after`.
+    pub fn too_many_attempts(retry_after: Duration) -> Self {
+        let seconds = retry_after.as_secs() + 1;
+        let detail = format!("too many wrong passwords; try again in {seconds} s");
+        Self::new(Code::TooManyAttempts, detail).with_header(header::RETRY_AFTER, seconds)
+    }
+
     /// The service is overloaded, or its database is away. The client may retry after
     /// `retry_after`.
     pub fn unavailable(detail: &'static str, retry_after: Duration) -> Self {
@@ -346,6 +381,17 @@ impl Serialize for Problem {
     }
 }
 
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => {
+                Self::unavailable("too many passwords are being checked", Duration::from_secs(1))
+            }
+            PasswordError::Hash(_) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if let Some(fault) = error.fault_of_file() {
@@ -376,6 +422,10 @@ impl From<StoreError> for Problem {
             StoreError::KeyReused => Self::new(
                 Code::IdempotencyKeyReused,
                 "send a new Idempotency-Key with each change, and the same one with its repetition alone",
+            ),
+            StoreError::LastAdmin => Self::new(
+                Code::LastAdmin,
+                "this is the last active user with the role admin; give it to another one first",
             ),
             StoreError::CursorGone => {
                 Self::parameter("after", "the movie at the end of that page is gone; begin again")

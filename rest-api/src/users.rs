@@ -51,14 +51,14 @@ pub async fn add(
     name: &str,
     password: &Password,
     roles: &[String],
-    key_prefixes: Vec<String>,
+    prefixes: Vec<String>,
 ) -> Result<User, UserError> {
     let name = user_name(name).map_err(|expected| UserError::Rule("name", expected))?;
     let roles = roles_of_user(roles).map_err(|expected| UserError::Rule("role", expected))?;
-    check_prefixes(&key_prefixes).map_err(|expected| UserError::Rule("prefix", expected))?;
+    check_prefixes(&prefixes).map_err(|expected| UserError::Rule("prefix", expected))?;
     store.ready().await?;
     let password_hash = Passwords::default().hash(password).await?;
-    let user = NewUser { name, password_hash, roles, key_prefixes };
+    let user = NewUser { name, password_hash, roles, prefixes };
     store.add_user(&user).await?.ok_or(UserError::NameTaken)
 }
 
@@ -89,7 +89,7 @@ pub async fn change(store: &Store, name: &str, change: Change) -> Result<User, U
         }
         Change::Prefixes(prefixes) => {
             check_prefixes(&prefixes).map_err(|expected| UserError::Rule("prefix", expected))?;
-            changed.key_prefixes = Some(prefixes);
+            changed.prefixes = Some(prefixes);
         }
         Change::Password(password) => {
             changed.password_hash = Some(Passwords::default().hash(&password).await?);
@@ -130,10 +130,10 @@ pub fn print(user: &User, json: bool, mut out: impl Write) -> io::Result<()> {
     if json {
         return writeln!(out, "{}", serde_json::to_string(user)?);
     }
-    let User { id, name, roles, key_prefixes, disabled_at, .. } = user;
+    let User { id, name, roles, prefixes, disabled_at, .. } = user;
     let roles = if roles.is_empty() { "no role".to_owned() } else { roles.join(",") };
     write!(out, "{id}  {}  {roles}", printable(name))?;
-    for prefix in key_prefixes {
+    for prefix in prefixes {
         write!(out, "  {}", printable(prefix))?;
     }
     match disabled_at {

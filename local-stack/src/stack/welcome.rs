@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, path::Path};
 
+use super::admin::{AdminPassword, NAME, VARIABLE};
 use crate::local_aws::{ACCESS_KEY, REGION, SECRET_KEY};
 
 /// The addresses and the commands to try. `Display` is the text.
@@ -16,11 +17,22 @@ pub(super) struct Welcome<'a> {
     pub(super) psql: Option<String>,
     /// What the commands contain as the API's token.
     pub(super) token: &'a str,
+    /// The password of the user `admin`.
+    pub(super) admin: &'a AdminPassword,
 }
 
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { api, s3, lambda_url, bucket, psql, token, .. } = self;
+        let (password, about) = match self.admin {
+            AdminPassword::Set => ("$MRU_ADMIN_PASSWORD", format!("password: {VARIABLE}")),
+            AdminPassword::New(password) => {
+                (&**password, format!("password {password}, shown only now"))
+            }
+            AdminPassword::Earlier => {
+                ("PASSWORD", format!("password of the first start; {VARIABLE} sets another"))
+            }
+        };
         let data_dir = self.data_dir.display();
         let psql =
             psql.as_ref().map_or_else(String::new, |psql| format!("\n  Postgres      {psql}"));
@@ -28,6 +40,7 @@ impl fmt::Display for Welcome<'_> {
             formatter,
             "\nmovies-r-us is running. Ctrl-C stops all of it; its data stays in {data_dir}.\n\n  \
              API           http://{api}/\n  \
+             Sign in as    {NAME}, {about}\n  \
              S3 endpoint   http://{s3}/{bucket}   (access key {ACCESS_KEY}, secret {SECRET_KEY})\n  \
              Dead letters  {lambda_url}/dead-letters\n  \
              Redrive them  curl -X POST {lambda_url}/dead-letters/redrive{psql}\n\nTry:\n\n  \
@@ -36,7 +49,9 @@ impl fmt::Display for Welcome<'_> {
              AWS_ACCESS_KEY_ID={ACCESS_KEY} AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_REGION={REGION} \\\n    \
              aws --endpoint-url http://{s3} s3 cp my.json s3://{bucket}/my.json\n\n  \
              curl -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\\n    \
-             -d '{{\"title\":\"Another Movie\",\"year\":2026}}' http://{api}/movies\n"
+             -d '{{\"title\":\"Another Movie\",\"year\":2026}}' http://{api}/movies\n\n  \
+             curl -H 'Content-Type: application/json' \\\n    \
+             -d '{{\"name\":\"{NAME}\",\"password\":\"'\"{password}\"'\"}}' http://{api}/auth/login\n"
         )
     }
 }

@@ -32,9 +32,13 @@ const MAX_ENTRIES: usize = 20_000;
 
 /// How many attempts may fail in a row, and after what time another one may.
 type Allowed = (NonZeroU32, Duration);
-const OF_PAIR: Allowed = (NonZeroU32::new(10).unwrap(), Duration::from_secs(60));
-const OF_ADDRESS: Allowed = (NonZeroU32::new(50).unwrap(), Duration::from_secs(6));
-const OF_NAME: Allowed = (NonZeroU32::new(100).unwrap(), Duration::from_secs(2));
+const OF_PAIR: Allowed = (in_a_row(10), Duration::from_secs(60));
+const OF_ADDRESS: Allowed = (in_a_row(50), Duration::from_secs(6));
+const OF_NAME: Allowed = (in_a_row(100), Duration::from_secs(2));
+
+const fn in_a_row(attempts: u32) -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(attempts - 1)
+}
 
 /// The limits of failed attempts.
 pub(crate) struct Attempts {
@@ -146,7 +150,8 @@ struct Counts(Arc<Mutex<Cache<u64, Nanos>>>);
 impl Limit {
     fn new((burst, period): Allowed) -> Self {
         let counts = Counts(Arc::new(Mutex::new(Cache::new(MAX_ENTRIES))));
-        let quota = Quota::new(burst, period * burst.get()).unwrap_or(Quota::per_minute(burst));
+        let quota =
+            Quota::with_period(period).unwrap_or(Quota::per_minute(burst)).allow_burst(burst);
         let limiter = RateLimiter::new(quota, counts.clone(), MonotonicClock);
         Self { limiter, counts, period }
     }

@@ -4,7 +4,7 @@
 //! - `caller` is somebody whose credential holds.
 //! - `tokens` is the built-in issuer of access tokens, `outside` verifies those of another one. `ring_provider` has
 //!   the signatures of both.
-//! - `revocations` says which tokens do not hold any more.
+//! - `revocations` says which tokens do not hold any more, `ended_sessions` keeps it.
 //! - `rules`, `passwords` and `attempts` are what users of the service's own sign in with, and `refresh_token` is what
 //!   they stay signed in with.
 //!
@@ -12,6 +12,7 @@
 
 mod attempts;
 mod caller;
+mod ended_sessions;
 mod outside;
 mod passwords;
 mod refresh_token;
@@ -28,15 +29,15 @@ use http::{HeaderMap, header};
 use jsonwebtoken::errors::{Error, ErrorKind};
 use quick_cache::sync::Cache;
 
-pub(crate) use attempts::{Attempt, Attempts};
+pub(crate) use attempts::Attempts;
 pub use caller::{Caller, KeyPrefixes};
-pub use revocations::{Revocations, Revoked};
-pub use tokens::{ACCESS_TOKEN_LIFETIME, AccessToken, Issuer, KeyError, Subject, generate_key};
 pub(crate) use passwords::Checked;
 pub use passwords::{Password, PasswordError, Passwords};
 pub(crate) use refresh_token::RefreshToken;
+pub use revocations::{Revocations, Revoked};
 pub use role::{Role, Roles};
 pub use rules::{check_prefixes, roles_of_user, user_name};
+pub use tokens::{ACCESS_TOKEN_LIFETIME, AccessToken, Issuer, KeyError, Subject, generate_key};
 
 use crate::config::{OutsideIssuer, TokenDigest};
 use outside::Outside;

@@ -5,10 +5,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -17,6 +14,7 @@ use argon2::{
     password_hash::{Error as HashError, phc::PasswordHash},
 };
 use aws::Secret;
+use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::store::canonical;
@@ -102,7 +100,8 @@ pub struct Passwords {
     argon2: Argon2<'static>,
     hashes: Arc<Semaphore>,
     waiting: Semaphore,
-    computed: AtomicU64,
+    /// How many hashes were begun.
+    computed: Counter,
 }
 
 impl fmt::Debug for Passwords {
@@ -120,12 +119,17 @@ impl Default for Passwords {
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             hashes: Arc::new(Semaphore::new(MAX_HASHES)),
             waiting: Semaphore::new(MAX_WAITING),
-            computed: AtomicU64::new(0),
+            computed: Counter::default(),
         }
     }
 }
 
 impl Passwords {
+    /// Returns the same, with each hash counted by `computed`.
+    pub(crate) fn counted_by(self, computed: Counter) -> Self {
+        Self { computed, ..self }
+    }
+
     /// Returns the hash of a password as a PHC string.
     ///
     /// # Errors
@@ -166,11 +170,6 @@ impl Passwords {
         .await
     }
 
-    /// Returns how many hashes were begun.
-    pub(crate) fn computed(&self) -> u64 {
-        self.computed.load(Ordering::Relaxed)
-    }
-
     async fn compute<T: Send + 'static>(
         &self,
         compute: impl FnOnce(&Argon2<'_>) -> Result<T, HashError> + Send + 'static,
@@ -179,7 +178,7 @@ impl Passwords {
         let permit = timeout(MAX_WAIT, Arc::clone(&self.hashes).acquire_owned()).await;
         let permit = permit.ok().and_then(Result::ok).ok_or(PasswordError::Busy)?;
         drop(waiting);
-        self.computed.fetch_add(1, Ordering::Relaxed);
+        self.computed.inc();
         let argon2 = self.argon2.clone();
         let computed = tokio::task::spawn_blocking(move || {
             // Kept until the memory is free, also if the request is given up meanwhile.
@@ -219,10 +218,10 @@ mod tests {
         assert_ne!(hash, passwords.hash(&password).await.unwrap(), "another salt each time");
         assert_eq!(passwords.check(&password, Some(&hash)).await, Ok(Checked::Right));
         let wrong = Password::new("incorrect horse").unwrap();
-        let before = passwords.computed();
+        let before = passwords.computed.get();
         assert_eq!(passwords.check(&wrong, Some(&hash)).await, Ok(Checked::Wrong));
         assert_eq!(passwords.check(&wrong, None).await, Ok(Checked::Wrong));
-        assert_eq!(passwords.computed(), before + 2, "the same work without a user");
+        assert_eq!(passwords.computed.get(), before + 2, "the same work without a user");
 
         let cheap = Params::new(1024, 1, 1, None).unwrap();
         let cheap = Argon2::new(Algorithm::Argon2id, Version::V0x13, cheap);
@@ -239,7 +238,7 @@ mod tests {
         let _all = Arc::clone(&passwords.hashes).acquire_many_owned(2).await.unwrap();
         let _others = passwords.waiting.acquire_many(30).await.unwrap();
         assert_eq!(passwords.check(&password, None).await, Err(PasswordError::Busy));
-        assert_eq!(passwords.computed(), 0);
+        assert_eq!(passwords.computed.get(), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use aws::Secret;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -10,6 +11,11 @@ use crate::store::Digests;
 
 /// The length of each secret, in bytes.
 const LENGTH: usize = 32;
+
+/// The system has no random numbers.
+#[derive(Debug, thiserror::Error)]
+#[error("the system has no random numbers")]
+pub(crate) struct NoRandomNumbers;
 
 /// A refresh token.
 pub(crate) struct RefreshToken {
@@ -23,7 +29,7 @@ impl RefreshToken {
     ///
     /// # Errors
     /// If the system has no random numbers.
-    pub(crate) fn first() -> Result<Self, getrandom::Error> {
+    pub(crate) fn first() -> Result<Self, NoRandomNumbers> {
         Ok(Self { session: Uuid::new_v4(), family: random()?, own: random()? })
     }
 
@@ -31,7 +37,7 @@ impl RefreshToken {
     ///
     /// # Errors
     /// If the system has no random numbers.
-    pub(crate) fn next(&self) -> Result<Self, getrandom::Error> {
+    pub(crate) fn next(&self) -> Result<Self, NoRandomNumbers> {
         Ok(Self { own: random()?, ..*self })
     }
 
@@ -59,9 +65,9 @@ impl RefreshToken {
     }
 }
 
-fn random() -> Result<[u8; LENGTH], getrandom::Error> {
+fn random() -> Result<[u8; LENGTH], NoRandomNumbers> {
     let mut bytes = [0; LENGTH];
-    getrandom::fill(&mut bytes)?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomNumbers)?;
     Ok(bytes)
 }
 

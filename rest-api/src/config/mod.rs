@@ -43,6 +43,9 @@ pub struct Config {
     pub outside_issuer: Option<OutsideIssuer>,
     /// Whether everybody reads the ledger (`MRU_PUBLIC_LEDGER`).
     pub public_ledger: bool,
+    /// How many proxies in front of the service append the address of their client to `X-Forwarded-For`
+    /// (`MRU_TRUSTED_PROXIES`).
+    pub trusted_proxies: usize,
     /// The buckets that a notification may name (`MRU_BUCKETS`); all if empty.
     pub buckets: Vec<String>,
     /// The keys that are no files (`MRU_IGNORE_KEYS`).

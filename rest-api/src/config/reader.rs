@@ -50,6 +50,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             jwt_key: self.jwt_key(),
             outside_issuer: self.outside_issuer(),
             public_ledger: self.parsed("MRU_PUBLIC_LEDGER", false, "true or false"),
+            trusted_proxies: self.parsed("MRU_TRUSTED_PROXIES", 0, "a number of proxies"),
             ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
             snapshots: self.snapshots(&buckets),
             buckets,

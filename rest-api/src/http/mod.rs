@@ -32,7 +32,9 @@ mod request;
 mod response;
 mod routes;
 mod server;
+mod sessions;
 mod suggest;
+mod users;
 mod validate;
 mod wait;
 
@@ -42,7 +44,7 @@ use movie_file::DecodePool;
 use tokio::sync::watch;
 
 use crate::{
-    accounts::Accounts,
+    accounts::{Accounts, Attempts, Passwords},
     config::IgnoredKeys,
     metrics::Metrics,
     objects::ObjectStore,
@@ -69,6 +71,9 @@ pub(crate) struct App {
     pub(crate) stopping: watch::Receiver<bool>,
     validations: Validations,
     cache: ResponseCache,
+    passwords: Passwords,
+    /// The limits of failed attempts to sign in.
+    attempts: Attempts,
 }
 
 /// Who may call, and what a notification may name.
@@ -79,6 +84,8 @@ pub(crate) struct Access {
     pub(crate) buckets: Vec<String>,
     /// The keys whose notifications are ignored.
     pub(crate) ignored_keys: IgnoredKeys,
+    /// How many proxies in front of the service append to `X-Forwarded-For`.
+    pub(crate) trusted_proxies: usize,
 }
 
 impl App {
@@ -92,7 +99,19 @@ impl App {
         cache_bytes: u64,
     ) -> Self {
         let (validations, cache) = (Validations::default(), ResponseCache::new(cache_bytes));
-        Self { store, objects, decode_pool, access, metrics, stopping, validations, cache }
+        let passwords = Passwords::default().counted_by(metrics.password_hashes());
+        Self {
+            store,
+            objects,
+            decode_pool,
+            access,
+            metrics,
+            stopping,
+            validations,
+            cache,
+            passwords,
+            attempts: Attempts::default(),
+        }
     }
 }
 

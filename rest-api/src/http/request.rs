@@ -1,11 +1,18 @@
 //! A request as handlers see it: path values, headers, query and body, each with its checks.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use aws::trace::TraceId;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, Method, header};
+use schema::Fault;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 use warp::{
     Filter,
@@ -42,6 +49,8 @@ pub(super) struct Request {
     pub(super) query: String,
     /// The trace that the request belongs to. The server gives each request one.
     pub(super) trace_id: Option<TraceId>,
+    /// Who has opened the connection.
+    peer: Option<Peer>,
     pub(super) route: RouteLabel,
     /// Who sends it; none if it has no token, or its route does not look at it.
     pub(super) caller: Option<Arc<Caller>>,
@@ -51,6 +60,10 @@ pub(super) struct Request {
     max_body: usize,
     body: Body,
 }
+
+/// The address that a connection comes from. It goes with each request.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
 
 /// The body of a request as it arrives.
 type Body = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
@@ -63,14 +76,16 @@ pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
         .and(warp::header::headers_cloned())
         .and(query)
         .and(warp::ext::optional())
+        .and(warp::ext::optional())
         .and(warp::body::stream())
-        .map(move |method, path: FullPath, headers, query, trace_id, body| Request {
+        .map(move |method, path: FullPath, headers, query, trace_id, peer, body| Request {
             app: Arc::clone(&app),
             method,
             path: path.as_str().into(),
             headers,
             query,
             trace_id,
+            peer,
             route: RouteLabel::NONE,
             caller: None,
             path_values: Vec::new(),
@@ -150,6 +165,46 @@ impl Request {
     /// Returns whether the answer may show what the whole ledger holds: objects, violations, who decided.
     pub(super) fn reads_ledger(&self) -> bool {
         self.app.access.accounts.reads_ledger(self.caller.as_deref())
+    }
+
+    /// Returns the address of the client, for limits. Behind proxies that are trusted it is what the outermost of
+    /// them has appended to `X-Forwarded-For`; a client can forge what is before.
+    pub(super) fn client_address(&self) -> IpAddr {
+        let peer = self.peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Peer(address)| address);
+        let values = self.headers.get_all("x-forwarded-for").iter();
+        let addresses: Vec<&str> =
+            values.flat_map(|value| value.to_str().unwrap_or_default().split(',')).collect();
+        let outermost = addresses.len().checked_sub(self.app.access.trusted_proxies);
+        let forwarded = outermost.and_then(|index| addresses.get(index));
+        forwarded.and_then(|address| address.trim().parse().ok()).unwrap_or(peer)
+    }
+
+    /// Reads the whole body as JSON. `expected` describes it.
+    ///
+    /// # Errors
+    /// If it is something else, or cannot be read.
+    pub(super) async fn json<T: DeserializeOwned>(
+        &mut self,
+        expected: &'static str,
+    ) -> Result<T, Problem> {
+        self.require_media_type(&["application/json"])?;
+        parse(&self.body().await?, expected)
+    }
+
+    /// Reads the whole body as JSON; none if it is empty. `expected` describes it.
+    ///
+    /// # Errors
+    /// If it is something else, or cannot be read.
+    pub(super) async fn optional_json<T: DeserializeOwned>(
+        &mut self,
+        expected: &'static str,
+    ) -> Result<Option<T>, Problem> {
+        let body = self.body().await?;
+        if body.is_empty() {
+            return Ok(None);
+        }
+        self.require_media_type(&["application/json"])?;
+        parse(&body, expected).map(Some)
     }
 
     /// Checks that the body has one of the media types `allowed`, or that none is declared.
@@ -232,6 +287,16 @@ impl Request {
     fn content_length(&self) -> Option<usize> {
         self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
+}
+
+/// Parses a body. `expected` describes it.
+fn parse<T: DeserializeOwned>(body: &[u8], expected: &'static str) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() {
+            return Problem::violations(&[Fault::at_root(expected, error.to_string())], 1);
+        }
+        Problem::new(Code::MalformedJson, error.to_string())
+    })
 }
 
 /// Reads the rest of a body that is too large, up to twice the limit: a client that still sends when its connection

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use schema::Fault;
 use serde::Serialize;
 use warp::reply::Response;
 
@@ -61,6 +62,14 @@ pub(super) fn problem(problem: &Problem) -> Response {
         .headers_mut()
         .extend(problem.header().map(|(name, value)| (name.clone(), value.clone())));
     response
+}
+
+/// Returns the value of a field of a body, or the violation of its rule. The value itself is not shown: it may be a
+/// password.
+pub(super) fn field<T>(name: &str, value: Result<T, &'static str>) -> Result<T, Problem> {
+    value.map_err(|expected| {
+        Problem::violations(&[Fault::new(&[name], expected, "something else")], 1)
+    })
 }
 
 /// Returns the header `Link` to the next page (RFC 8288): the same query after `cursor`.

@@ -13,7 +13,7 @@ use super::{
     pages,
     request::{self, Request},
     response::{self, Answer},
-    suggest, validate,
+    sessions, suggest, users, validate,
 };
 use crate::{
     accounts::{Role, Roles as RoleSet},
@@ -25,16 +25,21 @@ use Access::{Ledger, Public, Roles, SignedIn, Unchecked};
 const NOTIFY: Access = Roles(&[Role::Service]);
 const PRODUCE: Access = Roles(&[Role::Producer, Role::Editor, Role::Service]);
 const EDIT: Access = Roles(&[Role::Editor]);
+const ADMINISTER: Access = Roles(&[Role::Admin]);
 const DECIDE: Access = Roles(&[Role::Editor, Role::Service]);
 
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 30] = [
+pub(super) static ROUTES: [Route; 38] = [
     //   path                       who may call  largest body       description           handler
     get( "/",                       Public,                          about::home,          |r| pages::home(r).boxed()),
     get( "/.well-known/jwks.json",  Unchecked,                       about::read_keys,     |r| accounts::keys(r).boxed()),
+    post("/auth/login",             Unchecked,    sessions::MAX_BODY, about::login,        |r| sessions::login(r).boxed()),
+    post("/auth/logout",            Unchecked,    sessions::MAX_BODY, about::logout,       |r| sessions::logout(r).boxed()),
     get( "/auth/me",                SignedIn,                        about::read_me,       |r| accounts::me(r).boxed()),
+    post("/auth/password",          SignedIn,     sessions::MAX_BODY, about::change_password, |r| sessions::change_password(r).boxed()),
+    post("/auth/refresh",           Unchecked,    sessions::MAX_BODY, about::refresh,      |r| sessions::refresh(r).boxed()),
     get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
     get( "/docs/{file}",            Public,                          about::docs_file,     |r| docs::file(r).boxed()),
     get( "/genres",                 Public,                          about::count_genres,  |r| counts::genres(r).boxed()),
@@ -60,6 +65,10 @@ pub(super) static ROUTES: [Route; 30] = [
     get( "/readyz",                 Unchecked,                       about::ready,         |r| health::ready(r).boxed()),
     get( "/schema/movies.json",     Public,                          about::read_schema,   |r| pages::schema(r).boxed()),
     get( "/suggest",                Public,                          about::suggest,       |r| suggest::suggest(r).boxed()),
+    get( "/users",                  ADMINISTER,                      about::list_users,    |r| users::list(r).boxed()),
+    post("/users",                  ADMINISTER,   users::MAX_BODY,   about::create_user,   |r| users::create(r).boxed()),
+    get( "/users/{id}",             ADMINISTER,                      about::read_user,     |r| users::read(r).boxed()),
+    patch("/users/{id}",            ADMINISTER,   users::MAX_BODY,   about::change_user,   |r| users::change(r).boxed()),
     post("/validate",               Public,       movies::MAX_BODY,  about::validate_file, |r| validate::validate(r).boxed()),
     get( "/years",                  Public,                          about::count_years,   |r| counts::years(r).boxed()),
 ];

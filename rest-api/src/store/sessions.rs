@@ -59,11 +59,11 @@ impl Store {
         &self,
         checked: &Credentials,
         session: Uuid,
-        digests: &Digests,
+        digests: Digests,
     ) -> Result<Option<User>, StoreError> {
         let user = "
             /* sessions::start_session */
-            select id, name, roles, key_prefixes, created_at, disabled_at
+            select id, name, roles, prefixes, created_at, disabled_at
             from users
             where id = $1 and password_hash = $2 and disabled_at is null
             for no key update";
@@ -106,8 +106,8 @@ impl Store {
     pub(crate) async fn refresh_session(
         &self,
         session: Uuid,
-        sent: &Digests,
-        next: &[u8; 32],
+        sent: Digests,
+        next: [u8; 32],
     ) -> Result<Refreshed, StoreError> {
         let rotate = "
             /* sessions::refresh_session */
@@ -118,7 +118,7 @@ impl Store {
                 and s.created_at > now() - make_interval(secs => $5)
                 and s.refreshed_at > now() - make_interval(secs => $6)
                 and u.id = s.user_id and u.disabled_at is null
-            returning u.id, u.name, u.roles, u.key_prefixes, u.created_at, u.disabled_at";
+            returning u.id, u.name, u.roles, u.prefixes, u.created_at, u.disabled_at";
         let end = "
             /* sessions::refresh_session */
             update sessions
@@ -152,7 +152,7 @@ impl Store {
     pub(crate) async fn end_session_of_token(
         &self,
         session: Uuid,
-        sent: &Digests,
+        sent: Digests,
     ) -> Result<(), StoreError> {
         let end = "
             /* sessions::end_session_of_token */

@@ -28,7 +28,7 @@ pub struct User {
     /// The roles: `producer`, `editor`, `admin`.
     pub roles: Vec<String>,
     /// The beginnings of the object keys that a producer is bound to. Empty for all keys.
-    pub key_prefixes: Vec<String>,
+    pub prefixes: Vec<String>,
     /// When the user was added.
     pub created_at: DateTime<Utc>,
     /// Since when the user cannot sign in. Absent if it can.
@@ -47,7 +47,7 @@ pub struct NewUser {
     /// The roles.
     pub roles: Vec<String>,
     /// The beginnings of the keys that the user is bound to.
-    pub key_prefixes: Vec<String>,
+    pub prefixes: Vec<String>,
 }
 
 /// What is changed of a user; none stays as it is.
@@ -56,7 +56,7 @@ pub struct UserChange {
     /// All roles.
     pub roles: Option<Vec<String>>,
     /// All beginnings of keys that the user is bound to.
-    pub key_prefixes: Option<Vec<String>>,
+    pub prefixes: Option<Vec<String>>,
     /// Whether the user is disabled.
     pub disabled: Option<bool>,
     /// The hash of the password, as a PHC string.
@@ -78,14 +78,14 @@ impl Store {
     pub async fn add_user(&self, user: &NewUser) -> Result<Option<User>, StoreError> {
         let add = "
             /* users::add_user */
-            insert into users (name, name_key, password_hash, roles, key_prefixes)
+            insert into users (name, name_key, password_hash, roles, prefixes)
             values ($1, $2, $3, $4, $5)
             on conflict (name_key) do nothing
-            returning id, name, roles, key_prefixes, created_at, disabled_at";
-        let NewUser { name, password_hash, roles, key_prefixes } = user;
+            returning id, name, roles, prefixes, created_at, disabled_at";
+        let NewUser { name, password_hash, roles, prefixes } = user;
         let connection = self.writer().await?;
         let (key, hash) = (fold(name), password_hash.expose());
-        let added = query_opt(&connection, add, &[name, &key, &hash, roles, key_prefixes]).await?;
+        let added = query_opt(&connection, add, &[name, &key, &hash, roles, prefixes]).await?;
         Ok(added.map(|row| read(&row)))
     }
 
@@ -96,7 +96,7 @@ impl Store {
     pub async fn users(&self, after: i64, limit: i64) -> Result<Vec<User>, StoreError> {
         let list = "
             /* users::users */
-            select id, name, roles, key_prefixes, created_at, disabled_at
+            select id, name, roles, prefixes, created_at, disabled_at
             from users
             where id > $1
             order by id
@@ -107,6 +107,20 @@ impl Store {
         Ok(rows.iter().map(read).collect())
     }
 
+    /// Returns a user.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn user(&self, id: i64) -> Result<Option<User>, StoreError> {
+        let by_id = "
+            /* users::user */
+            select id, name, roles, prefixes, created_at, disabled_at
+            from users
+            where id = $1";
+        let found = query_opt(&self.writer().await?, by_id, &[&id]).await?;
+        Ok(found.map(|row| read(&row)))
+    }
+
     /// Returns the user of this name.
     ///
     /// # Errors
@@ -114,15 +128,15 @@ impl Store {
     pub async fn user_by_name(&self, name: &str) -> Result<Option<User>, StoreError> {
         let by_name = "
             /* users::user_by_name */
-            select id, name, roles, key_prefixes, created_at, disabled_at
+            select id, name, roles, prefixes, created_at, disabled_at
             from users
             where name_key = $1";
         let found = query_opt(&self.writer().await?, by_name, &[&fold(name)]).await?;
         Ok(found.map(|row| read(&row)))
     }
 
-    /// Changes a user, and ends its sessions if the change takes something away or sets a password: if roles or
-    /// prefixes become others, or the user is disabled. Returns the user; none if there is no such user.
+    /// Changes a user. Ends its sessions if the user is disabled, the roles or prefixes become others, or a password
+    /// is set. Returns the user; none if there is no such user.
     ///
     /// # Errors
     /// [`StoreError::LastAdmin`] if no active admin would be left. If the database is unavailable. Nothing is changed
@@ -137,7 +151,7 @@ impl Store {
             select pg_advisory_xact_lock($1)";
         let before = "
             /* users::change_user */
-            select id, name, roles, key_prefixes, created_at, disabled_at
+            select id, name, roles, prefixes, created_at, disabled_at
             from users
             where id = $1
             for no key update";
@@ -145,16 +159,16 @@ impl Store {
             /* users::change_user */
             update users
             set roles = coalesce($2, roles),
-                key_prefixes = coalesce($3, key_prefixes),
+                prefixes = coalesce($3, prefixes),
                 disabled_at = case $4::bool when true then coalesce(disabled_at, now())
                     when false then null else disabled_at end,
                 password_hash = coalesce($5, password_hash)
             where id = $1
-            returning id, name, roles, key_prefixes, created_at, disabled_at";
+            returning id, name, roles, prefixes, created_at, disabled_at";
         let is_admin_left = "
             /* users::change_user */
             select exists (select from users where $1 = any(roles) and disabled_at is null)";
-        let UserChange { roles, key_prefixes, disabled, password_hash } = change;
+        let UserChange { roles, prefixes, disabled, password_hash } = change;
         let hash = password_hash.as_ref().map(Secret::expose);
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
@@ -162,7 +176,7 @@ impl Store {
         let Some(before) = query_opt(&transaction, before, &[&id]).await? else { return Ok(None) };
         let before = read(&before);
         let params: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&id, roles, key_prefixes, disabled, &hash];
+            &[&id, roles, prefixes, disabled, &hash];
         let after = read(&query_one(&transaction, update, params).await?);
         if is_active_admin(&before)
             && !is_active_admin(&after)
@@ -173,7 +187,7 @@ impl Store {
         let ended = hash.is_some()
             || after.disabled_at.is_some()
             || before.roles != after.roles
-            || before.key_prefixes != after.key_prefixes;
+            || before.prefixes != after.prefixes;
         let ended = ended && sessions::end_all(&transaction, id).await? > 0;
         transaction.commit().await?;
         if ended {
@@ -244,7 +258,7 @@ pub(super) fn read(row: &Row) -> User {
         id: row.get("id"),
         name: row.get("name"),
         roles: row.get("roles"),
-        key_prefixes: row.get("key_prefixes"),
+        prefixes: row.get("prefixes"),
         created_at: row.get("created_at"),
         disabled_at: row.get("disabled_at"),
     }

@@ -12,6 +12,7 @@
 //! | group | behaviour |
 //! | --- | --- |
 //! | `abandoned_reads::` | reads that are given up: cancelled, counted by the pool |
+//! | `accounts::` | users: passwords, limits of wrong ones, `/users`, `rest-api users` |
 //! | `batches::` | small files that are ingested together |
 //! | `budget::` | the budget of one file: records, staged bytes |
 //! | `cache::` | cached answers, entity tags, compression |
@@ -55,6 +56,7 @@
 //! | `schedules::` | random interleavings of workers, against a model |
 //! | `secrets::` | credentials and tokens in Secrets Manager, and their rotation |
 //! | `server::` | connections, slow readers, the listener for probes, headers of responses |
+//! | `sessions::` | refresh tokens, cookies, and what ends a session |
 //! | `sigkill::` | a process that is killed at each step of an ingest |
 //! | `tls::` | TLS to the database |
 //! | `tokens::` | access tokens of the service: attacks, rotation of the key |
@@ -65,6 +67,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod abandoned_reads;
+mod accounts;
 mod batches;
 mod budget;
 mod cache;
@@ -112,6 +115,7 @@ mod schedules;
 mod search;
 mod secrets;
 mod server;
+mod sessions;
 mod sigkill;
 mod support;
 mod tls;

@@ -18,6 +18,10 @@ const RULES: &[(&str, Rule)] = &[
     ("GET /", Rule::Anybody),
     ("GET /.well-known/jwks.json", Rule::Unchecked),
     ("GET /auth/me", Rule::SignedIn),
+    ("POST /auth/login", Rule::Unchecked),
+    ("POST /auth/logout", Rule::Unchecked),
+    ("POST /auth/password", Rule::SignedIn),
+    ("POST /auth/refresh", Rule::Unchecked),
     ("GET /docs", Rule::Anybody),
     ("GET /docs/{file}", Rule::Anybody),
     ("GET /genres", Rule::Anybody),
@@ -42,6 +46,10 @@ const RULES: &[(&str, Rule)] = &[
     ("GET /readyz", Rule::Unchecked),
     ("GET /schema/movies.json", Rule::Anybody),
     ("GET /suggest", Rule::Anybody),
+    ("GET /users", ADMINISTER),
+    ("POST /users", ADMINISTER),
+    ("GET /users/{id}", ADMINISTER),
+    ("PATCH /users/{id}", ADMINISTER),
     ("POST /validate", Rule::Anybody),
     ("GET /years", Rule::Anybody),
 ];
@@ -49,6 +57,7 @@ const RULES: &[(&str, Rule)] = &[
 const LEDGER: Rule = Rule::Roles(&["producer", "editor", "admin", "service"]);
 const PRODUCE: Rule = Rule::Roles(&["producer", "editor", "service"]);
 const EDIT: Rule = Rule::Roles(&["editor"]);
+const ADMINISTER: Rule = Rule::Roles(&["admin"]);
 const DECIDE: Rule = Rule::Roles(&["editor", "service"]);
 
 #[derive(Clone, Copy, Debug, PartialEq)]

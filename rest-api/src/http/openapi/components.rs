@@ -166,13 +166,18 @@ fn headers() -> Value {
             "The next page, if there is one (RFC 8288). Relative to the request.",
             "</movies?genre=Drama&after=dGl0bGU6MTA0>; rel=\"next\"",
         ),
-        "Location": header(false, "The page of the ingest. Not in the answer to an array.", "/ingests/7"),
+        "Location": header(false, "The page of the ingest or the user. Not in the answer to an array.", "/ingests/7"),
         "Preference-Applied": header(
             false,
             "For how many seconds the answer was held at most. Only if the request prefers to wait.",
             "wait=30",
         ),
         "Retry-After": header(true, "After how many seconds to try again.", "5"),
+        "Set-Cookie": header(
+            false,
+            "The cookie with the refresh token. Only if the client asks for it.",
+            "mru_refresh=...; Path=/auth; HttpOnly; SameSite=Strict; Secure",
+        ),
         "Vary": header(
             false,
             "The headers of the request that the answer depends on.",

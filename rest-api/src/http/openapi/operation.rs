@@ -47,6 +47,14 @@ impl Operation {
         self
     }
 
+    /// Adds a body that may be absent.
+    pub(super) fn optional_body(mut self, description: &str, content: Value) -> Self {
+        self.body = Some(json!({
+            "description": description, "required": false, "content": content,
+        }));
+        self
+    }
+
     /// Adds an answer.
     pub(super) fn answer(mut self, status: StatusCode, answer: Answer) -> Self {
         self.answers.insert(status.as_u16(), answer);
@@ -110,9 +118,11 @@ pub(super) fn failure(codes: &[Code]) -> Value {
     let describe = |code: &Code| format!("`{}`: {}.", code.name(), code.title());
     let description: Vec<String> = codes.iter().map(describe).collect();
     let headers: &[&str] = match codes {
-        [Code::Unauthorized | Code::Forbidden] => &["WWW-Authenticate"],
+        [Code::Unauthorized | Code::WrongCredentials | Code::SessionEnded | Code::Forbidden] => {
+            &["WWW-Authenticate"]
+        }
         [Code::MethodNotAllowed] => &["Allow"],
-        [Code::Unavailable] => &["Retry-After"],
+        [Code::Unavailable | Code::TooManyAttempts] => &["Retry-After"],
         _ => &[],
     };
     let schema = json!({ "$ref": "#/components/schemas/Problem" });

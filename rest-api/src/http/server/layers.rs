@@ -18,7 +18,7 @@ use warp::reply::Response;
 
 use super::{connections::Place, cors::Cors, requests::ReceivedBody, responses::ResponseMemory};
 use crate::{
-    http::{App, cache, response, routes::RouteLabel},
+    http::{App, cache, request::Peer, response, routes::RouteLabel},
     metrics::Metrics,
     problem::{Code, Problem},
     telemetry::milliseconds,
@@ -53,11 +53,12 @@ impl<S> Layers<S>
 where
     S: Service<Request<ReceivedBody>, Response = Response, Error = Infallible> + Clone,
 {
-    /// Serves a request that has arrived at `place`.
+    /// Serves a request that `peer` has sent to `place`.
     pub(super) async fn serve(
         &self,
         mut request: Request<Incoming>,
         place: &Arc<Place>,
+        peer: Peer,
     ) -> http::Response<impl Body<Data = Bytes, Error = warp::Error> + use<S>> {
         let started = Instant::now();
         let in_flight = self.metrics.start_request(request.method(), started.into_std());
@@ -70,6 +71,7 @@ where
             Some((response, route)) => (response, route, Span::none()),
             None => {
                 with_ids(&mut request, &id);
+                request.extensions_mut().insert(peer);
                 let span = span(&request);
                 let request = request.map(|body| ReceivedBody::new(body, receiving));
                 // In a box: the future of a request that needs no route stays small.

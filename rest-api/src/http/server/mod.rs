@@ -32,7 +32,7 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, info, warn};
 use warp::filters::BoxedFilter;
 
-use super::App;
+use super::{App, request::Peer};
 use crate::{
     config::{CorsOrigins, ServerLimits},
     metrics::Metrics,
@@ -138,8 +138,8 @@ async fn accept_all(
             // Removes connections that have ended from the set.
             Some(_) = connections.join_next() => continue,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, Peer(peer.ip())),
             Err(error) => {
                 // Most likely there are no file descriptors left.
                 replaceable.replace_one();
@@ -162,7 +162,7 @@ async fn accept_all(
             let (layers, place) = (Arc::clone(&layers), Arc::clone(&place));
             move |request| {
                 let (layers, place) = (Arc::clone(&layers), Arc::clone(&place));
-                async move { Ok::<_, Infallible>(layers.serve(request, &place).await) }
+                async move { Ok::<_, Infallible>(layers.serve(request, &place, peer).await) }
             }
         });
         let (http, watcher) = (http.clone(), graceful.watcher());

@@ -1,5 +1,6 @@
 //! What the tests share: the service, the servers around it, and test data.
 
+pub(crate) mod accounts;
 pub(crate) mod builder;
 pub(crate) mod comparison;
 pub(crate) mod emulator;

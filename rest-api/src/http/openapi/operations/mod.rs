@@ -5,6 +5,7 @@ mod ingests;
 mod movie;
 mod movies;
 mod service;
+mod users;
 
 use serde_json::{Value, json};
 
@@ -26,6 +27,9 @@ pub(in crate::http) use movies::{
 pub(in crate::http) use service::{
     alive, docs, docs_file, home, metrics, openapi, read_schema, ready,
 };
+pub(in crate::http) use users::{
+    change_password, change_user, create_user, list_users, login, logout, read_user, refresh,
+};
 
 const MOVIES: &str = "Movies";
 const INGESTS: &str = "Ingests";
@@ -37,7 +41,7 @@ pub(super) fn tags() -> Value {
     json!([
         { "name": MOVIES, "description": "The catalogue." },
         { "name": INGESTS, "description": "Files of the bucket on their way into the catalogue." },
-        { "name": ACCOUNTS, "description": "Who is calling, and with which tokens." },
+        { "name": ACCOUNTS, "description": "Who is calling, with which tokens, and users." },
         { "name": SERVICE, "description": "The service itself: its state and its documents." },
     ])
 }
