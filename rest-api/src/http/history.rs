@@ -99,6 +99,10 @@ fn movie_schema(_: &mut SchemaGenerator) -> Schema {
 
 /// `GET /movies/{id}/history`: a page of the changes of a movie, newest first.
 pub(super) async fn list(request: Request) -> Answer {
+    if !request.reads_ledger() {
+        // A caller with a role, who is bound to keys: others are in the history, too.
+        request.require_unbound()?;
+    }
     let id = request.id().ok_or_else(movie::missing)?;
     // A cursor is of one movie.
     let order = format!("history {id}");

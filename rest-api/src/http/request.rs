@@ -158,7 +158,7 @@ impl Request {
         if self.prefixes().are_all() {
             return Ok(());
         }
-        let detail = "your account is bound to object keys: put a file there instead";
+        let detail = "your account is bound to object keys, and single movies have none: put a file there";
         Err(Problem::forbidden(detail.to_owned()))
     }
 

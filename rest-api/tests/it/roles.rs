@@ -39,6 +39,7 @@ const RULES: &[(&str, Rule)] = &[
     ("PUT /movies/{id}", EDIT),
     ("PATCH /movies/{id}", EDIT),
     ("DELETE /movies/{id}", EDIT),
+    ("GET /movies/{id}/history", LEDGER),
     ("PUT /movies/{id}/hold", EDIT),
     ("DELETE /movies/{id}/hold", EDIT),
     ("POST /notify", Rule::Roles(&["service"])),
@@ -249,8 +250,10 @@ async fn a_bound_producer_sees_and_retries_only_its_keys() {
     }
 
     // Movies have no key.
-    let hold = call(&service, "PUT /movies/999999/hold", Some(&editor)).await;
-    assert_eq!(hold.status, StatusCode::FORBIDDEN);
+    for operation in ["PUT /movies/999999/hold", "GET /movies/999999/history"] {
+        let refused = call(&service, operation, Some(&editor)).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{operation}");
+    }
     let post = service.request(Method::POST, "/movies").bearer_auth(&bound);
     let post = service.send(post.header("content-type", "application/json").body(MOVIE)).await;
     assert_eq!(post.status, StatusCode::FORBIDDEN);
