@@ -137,7 +137,7 @@ async fn bodies_that_are_not_right_are_refused_clearly() {
     for path in ["/auth/login", "/auth/refresh", "/auth/logout", "/users"] {
         let post = || service.request(Method::POST, path).bearer_auth(&access);
         let json = || post().header("content-type", "application/json");
-        let broken = service.send(json().body("{\"name\":")).await;
+        let broken = service.send(json().body("{")).await;
         assert_code(&broken, StatusCode::BAD_REQUEST, "malformed_json");
         let form = post().header("content-type", "text/plain").body("{}");
         let form = service.send(form).await;
