@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     process::{TOKEN, start_service},
-    report::{Figures, median, text},
+    report::{Figures, median},
 };
 
 /// A page of 10 movies, which is in memory.
@@ -96,13 +96,13 @@ pub(super) async fn measure(
         times[kinds.len()].push(time(&with(new?)).await?);
     }
     let base = median(without);
-    figures.state("a page from memory without a token, p50", &text(base));
+    figures.state("a page from memory without a token, p50", &micros(base));
     let names = kinds.iter().map(|(name, _)| *name).chain(["a new token of ours each time"]);
     for (name, times) in names.zip(times) {
         let measured = median(times);
         let more = measured.saturating_sub(base);
-        let measured = format!("{} more: {}", text(more), text(measured));
-        let target = format!("at most {} more", text(TARGET));
+        let measured = format!("{} more: {}", micros(more), micros(measured));
+        let target = format!("at most {} more", micros(TARGET));
         figures.check(&format!("the same with {name}, p50"), &measured, &target, more <= TARGET);
     }
     let statements = statements(postgres, async || {
@@ -132,6 +132,10 @@ async fn statements(postgres: &Postgres, work: impl AsyncFn() -> Result<()>) -> 
     tokio::time::sleep(elapsed.saturating_sub(Duration::from_secs(2))).await;
     let idle = count().await? - before;
     Ok(format!("{busy}; {idle} in the same time without requests"))
+}
+
+fn micros(duration: Duration) -> String {
+    format!("{} µs", duration.as_micros())
 }
 
 fn subject() -> Subject {

@@ -101,9 +101,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
 
     fn jwt_key(&mut self) -> Option<JwtKey> {
         let (key, secret_id) = ("MRU_JWT_KEY", "MRU_JWT_KEY_SECRET_ARN");
-        if self.optional(key).or_else(|| self.optional(secret_id)).is_none() {
-            return None;
-        }
+        // Neither is needed.
+        self.optional(key).or_else(|| self.optional(secret_id))?;
         Some(match self.value_or_secret_id(key, secret_id) {
             ValueOrSecretId::Value(key) => JwtKey::Fixed(Secret::new(key)),
             ValueOrSecretId::SecretId(id) => JwtKey::Managed(id),

@@ -158,7 +158,8 @@ impl Request {
         if self.prefixes().are_all() {
             return Ok(());
         }
-        let detail = "your account is bound to object keys, and single movies have none: put a file there";
+        let detail =
+            "your account is bound to object keys, and single movies have none: put a file there";
         Err(Problem::forbidden(detail.to_owned()))
     }
 
