@@ -3,6 +3,8 @@
 //! `oidc-provider` from npm, which is certified by the OpenID Foundation, signs users in by the authorization code
 //! flow. `Hostile` is a server that a test controls: it counts how often its keys are fetched, and may lie.
 
+#![expect(clippy::disallowed_methods, reason = "limits and timeouts do not matter in a test")]
+
 use std::{
     net::SocketAddr,
     path::Path,
