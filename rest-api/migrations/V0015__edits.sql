@@ -32,6 +32,9 @@ create table holds (
     contradicted boolean not null default false
 );
 
+create trigger check_folding before insert or update or delete on holds
+    for each statement execute function check_folding();
+
 -- Who wrote the content; null if a file did.
 alter table movies add column edited_by text;
 

@@ -236,6 +236,12 @@ impl Outside {
         if !self.is_audience(&claims) {
             return Err(Refusal::Invalid("the token is for another audience"));
         }
+        // An ID token tells a client who somebody is. It travels less protected, and opens nothing.
+        let is_id_token = text("token_use").is_some_and(|used| used != "access")
+            || text("typ").is_some_and(|kind| kind.eq_ignore_ascii_case("id"));
+        if is_id_token {
+            return Err(Refusal::Invalid("the token is an ID token: send the access token"));
+        }
         let subject = text("sub").ok_or(Refusal::Invalid("the token has no subject"))?;
         let name = text(&self.config.name_claim).unwrap_or(subject);
         let time = |name: &str| {
@@ -245,13 +251,20 @@ impl Outside {
         };
         Ok(Caller {
             subject: format!("{}#{subject}", self.config.issuer).into(),
-            name: excerpt(name, MAX_NAME).into(),
+            // Users of this service and of the issuer may have equal names.
+            name: format!("{} ({})", excerpt(name, MAX_NAME), self.host()).into(),
             roles: roles(claim(&claims, &self.config.roles_claim)),
             prefixes: KeyPrefixes::ALL,
             issued_at: time("iat"),
             ends_at: Some(time("exp").ok_or(Refusal::Invalid("the token has no end"))?),
             session: None,
         })
+    }
+
+    /// Returns the issuer without its scheme.
+    fn host(&self) -> &str {
+        let issuer = &*self.config.issuer;
+        issuer.split_once("://").map_or(issuer, |(_, host)| host)
     }
 
     /// Returns whether a token is for this service: by `aud`, or by `client_id` if it has none, as the tokens of

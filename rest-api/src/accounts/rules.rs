@@ -12,6 +12,9 @@ const MAX_NAME: usize = 64;
 const MAX_PREFIXES: usize = 20;
 const MAX_PREFIX: usize = 1024;
 
+/// How long all of them may be, in bytes: access tokens contain them.
+const MAX_ALL_PREFIXES: usize = 2048;
+
 /// Returns the name of a user in composed form.
 ///
 /// # Errors
@@ -20,10 +23,13 @@ pub fn user_name(text: &str) -> Result<String, &'static str> {
     let name = canonical(text);
     let is_name = (1..=MAX_NAME).contains(&name.chars().count())
         && name.trim() == name
-        && !name.contains(is_unfit);
+        && !name.contains(is_unfit)
+        // Names in parentheses tell of an outside issuer, and this one is the service's own.
+        && !name.contains(['(', ')'])
+        && !name.eq_ignore_ascii_case(super::SERVICE.1);
     is_name
         .then(|| name.into_owned())
-        .ok_or("1 to 64 visible characters and spaces, without spaces at the ends")
+        .ok_or("1 to 64 visible characters and spaces, without parentheses, nor spaces at the ends")
 }
 
 /// Returns whether a character is invisible, looks like a space, or has no meaning that lasts: that of one which
@@ -57,7 +63,9 @@ pub fn roles_of_user(names: &[String]) -> Result<Vec<String>, &'static str> {
 pub fn check_prefixes(prefixes: &[String]) -> Result<(), &'static str> {
     let is_prefix =
         |prefix: &String| (1..=MAX_PREFIX).contains(&prefix.len()) && !prefix.contains('\0');
-    if prefixes.len() <= MAX_PREFIXES && prefixes.iter().all(is_prefix) {
+    let all: usize = prefixes.iter().map(String::len).sum();
+    let are_few = prefixes.len() <= MAX_PREFIXES && all <= MAX_ALL_PREFIXES;
+    if are_few && prefixes.iter().all(is_prefix) {
         return Ok(());
     }
     Err("at most 20 prefixes of 1 to 1,024 bytes without U+0000")
@@ -89,6 +97,8 @@ mod tests {
             "an\nn",
             "an\u{200b}n",
             "\u{202e}nna",
+            "ann (example.com)",
+            "api token",
             "an\u{a0}n",
             "an\u{2028}n",
             "\u{e000}",

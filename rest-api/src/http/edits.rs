@@ -28,7 +28,8 @@ pub(super) const MAX_BODY: usize = 1 << 20;
 pub(super) const MEDIA_TYPE: &str = "application/json";
 pub(super) const PATCH_MEDIA_TYPE: &str = "application/merge-patch+json";
 
-/// The properties of an answer that are no content of the movie.
+/// The properties of an answer that are no content of the movie. `PUT` ignores them, so that what `GET` returned can be
+/// changed and sent back.
 const NOT_CONTENT: [&str; 4] = ["provenance", "held", "hold", "score"];
 
 /// The longest idempotency key, in characters.
@@ -88,13 +89,15 @@ async fn change(mut request: Request) -> Answer {
         fingerprint: &fingerprint,
     });
     let store = &request.app.store;
-    if let Some(key) = &key
-        && let Some(edited) = store.answered(key).await?
-    {
-        return respond(&edited);
-    }
     for _ in 0..ATTEMPTS {
-        let found = match store.present_movie(id).await? {
+        // The movie is read first: whoever has changed it by the same request has left an answer then.
+        let found = store.present_movie(id).await?;
+        if let Some(key) = &key
+            && let Some(edited) = store.answered(key).await?
+        {
+            return respond(&edited);
+        }
+        let found = match found {
             FoundById::Movie(movie) => movie,
             FoundById::Withdrawn(withdrawal) => {
                 return Err(withdrawn(withdrawal, request.reads_ledger()));
@@ -133,7 +136,10 @@ async fn content(
     let Some(properties) = sent.as_object_mut() else {
         return Err(Problem::new(Code::MalformedJson, "the body must be a JSON object"));
     };
-    remove_what_is_no_content(properties, found.movie.id)?;
+    check_id(properties, found.movie.id)?;
+    if request.method == Method::PUT {
+        NOT_CONTENT.iter().for_each(|name| drop(properties.remove(*name)));
+    }
     let internal = |error: serde_json::Error| Problem::internal(&error);
     let whole = if request.method == Method::PATCH {
         let mut present: Value = serde_json::from_str(&found.movie.json).map_err(internal)?;
@@ -155,14 +161,11 @@ async fn content(
     Ok(Some(row))
 }
 
-/// Removes what answers have beside the content, so that what GET returned can be changed and sent back.
+/// Removes the id.
 ///
 /// # Errors
-/// If it has the id of another movie.
-fn remove_what_is_no_content(properties: &mut Map<String, Value>, id: i64) -> Result<(), Problem> {
-    for name in NOT_CONTENT {
-        properties.remove(name);
-    }
+/// If it is that of another movie.
+fn check_id(properties: &mut Map<String, Value>, id: i64) -> Result<(), Problem> {
     match properties.remove("id") {
         Some(sent) if sent != id => {
             let detail =

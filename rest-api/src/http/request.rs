@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, Method, header};
 use schema::Fault;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Span;
 use warp::{
     Filter,
     filters::{BoxedFilter, path::FullPath},
@@ -134,6 +135,10 @@ impl Request {
                 Problem::unavailable("the keys of the issuer are not available", RETRY_KEYS)
             }
         })?;
+        if let Some(caller) = &self.caller {
+            // Names can be equal, subjects cannot.
+            Span::current().record("caller", &*caller.subject);
+        }
         Ok(())
     }
 

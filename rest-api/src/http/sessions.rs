@@ -238,9 +238,11 @@ async fn check(
     attempt.succeeded();
     app.metrics.signed_in(SignIn::Succeeded);
     if checked == Checked::RightButOld {
-        let hash = app.passwords.hash(password).await?;
-        in_time(app.store.rehash(&credentials, &hash)).await?;
-        credentials.password_hash = hash;
+        // If there is no place for it now, then at the next time.
+        if let Ok(hash) = app.passwords.hash(password).await {
+            in_time(app.store.rehash(&credentials, &hash)).await?;
+            credentials.password_hash = hash;
+        }
     }
     Ok(credentials)
 }

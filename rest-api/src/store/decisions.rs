@@ -162,10 +162,12 @@ impl Store {
         }
     }
 
-    /// Adds the decisions that are not there, all or none, and applies them to what is merged or blocked already.
+    /// Adds the decisions that are not there, and applies them to what is merged or blocked already: those about versions
+    /// all or none, then those about movies in parts.
     ///
     /// # Errors
-    /// If the database is unavailable, or other merges take too long. Nothing is changed then.
+    /// If the database is unavailable, or other merges take too long. The rest is not changed then; the import can be
+    /// repeated.
     pub async fn import_decisions(
         &self,
         decisions: &[Decision],
@@ -192,7 +194,30 @@ impl Store {
                 queued |= applied.queued;
             }
         }
-        for decision in on_movies {
+        let revision = merge::increment_revision(&transaction, changes_movies).await?;
+        transaction.commit().await?;
+        self.learn_own(revision);
+        if queued || imported.approved > 0 {
+            self.hints().announce_queued();
+        }
+        drop(connection);
+        // In parts, which do not depend on each other, so that merges get their turn.
+        for part in on_movies.chunks(BATCH) {
+            self.import_movie_decisions(part, &mut imported).await?;
+        }
+        Ok(imported)
+    }
+
+    async fn import_movie_decisions(
+        &self,
+        decisions: &[MovieDecision],
+        imported: &mut Imported,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.bulk().await?;
+        let transaction = connection.transaction().await?;
+        merge::lock_for_request(&transaction).await?;
+        let before = imported.movies;
+        for decision in decisions {
             match movie_decisions::import(&transaction, decision).await? {
                 None => imported.known += 1,
                 Some(is_changed) => {
@@ -201,14 +226,11 @@ impl Store {
                 }
             }
         }
-        changes_movies |= imported.movies > 0;
-        let revision = merge::increment_revision(&transaction, changes_movies).await?;
+        let changed = imported.movies > before;
+        let revision = merge::increment_revision(&transaction, changed).await?;
         transaction.commit().await?;
         self.learn_own(revision);
-        if queued || imported.approved > 0 {
-            self.hints().announce_queued();
-        }
-        Ok(imported)
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The requests of clients that write movies: many at once, or a change of one.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
@@ -77,7 +79,7 @@ impl Store {
         let part = Part::of_client(MergedVersion::of_client(&first), rows, by);
         let mut movies = read_movies(&transaction, std::iter::once(&part)).await?;
         let known = movies.values().filter_map(|movie| movie.id).map(i64::cast_unsigned);
-        let ordered_at = next_time(&transaction, &known.collect()).await?;
+        let times = Times::read(&transaction, &known.collect()).await?;
         let (mut new_movies, mut held) = (Vec::new(), Vec::new());
         let merged = apply(&part, &mut movies, &mut new_movies, &mut held);
         write_movies(&transaction, &mut movies, &new_movies).await?;
@@ -86,7 +88,7 @@ impl Store {
             .iter()
             .filter_map(|(_, row)| Some((movies.get(&row.folded.identity)?.id?, Some(&*row.doc))));
         let (ids, docs): (Vec<i64>, Vec<Option<&str>>) = written.unzip();
-        edits::record(&transaction, ordered_at, by, &ids, &docs).await?;
+        edits::record(&transaction, &times.of(&ids), by, &ids, &docs).await?;
         holds::report(&transaction, &held).await?;
         let revision = merge::increment_revision(&transaction, merged.changes_movies()).await?;
         transaction.commit().await?;
@@ -157,7 +159,7 @@ impl Store {
 async fn write(transaction: &Transaction<'_>, edit: &Edit<'_>) -> Result<bool, StoreError> {
     let Edit { id, content, expected, hold, by } = *edit;
     let movie = RoaringTreemap::from([id.cast_unsigned()]);
-    let ordered_at = next_time(transaction, &movie).await?;
+    let times = Times::read(transaction, &movie).await?;
     let (doc, is_changed) = match content {
         Content::Replaced(row) => {
             edits::write(transaction, std::slice::from_ref(row), by).await?;
@@ -168,29 +170,43 @@ async fn write(transaction: &Transaction<'_>, edit: &Edit<'_>) -> Result<bool, S
             (None, true)
         }
     };
-    edits::record(transaction, ordered_at, by, &[id], &[doc]).await?;
+    edits::record(transaction, &times.of(&[id]), by, &[id], &[doc]).await?;
     let is_held = hold && holds::hold(transaction, id, by).await?;
     Ok(is_changed || is_held)
 }
 
-/// Returns the time of what a client writes now about these movies: it comes after all versions and edits of them,
-/// though one may be dated in the future, by a clock that is ahead. The caller holds the merge lock.
-async fn next_time(
-    transaction: &Transaction<'_>,
-    ids: &RoaringTreemap,
-) -> Result<DateTime<Utc>, StoreError> {
-    let clock = "
-        /* edit_movie::next_time */
-        select clock_timestamp()";
-    let now: DateTime<Utc> = query_one(transaction, clock, &[]).await?.get(0);
-    let mut next = now;
-    let later = |newer: movie_sets::CountingVersion, movies: RoaringTreemap| {
-        if !movies.is_disjoint(ids) {
-            next = next.max(newer.position.ordered_at + TimeDelta::microseconds(1));
-        }
-    };
-    movie_sets::visit_later(transaction, &VersionPosition::of_edit(now), ids, later).await?;
-    Ok(next)
+/// The times of what a client writes now: that of each movie comes after all its versions and edits, though one may be
+/// dated in the future, by a clock that is ahead.
+struct Times {
+    now: DateTime<Utc>,
+    /// Of movies that have something later.
+    later: HashMap<u64, DateTime<Utc>>,
+}
+
+impl Times {
+    /// Reads the times for these movies. The caller holds the merge lock.
+    async fn read(transaction: &Transaction<'_>, ids: &RoaringTreemap) -> Result<Self, StoreError> {
+        let clock = "
+            /* edit_movie::read */
+            select clock_timestamp()";
+        let now: DateTime<Utc> = query_one(transaction, clock, &[]).await?.get(0);
+        let mut later = HashMap::new();
+        let visit = |newer: movie_sets::CountingVersion, movies: RoaringTreemap| {
+            let after = newer.position.ordered_at + TimeDelta::microseconds(1);
+            for id in movies & ids {
+                let time = later.entry(id).or_insert(after);
+                *time = after.max(*time);
+            }
+        };
+        movie_sets::visit_later(transaction, &VersionPosition::of_edit(now), ids, visit).await?;
+        Ok(Self { now, later })
+    }
+
+    /// Returns the time of each of these movies.
+    fn of(&self, ids: &[i64]) -> Vec<DateTime<Utc>> {
+        let time = |id: &i64| self.later.get(&id.cast_unsigned()).copied().unwrap_or(self.now);
+        ids.iter().map(time).collect()
+    }
 }
 
 /// Returns the answer to an earlier request with this key, if there is one.

@@ -48,11 +48,11 @@ pub(super) async fn after(
     Ok(edits.filter(|(id, _)| ids.contains(*id)).collect())
 }
 
-/// Records edits of this time and this client: the content of each movie, none if it is deleted. Of each movie a newer
+/// Records edits of this client: of each movie the time and the content, none if it is deleted. Of each movie a newer
 /// edit stays.
 pub(super) async fn record(
     transaction: &Transaction<'_>,
-    ordered_at: DateTime<Utc>,
+    times: &[DateTime<Utc>],
     by: &str,
     ids: &[i64],
     docs: &[Option<&str>],
@@ -60,11 +60,14 @@ pub(super) async fn record(
     let record = "
         /* edits::record */
         insert into edits (movie_id, ordered_at, doc, edited_by)
-        select id, $1, doc, $2 from unnest($3::bigint[], $4::text[]) as edit (id, doc)
+        select id, ordered_at, doc, $2
+        from unnest($1::timestamptz[], $3::bigint[], $4::text[]) as edit (ordered_at, id, doc)
         on conflict (movie_id) do update
-            set ordered_at = excluded.ordered_at, doc = excluded.doc, edited_by = excluded.edited_by
+            -- Equal content is not stored again.
+            set ordered_at = excluded.ordered_at, edited_by = excluded.edited_by,
+                doc = case when edits.doc = excluded.doc then edits.doc else excluded.doc end
             where edits.ordered_at <= excluded.ordered_at";
-    let params: [&(dyn ToSql + Sync); 4] = [&ordered_at, &by, &ids, &docs];
+    let params: [&(dyn ToSql + Sync); 4] = [&times, &by, &ids, &docs];
     execute(transaction, record, &params).await?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     Claim, Mode, Revision, Staging, Store, StoreError, VersionPosition,
-    counting::{self, Recount},
+    counting::{self, Recount, Settled},
     holds::{self, HeldMovie},
     listen::{self, REVISION},
     merged_versions::{self, MergedVersion},
@@ -107,15 +107,16 @@ impl Store {
             previous: &previous,
             staged,
         };
-        let (merged, queued) = merge(&transaction, &file, self.max_withdraw).await?;
+        let (merged, settled) = merge(&transaction, &file, self.max_withdraw).await?;
         queue::complete(&transaction, &HashMap::from([(claim.id, merged)]), self.outbox).await?;
-        let revision = increment_revision(&transaction, merged.changes_movies()).await?;
+        let changed = merged.changes_movies() || settled.changes_movies();
+        let revision = increment_revision(&transaction, changed).await?;
         listen::announce_ended(&transaction, &[claim.id]).await?;
         transaction.commit().await?;
         self.learn_own(revision);
         staging.release().await;
         self.hints().announce_ended([claim.id]);
-        if queued {
+        if settled.queued {
             self.hints().announce_queued();
         }
         self.add_changes(&merged);
@@ -176,13 +177,12 @@ pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<i64, StoreErro
     Ok(query_one(transaction, lock, &[]).await?.get(0))
 }
 
-/// Merges the staged rows while the caller holds the lock. Returns also whether objects were queued to be read
-/// again.
+/// Merges the staged rows while the caller holds the lock. Returns also what became of the movies that it silenced.
 async fn merge(
     transaction: &Transaction<'_>,
     file: &StagedFile<'_>,
     max_withdraw: MaxWithdraw,
-) -> Result<(Merged, bool), StoreError> {
+) -> Result<(Merged, Settled), StoreError> {
     let StagedFile { version, is_approved, .. } = file;
     let recorded = merged_versions::record(transaction, &[*version]).await?.pop();
     let recorded = recorded.ok_or_else(|| StoreError::Setup("no version was recorded".into()))?;
@@ -206,18 +206,17 @@ async fn merge(
     }
     let approved = version.ingest_id.filter(|_| is_approved).into_iter().collect();
     let versions = HashSet::from([id]);
-    let settled =
+    let mut settled =
         counting::settle(transaction, recount, &versions, &approved, max_withdraw).await?;
     merged.withdrawn = settled.total;
     held.extend(&settled.held);
     merged.held = held.len() as i64;
     holds::report(transaction, &held).await?;
-    let mut queued = settled.queued;
     if has_snapshots {
         let VersionPosition { key, bucket, .. } = version.position;
-        queued |= queue::retry_blocked(transaction, &[key], &[bucket]).await?;
+        settled.queued |= queue::retry_blocked(transaction, &[key], &[bucket]).await?;
     }
-    Ok((merged, queued))
+    Ok((merged, settled))
 }
 
 /// Writes the movies of a version that counts. Returns the ids of all its movies.

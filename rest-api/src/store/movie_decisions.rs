@@ -8,7 +8,7 @@ use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
 use schema::Movie;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{IsolationLevel, types::ToSql};
 
 use super::{
     CatalogueRow, Store, StoreError, VersionPosition, edits, holds, movie_sets,
@@ -78,12 +78,16 @@ impl Store {
             where h.movie_id > $1
             order by h.movie_id
             limit $2";
-        let connection = self.bulk().await?;
+        let mut connection = self.bulk().await?;
+        // One snapshot: a deletion and its hold belong together.
+        let transaction =
+            connection.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+        let transaction = transaction.read_only(true).start().await.map_err(StoreError::from)?;
         for (statement, decided) in [(edits, DecidedOnMovie::Edit), (holds, DecidedOnMovie::Hold)] {
             let mut after = 0_i64;
             loop {
                 let params: [&(dyn ToSql + Sync); 2] = [&after, &BATCH];
-                let rows = connection.query(statement, &params).await.map_err(StoreError::from)?;
+                let rows = transaction.query(statement, &params).await.map_err(StoreError::from)?;
                 let Some(last) = rows.last() else { break };
                 after = last.get("movie_id");
                 for row in &rows {
@@ -171,7 +175,7 @@ async fn import_edit(
             create(transaction, row, by, doc.is_some()).await?
         }
     };
-    edits::record(transaction, decided_at, by, &[id], &[doc]).await?;
+    edits::record(transaction, &[decided_at], by, &[id], &[doc]).await?;
     Ok(Some(is_changed))
 }
 
@@ -188,12 +192,21 @@ async fn import_hold(
     let is_held = "
         /* movie_decisions::import_hold */
         select exists (select from holds where identity = $1)";
+    let edited_since = "
+        /* movie_decisions::import_hold */
+        select exists (select from edits where movie_id = $1 and ordered_at > $2)";
     let identity = row.folded.identity;
     if query_one(transaction, is_held, &[&identity]).await?.get(0) {
         return Ok(None);
     }
     let by = &*decision.decided_by;
     let id = match id_of(transaction, row).await? {
+        // Somebody has written it since.
+        Some(id)
+            if query_one(transaction, edited_since, &[&id, &decision.decided_at]).await?.get(0) =>
+        {
+            id
+        }
         Some(id) if decision.withdrawn => {
             let ids = RoaringTreemap::from([id.cast_unsigned()]);
             let cause = edits::cause_of_deletion(by);

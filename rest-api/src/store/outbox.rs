@@ -71,7 +71,7 @@ impl Store {
             ))
             returning id, bucket, key, version_id, etag, size, removal, mode, state,
                 superseded_reason, attempts, received_at, started_at, finished_at, inserted, updated,
-                unchanged, withdrawn, restored, undone_at, undone_by, approved_at, approved_by,
+                unchanged, withdrawn, restored, held, undone_at, undone_by, approved_at, approved_by,
                 violation_count, error::text,
                 coalesce(violations::text, '[]') as violations, trace_id, result_due_at";
         let connection = self.worker().await?;

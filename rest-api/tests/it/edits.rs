@@ -173,6 +173,7 @@ async fn what_cannot_be_changed_is_refused_with_the_way() {
     let renamed = json!({ "title": "B" });
     let wrong = json!({ "genres": [1], "extra": true });
     let other_id = json!({ "id": id + 1 });
+    let held = json!({ "held": true });
     let cases = [
         (Method::PATCH, &*path, &[][..], Some(&renamed), 428, "precondition_required"),
         (
@@ -186,6 +187,7 @@ async fn what_cannot_be_changed_is_refused_with_the_way() {
         (Method::PATCH, &path, &current, Some(&renamed), 409, "another_movie"),
         (Method::PATCH, &path, &current, Some(&other_id), 409, "another_movie"),
         (Method::PATCH, &path, &current, Some(&wrong), 422, "violations"),
+        (Method::PATCH, &path, &current, Some(&held), 422, "violations"),
         (Method::PATCH, &path, &current, None, 400, "malformed_json"),
         (Method::PUT, &path, &current, Some(&json!([])), 400, "malformed_json"),
         (Method::PUT, &path, &current, Some(&json!({})), 422, "violations"),
@@ -360,6 +362,31 @@ async fn a_held_movie_is_not_withdrawn_until_it_is_released() {
     assert_eq!(editor.hold(Method::DELETE, a).await, json!({ "id": a, "held": false }));
     let gone = service.get(&format!("/movies/{a}")).await;
     assert_eq!(gone.json()["withdrawal"]["reason"], "released", "{}", gone.text);
+}
+
+#[tokio::test]
+async fn a_large_snapshot_that_uncovers_an_edit_is_seen_at_once() {
+    let service = Service::start().await;
+    service.enable_versioning().await;
+    let editor = Editor::of(&service);
+    ingest_at(&service, "first", 0, &[movie("A", "x")]).await;
+    let id = id_of(&service, "A").await;
+    editor.change(Method::PUT, id, Some(&movie("A", "edited"))).await;
+    let others: Vec<Value> = (0..2000).map(|n| movie(&format!("M{n}"), &"x".repeat(40))).collect();
+    let put = async |movies: &[Value]| {
+        let put = service
+            .put_version("large", rest_api::store::Mode::Snapshot, json!(movies).to_string())
+            .await;
+        service.notify(&put).await
+    };
+    put(&[&others[..], &[movie("A", "file")]].concat()).await;
+    assert_eq!(genres(&service, "A").await, json!(["file"]));
+    // The answer is cached.
+    let before = editor.etag(id).await;
+    let corrected = put(&others).await;
+    assert_eq!((&corrected["unchanged"], &corrected["withdrawn"]), (&json!(2000), &json!(0)));
+    assert_eq!(genres(&service, "A").await, json!(["edited"]));
+    assert_ne!(editor.etag(id).await, before);
 }
 
 #[tokio::test]

@@ -116,7 +116,8 @@ async fn a_provider_signs_users_in_and_their_roles_count() {
     let service = service(&provider.issuer).await;
     let ada = provider.sign_in("ada", AUDIENCE).await;
     let me = get(&service, "/auth/me", &ada).await.json();
-    assert_eq!((&me["name"], &me["roles"]), (&json!("ada"), &json!(["editor"])), "{me}");
+    let name = format!("ada ({})", provider.issuer.trim_start_matches("http://"));
+    assert_eq!((&me["name"], &me["roles"]), (&json!(name), &json!(["editor"])), "{me}");
 
     // An editor posts a movie, edits it, and reads the ledger; it does not notify.
     let post = |token: &str| {
@@ -139,7 +140,7 @@ async fn a_provider_signs_users_in_and_their_roles_count() {
     let now = get(&service, &path, &ada).await.json();
     assert_eq!(
         (&now["extract"], &now["provenance"]["edited_by"]),
-        (&json!("Edited by Ada."), &json!("ada")),
+        (&json!("Edited by Ada."), &json!(name)),
         "{now}"
     );
     assert_eq!(get(&service, "/ingests", &ada).await.status, StatusCode::OK);
@@ -309,6 +310,8 @@ async fn forged_tokens_of_an_outside_issuer_are_refused() {
         (claim("nbf", seconds_from_now(90)), "not valid yet"),
         (claim("nbf", json!("0")), "wrong type"),
         (claim("sub", Value::Null), "wrong type"),
+        (claim("token_use", json!("id")), "ID token"),
+        (claim("typ", json!("ID")), "ID token"),
         (claim("sub", json!(["eve"])), "wrong type"),
     ] {
         assert_refused(&service, &token, reason).await;
@@ -330,7 +333,10 @@ async fn forged_tokens_of_an_outside_issuer_are_refused() {
         assert_eq!(get(&service, "/auth/me", &token).await.json()["roles"], json!([]), "{roles}");
     }
     let name = claim("preferred_username", json!("e\u{202e}ve\n"));
-    assert_eq!(get(&service, "/auth/me", &name).await.json()["name"], "e\\u{202e}ve\\n");
+    assert_eq!(
+        get(&service, "/auth/me", &name).await.json()["name"],
+        format!("e\\u{{202e}}ve\\n ({})", hostile.address)
+    );
     assert_eq!(hostile.fetched(), 1);
 }
 

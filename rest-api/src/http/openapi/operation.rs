@@ -146,9 +146,13 @@ impl Parameter {
 
     /// Returns a part of the path.
     pub(super) fn path(name: &str, description: &str, schema: Value) -> Self {
-        let mut parameter = Self::new("path", name, description, schema);
-        parameter.0.insert("required".into(), true.into());
-        parameter
+        Self::new("path", name, description, schema).required()
+    }
+
+    /// Returns the same parameter, which may not be absent.
+    pub(super) fn required(mut self) -> Self {
+        self.0.insert("required".into(), true.into());
+        self
     }
 
     fn new(place: &str, name: &str, description: &str, schema: Value) -> Self {

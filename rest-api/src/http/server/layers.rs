@@ -12,7 +12,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, head
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 use tower::Service;
-use tracing::{Instrument, Level, Span, debug, enabled, error, field::display, info, info_span};
+use tracing::{
+    Instrument, Level, Span, debug, enabled, error,
+    field::{Empty, display},
+    info, info_span,
+};
 use uuid::{Builder, Uuid};
 use warp::reply::Response;
 
@@ -152,7 +156,7 @@ fn span<B>(request: &Request<B>) -> Span {
     let method = excerpt(request.method().as_str(), MAX_LOGGED);
     let path = excerpt(request.uri().path(), MAX_LOGGED);
     let query = request.uri().query().map(|query| excerpt(query, MAX_LOGGED));
-    info_span!("request", id, trace_id, method, path, query)
+    info_span!("request", id, trace_id, method, path, query, caller = Empty)
 }
 
 /// Logs a response: at the default level what operators look for, which is changes, faults and slow reads. The

@@ -127,9 +127,10 @@ fn changed(name: &str, summary: &str, description: &str) -> Operation {
     let text = json!({ "type": "string" });
     let if_match = Parameter::header(
         "If-Match",
-        "The `ETag` of the movie that the change is of, or `*`. Required.",
+        "The `ETag` of the movie that the change is of, or `*`.",
         text,
-    );
+    )
+    .required();
     let key = Parameter::header(
         "Idempotency-Key",
         "Any text. A request that is repeated with it within a day changes nothing, and gets the same answer.",

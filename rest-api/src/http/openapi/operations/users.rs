@@ -97,7 +97,7 @@ pub(in crate::http) fn create_user(schemas: &mut Schemas) -> Operation {
     let mut properties = changeable();
     properties["name"] = json!({
         "type": "string", "minLength": 1, "maxLength": 64,
-        "description": "1 to 64 visible characters and spaces. Case makes no difference.",
+        "description": "1 to 64 visible characters and spaces, without parentheses. Case makes no difference.",
     });
     let example = json!({
         "name": "studio", "password": "correct horse battery",
