@@ -26,8 +26,8 @@ const ROWS: [(&str, f64); 5] = [
     ("first load", 1.02),
     ("identical reload", 1.02),
     ("1% changed", 1.1),
-    ("1% withdrawn by a snapshot", 1.1),
-    ("1% restored by a snapshot", 1.1),
+    ("1% withdrawn by a snapshot", 1.5),
+    ("1% restored by a snapshot", 1.5),
 ];
 
 /// Measures each step with the triggers and without them, in turn.

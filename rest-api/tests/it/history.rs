@@ -3,7 +3,10 @@
 use fastrand::Rng;
 use json_patch::Patch;
 use reqwest::{Method, StatusCode};
-use rest_api::store::{Content, Edit, Edited, FoundById, Mode, Removed, Retention, Store};
+use rest_api::{
+    accounts::Role,
+    store::{Content, Edit, Edited, FoundById, Mode, Removed, Retention, Store},
+};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -11,6 +14,7 @@ use crate::support::{
     ledger::row,
     movies::{large_movie, movie},
     notification,
+    tokens::{bound_token, token},
 };
 
 /// Returns all pages of the history of a movie, in pages of `limit` changes.
@@ -361,12 +365,21 @@ async fn old_states_are_removed_and_what_was_before_is_unknown_then() {
 #[tokio::test]
 async fn history_needs_a_role_unless_the_ledger_is_public() {
     let service = Service::builder().config(|config| config.public_ledger = false).start().await;
-    let posted = service.send(service.post("/movies", movie("A", "x").to_string())).await;
-    assert_eq!(posted.status, StatusCode::CREATED);
+    put(&service, "k", 1, &[movie("A", "x")]).await;
     let path = format!("/movies/{}/history", id_of(&service, "A").await);
     let refused = service.get(&path).await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
     assert!(refused.header("www-authenticate").starts_with("Bearer"));
-    let read = service.send(service.request(Method::GET, &path).bearer_auth(TOKEN)).await;
-    assert_eq!(read.json()[0]["by"], "API token", "{}", read.text);
+    let read = async |token: &str| {
+        service.send(service.request(Method::GET, &path).bearer_auth(token)).await
+    };
+    assert_eq!(read(&token(&[])).await.status, StatusCode::FORBIDDEN);
+    for token in [TOKEN, &token(&[Role::Producer]), &token(&[Role::Editor])] {
+        let read = read(token).await;
+        assert_eq!(read.json()[0]["key"], "k", "{}", read.text);
+    }
+    // Who sees a part of the ledger alone sees what has changed, and not by what.
+    let mut bound = read(&bound_token(&[Role::Producer], &["other/"])).await.json();
+    bound[0].as_object_mut().unwrap().remove("at").unwrap();
+    assert_eq!(bound, json!([{ "kind": "created", "movie": movie("A", "x") }]));
 }
