@@ -38,6 +38,7 @@ PUBLIC = [
     "/schema/movies.json",
     "/docs",
     "/docs/start.js",
+    "/page/version/app.js",
     "/openapi.json",
     "/auth/me",
     "/.well-known/jwks.json",

@@ -3,8 +3,10 @@
 //! The program contains the viewer, which comes from a crate (`build.rs` unpacks it), so that the page needs
 //! nothing from elsewhere. The policy of the page forbids it to.
 
+use http::header;
+
 use super::{
-    pages::{self, Document, Page},
+    pages::{self, Document, JAVASCRIPT, Page},
     request::Request,
     response::Answer,
 };
@@ -14,7 +16,8 @@ static PAGE: Page = Page::new(|| {
     let policy = "default-src 'none'; script-src 'self'; style-src 'self'; \
                   img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                   frame-ancestors 'none'";
-    Document::new("text/html; charset=utf-8", include_str!("docs/page.html")).with_policy(policy)
+    Document::new("text/html; charset=utf-8", include_str!("docs/page.html"))
+        .with(header::CONTENT_SECURITY_POLICY, policy)
 });
 
 /// The files that the page loads.
@@ -35,8 +38,6 @@ static FILES: [(&str, Page); 3] = [
         }),
     ),
 ];
-
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Returns the names of the files that the page loads.
 pub(super) fn file_names() -> impl Iterator<Item = &'static str> {

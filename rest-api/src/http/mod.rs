@@ -5,6 +5,7 @@
 //!   connections and responses.
 //! - `request`, `params` and `query` read what a handler needs, `response` builds what it returns.
 //! - `cache` keeps answers, and knows what clients have already.
+//! - `page` is the page for people, at `/`.
 //! - `openapi` describes the routes; `docs` shows the description; `pages` serves it, and other documents.
 //! - The other modules are the handlers, one file a resource.
 //!
@@ -25,6 +26,7 @@ mod movie;
 mod movies;
 mod notify;
 mod openapi;
+mod page;
 mod pages;
 mod params;
 mod query;

@@ -1,11 +1,11 @@
-//! Documents that are part of the program, for people and tools: `/`, `/schema/movies.json` and
-//! `/openapi.json`.
+//! Documents that are part of the program, for people and tools: `/schema/movies.json` and `/openapi.json`. `page` and
+//! `docs` serve theirs by the same means.
 
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use warp::reply::Response;
@@ -17,6 +17,9 @@ use super::{
 };
 use crate::problem::Problem;
 
+/// The media type of scripts.
+pub(super) const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// A document in both content codings, made when it is first asked for.
 pub(super) type Page = LazyLock<Document>;
 
@@ -25,7 +28,8 @@ pub(super) struct Document {
     media_type: &'static str,
     identity: Body,
     gzip: Body,
-    policy: Option<&'static str>,
+    /// Further headers. They replace those that every document has.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 struct Body {
@@ -33,21 +37,10 @@ struct Body {
     etag: HeaderValue,
 }
 
-static HOME: Page = Page::new(|| {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
-                  form-action 'self'; frame-ancestors 'none'";
-    Document::new("text/html; charset=utf-8", include_str!("home.html")).with_policy(policy)
-});
-
 static SCHEMA: Page = Page::new(|| Document::new("application/schema+json", schema::SCHEMA));
 
 static OPENAPI: Page =
     Page::new(|| Document::new("application/json", openapi::document().to_string()));
-
-/// `GET /`: the homepage.
-pub(super) async fn home(request: Request) -> Answer {
-    serve(request, &HOME).await
-}
 
 /// `GET /schema/movies.json`: the JSON schema of movies and notifications.
 pub(super) async fn schema(request: Request) -> Answer {
@@ -68,35 +61,49 @@ pub(super) async fn serve(request: Request, page: &'static Page) -> Answer {
     // The first request waits until the document is made and compressed.
     let document = spawn_blocking(|| LazyLock::force(page)).await;
     let document = document.map_err(|error| Problem::internal(&error))?;
-    let Document { media_type, identity, gzip, policy } = document;
+    Ok(respond(&request.headers, document))
+}
+
+/// Answers a request that has these headers with a document, or with `304` if the client has it.
+pub(super) fn respond(sent: &HeaderMap, document: &Document) -> Response {
+    let Document { media_type, identity, gzip, headers } = document;
     let etags = [identity.etag.clone(), gzip.etag.clone()];
-    if let Some(etag) = cache::matching(&request.headers, etags) {
-        return Ok(response::not_modified(cache::validators(etag, None)));
+    let mut response = if let Some(etag) = cache::matching(sent, etags) {
+        response::not_modified(cache::validators(etag, None))
+    } else {
+        let is_gzip = cache::accepts_gzip(sent);
+        let body = if is_gzip { gzip } else { identity };
+        let mut response = Response::new(body.bytes.clone().into());
+        let added = response.headers_mut();
+        added.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        added.extend(cache::validators(body.etag.clone(), None));
+        if is_gzip {
+            added.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    };
+    for (name, value) in headers {
+        response.headers_mut().insert(name.clone(), value.clone());
     }
-    let is_gzip = cache::accepts_gzip(&request.headers);
-    let body = if is_gzip { gzip } else { identity };
-    let mut response = Response::new(body.bytes.clone().into());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.extend(cache::validators(body.etag.clone(), None));
-    if is_gzip {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    let policy = policy.map(HeaderValue::from_static);
-    headers.extend(policy.map(|policy| (header::CONTENT_SECURITY_POLICY, policy)));
-    Ok(response)
+    response
 }
 
 impl Document {
     pub(super) fn new(media_type: &'static str, text: impl Into<Bytes>) -> Self {
         let identity = text.into();
         let gzip = cache::gzip(&identity).unwrap_or_default();
-        Self { media_type, identity: Body::new(identity), gzip: Body::new(gzip), policy: None }
+        Self {
+            media_type,
+            identity: Body::new(identity),
+            gzip: Body::new(gzip),
+            headers: Vec::new(),
+        }
     }
 
-    /// Adds a content security policy.
-    pub(super) fn with_policy(self, policy: &'static str) -> Self {
-        Self { policy: Some(policy), ..self }
+    /// Adds a header.
+    pub(super) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
     }
 }
 

@@ -118,6 +118,11 @@ impl Request {
         self.path_values.first().map(String::as_str)
     }
 
+    /// Returns the values of the segments of the path that are in braces.
+    pub(super) fn path_values(&self) -> &[String] {
+        &self.path_values
+    }
+
     /// Returns the id in the path. None if it is not a number: there is no resource with such an id.
     pub(super) fn id(&self) -> Option<i64> {
         self.path_value()?.parse().ok()

@@ -10,7 +10,7 @@ use warp::{Filter, filters::BoxedFilter, reply::Response};
 use super::{
     App, accounts, counts, docs, edits, health, history, ingests, metrics, movie, movies, notify,
     openapi::{Describe, operations as about},
-    pages,
+    page, pages,
     request::{self, Request},
     response::{self, Answer},
     sessions, suggest, users, validate,
@@ -31,9 +31,9 @@ const DECIDE: Access = Roles(&[Role::Editor, Role::Service]);
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 38] = [
+pub(super) static ROUTES: [Route; 39] = [
     //   path                       who may call  largest body       description           handler
-    get( "/",                       Public,                          about::home,          |r| pages::home(r).boxed()),
+    get( "/",                       Public,                          about::home,          |r| page::home(r).boxed()),
     get( "/.well-known/jwks.json",  Unchecked,                       about::read_keys,     |r| accounts::keys(r).boxed()),
     post("/auth/login",             Unchecked,    sessions::MAX_BODY, about::login,        |r| sessions::login(r).boxed()),
     post("/auth/logout",            Unchecked,    sessions::MAX_BODY, about::logout,       |r| sessions::logout(r).boxed()),
@@ -62,6 +62,7 @@ pub(super) static ROUTES: [Route; 38] = [
     delete("/movies/{id}/hold",     EDIT,                            about::release_movie, |r| edits::release(r).boxed()),
     post("/notify",                 NOTIFY,       notify::MAX_BODY,  about::notify,        |r| notify::notify(r).boxed()),
     get( "/openapi.json",           Public,                          about::openapi,       |r| pages::openapi(r).boxed()),
+    get( "/page/{version}/{file}",  Public,                          about::page_file,      |r| page::file(r).boxed()),
     get( "/readyz",                 Unchecked,                       about::ready,         |r| health::ready(r).boxed()),
     get( "/schema/movies.json",     Public,                          about::read_schema,   |r| pages::schema(r).boxed()),
     get( "/suggest",                Public,                          about::suggest,       |r| suggest::suggest(r).boxed()),
@@ -214,7 +215,7 @@ async fn serve(request: Request, is_served: fn(&str) -> bool) -> Response {
         served.filter(|route| route.values(&path).is_some())
     };
     let Some(first) = routes().next() else {
-        let problem = Problem::new(Code::NotFound, "no such path; / lists the paths");
+        let problem = Problem::new(Code::NotFound, "no such path; /docs lists the paths");
         return response::problem(&problem);
     };
     let response = match routes().find(|route| route.method == request.method) {

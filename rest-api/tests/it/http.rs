@@ -118,6 +118,7 @@ async fn the_home_page_links_to_every_page_and_the_schema_is_served() {
     let service = Service::start().await;
     let home = service.get("/").await;
     assert!(home.header("content-type").starts_with("text/html"));
+    // Without JavaScript.
     for path in ["/movies", "/ingests", "/schema/movies.json", "/healthz", "/readyz"] {
         assert!(home.text.contains(&format!("href=\"{path}\"")), "{path}");
         assert_eq!(service.get(path).await.status, StatusCode::OK, "{path}");

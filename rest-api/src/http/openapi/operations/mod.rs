@@ -25,7 +25,7 @@ pub(in crate::http) use movies::{
     count_genres, count_years, create_movies, list_movies, suggest, validate_file,
 };
 pub(in crate::http) use service::{
-    alive, docs, docs_file, home, metrics, openapi, read_schema, ready,
+    alive, docs, docs_file, home, metrics, openapi, page_file, read_schema, ready,
 };
 pub(in crate::http) use users::{
     change_password, change_user, create_user, list_users, login, logout, read_user, refresh,

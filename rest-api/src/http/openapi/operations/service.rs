@@ -7,14 +7,33 @@ use super::{
     super::Schemas, Answer, CACHED, Operation, Parameter, SERVICE, if_none_match, not_modified,
 };
 use crate::{
-    http::{docs, health::Health},
+    http::{docs, health::Health, page},
     problem::Code,
 };
 
 /// `GET /`.
 pub(in crate::http) fn home(_: &mut Schemas) -> Operation {
-    let description = "A page with a form for queries and a list of the paths.";
-    document("readHome", "Read the homepage", description, "text/html", "string")
+    let description = "A page for people: to find movies, to change them, and to follow files.";
+    document("readHome", "Read the page for people", description, "text/html", "string")
+}
+
+/// `GET /page/{version}/{file}`.
+pub(in crate::http) fn page_file(_: &mut Schemas) -> Operation {
+    let names = json!({ "type": "string", "enum": page::file_names().collect::<Vec<_>>() });
+    let version = json!({ "type": "string", "minLength": 1 });
+    let description =
+        "The programs and styles of the page. It names them by the version of their content.";
+    let version = Parameter::path("version", "The version that the page names.", version);
+    let file = Parameter::path("file", "The name of the file.", names);
+    let content = Answer::new("The file.")
+        .headers(&CACHED)
+        .content("text/css", json!({ "type": "string" }))
+        .content("text/javascript", json!({ "type": "string" }));
+    Operation::new("readPageFile", SERVICE, "Read a file of the page", description)
+        .parameters([version, file, if_none_match()])
+        .answer(StatusCode::OK, content)
+        .answer(StatusCode::NOT_MODIFIED, not_modified())
+        .fails(&[Code::NotFound])
 }
 
 /// `GET /docs`.
