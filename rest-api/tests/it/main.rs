@@ -43,6 +43,7 @@
 //! | `oidc::` | access tokens of an outside issuer: a real OpenID Connect provider, and a hostile one |
 //! | `openapi::` | the OpenAPI document: current, obeyed by every answer, fit to generate a client from; `/docs` |
 //! | `order::` | duplicate and reordered notifications: the newest version wins |
+//! | `page::` | the page at `/`: how it is served, and how a browser uses it |
 //! | `read_host::` | outages of `MRU_DB_READ_HOST` alone |
 //! | `reconcile::` | the command `rest-api reconcile` |
 //! | `rebuild::` | a catalogue that is thrown away and rebuilt from the bucket and the decisions |
@@ -101,6 +102,7 @@ mod oidc;
 mod openapi;
 mod order;
 mod overload;
+mod page;
 mod read_host;
 mod rebuild;
 mod reconcile;

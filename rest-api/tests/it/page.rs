@@ -1,0 +1,205 @@
+//! The page at `/`: how it is served, and how a real browser uses it (`page/browser.mjs`).
+//!
+//! The browser is an installed Chromium or Chrome, or what `MRU_TEST_BROWSER` names. Where there is none, these tests say
+//! so and do nothing, unless `CI` is set.
+
+use std::{env, path::Path, process::Stdio, time::Duration};
+
+use reqwest::StatusCode;
+use rest_api::{accounts::Role, config::Config};
+use serde_json::json;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::ChildStdin,
+    time::timeout,
+};
+
+use crate::support::{
+    Service,
+    node::node,
+    proxy::{Proxy, Upstream},
+    tokens::token,
+};
+
+const PACKAGES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
+const BROWSERS: [&str; 4] =
+    ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+const MOVIES: &str = include_str!("page/movies.json");
+
+/// How long a browser may take for one flow, on a slow machine.
+const FLOW_TIMEOUT: Duration = Duration::from_secs(400);
+
+/// The largest size of what the first view loads, as it is sent.
+const MAX_FIRST_VIEW: usize = 60_000;
+
+/// Returns the path of a browser. None if there is none, which must not happen in CI.
+fn browser() -> Option<String> {
+    let named = env::var("MRU_TEST_BROWSER").ok();
+    let directories = env::var_os("PATH").unwrap_or_default();
+    let paths = BROWSERS.iter().flat_map(|name| {
+        env::split_paths(&directories).map(|directory| directory.join(name)).collect::<Vec<_>>()
+    });
+    let installed =
+        || paths.into_iter().find(|path| path.is_file()).map(|path| path.display().to_string());
+    let found = named.or_else(installed);
+    if found.is_none() {
+        assert!(env::var_os("CI").is_none(), "CI needs one of the browsers {BROWSERS:?}");
+        eprintln!("SKIPPED: THE PAGE IS NOT TESTED, because none of {BROWSERS:?} is installed");
+    }
+    found
+}
+
+/// Lets a browser do `flow` at `address`, if there is one. `on_step` does what the flow asks for.
+async fn run(flow: &str, address: &str, argument: &str, mut on_step: impl AsyncFnMut(&str)) {
+    let Some(browser) = browser() else { return };
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/page");
+    let mut command = node(&PACKAGES, &directory, "browser.mjs").await;
+    command.args([flow, address, &browser, argument]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input: ChildStdin = child.stdin.take().unwrap();
+    let mut steps = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut errors = child.stderr.take().unwrap();
+    let mut text = String::new();
+    let flowing = async {
+        let stepping = async {
+            while let Some(step) = steps.next_line().await.unwrap() {
+                on_step(&step).await;
+                input.write_all(b"\n").await.unwrap();
+            }
+        };
+        let (_, read) = tokio::join!(stepping, errors.read_to_string(&mut text));
+        read.unwrap();
+        child.wait().await.unwrap()
+    };
+    let status = timeout(FLOW_TIMEOUT, flowing).await;
+    assert!(status.is_ok_and(|status| status.success()), "{flow}: {text}");
+}
+
+/// Starts a service with the movies of the tests, and a user.
+async fn service() -> Service {
+    let service = Service::start().await;
+    let posted = service.send(service.post("/movies", MOVIES)).await;
+    assert_eq!(posted.status, StatusCode::CREATED, "{}", posted.text);
+    service.add_user("ada", &["editor", "producer"], &[]).await;
+    service
+}
+
+async fn uses(flow: &str) {
+    let service = service().await;
+    run(flow, &service.url(""), "", async |_| {}).await;
+}
+
+#[tokio::test]
+async fn the_page_and_its_files_are_kept_and_may_do_nothing_else() {
+    let service = Service::start_without_workers().await;
+    let home = service.get("/").await;
+    let policy = home.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"));
+    assert!(policy.contains("require-trusted-types-for 'script'") && !policy.contains("unsafe"));
+    assert_eq!(home.header("referrer-policy"), "no-referrer");
+    assert_eq!(home.header("cross-origin-opener-policy"), "same-origin");
+    assert_eq!(home.header("cache-control"), "public, no-cache");
+    assert!(!home.text.contains("<style") && !home.text.contains(" style="));
+    let attributes = home.text.split('"').skip(1).step_by(2);
+    let mut files: Vec<&str> = attributes.filter(|value| value.starts_with("page/")).collect();
+    files.dedup();
+    assert!(files.len() > 5, "{files:?}");
+
+    let mut size = home.text.len();
+    for file in &files {
+        let request = service.request(reqwest::Method::GET, &format!("/{file}"));
+        let served = service.send(request.header("accept-encoding", "gzip")).await;
+        assert_eq!(served.status, StatusCode::OK, "{file}");
+        assert_eq!(served.header("content-encoding"), "gzip", "{file}");
+        assert_eq!(served.header("cache-control"), "public, max-age=31536000, immutable");
+        size += served.header("content-length").parse::<usize>().unwrap();
+    }
+    assert!(size < MAX_FIRST_VIEW, "the first view takes {size} bytes");
+    let version = files[0].split('/').nth(1).unwrap();
+    for missing in ["/page/another/app.js", &format!("/page/{version}/nothing.js"), "/page"] {
+        let answer = service.get(missing).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{missing}");
+        assert_eq!(answer.json()["code"], "not_found", "{missing}");
+    }
+}
+
+#[tokio::test]
+async fn clients_find_movies() {
+    uses("find").await;
+}
+
+#[tokio::test]
+async fn the_keyboard_is_enough() {
+    uses("keyboard").await;
+}
+
+#[tokio::test]
+async fn hostile_text_is_shown_as_text() {
+    uses("hostile").await;
+}
+
+#[tokio::test]
+async fn producers_see_each_violation_at_its_line() {
+    uses("files").await;
+}
+
+#[tokio::test]
+async fn editors_edit_hold_and_delete_and_choose_in_a_conflict() {
+    let service = service().await;
+    let other = json!({ "token": token(&[Role::Editor]) }).to_string();
+    run("edit", &service.url(""), &other, async |_| {}).await;
+}
+
+#[tokio::test]
+async fn ingests_are_shown_with_what_they_did_and_undone() {
+    let open = |config: &mut Config| config.public_ledger = true;
+    let service = Service::builder().config(open).start().await;
+    service.add_user("ada", &["editor"], &[]).await;
+    let hostile = json!({ "title": "x", "year": 1999, "<svg onload=alert(1)>": true });
+    service.ingest("bad/<img src=x>.json", hostile.to_string()).await;
+    let good = json!({ "title": "From a file", "year": 1999 }).to_string();
+    let good = service.ingest("good.json", good).await;
+    let argument = json!({ "good": good["id"] }).to_string();
+    run("ingests", &service.url(""), &argument, async |_| {}).await;
+}
+
+#[tokio::test]
+async fn every_view_is_accessible_in_every_width_and_scheme() {
+    let service = service().await;
+    service.ingest("some/file.json", r#"{"title": "", "year": 1}"#).await;
+    run("accessible", &service.url(""), "", async |_| {}).await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_stopped_and_comes_back_is_noticed() {
+    let mut running = Some(service().await);
+    let mut proxy = Proxy::to(Upstream::Tcp(running.as_ref().unwrap().address)).await;
+    let address = format!("http://{}", proxy.address);
+    run("outage", &address, "", async |step| {
+        let mut service = running.take().unwrap();
+        if step == "stop" {
+            service.stop().await;
+            proxy.reset();
+            proxy.refuse().await;
+        } else {
+            service = service.successor().start().await;
+            proxy.lead_to(Upstream::Tcp(service.address));
+            proxy.accept().await;
+        }
+        running = Some(service);
+    })
+    .await;
+}
+
+/// The document of the page stays small, whatever the length of the list.
+#[tokio::test]
+async fn two_hundred_thousand_movies_fit_into_the_list() {
+    let service = service().await;
+    let sql = service.sql().await;
+    let copies = "insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc) \
+        select gen_random_uuid(), title_lc, year, cast_lc, genres_lc, content_hash + n, doc \
+        from movies, generate_series(1, 24999) n";
+    sql.execute(copies, &[]).await.unwrap();
+    run("long", &service.url(""), "200000", async |_| {}).await;
+}
