@@ -69,7 +69,7 @@ const BATCH_STEPS: [Step; 13] = [
     step("read", (Database, ToServer, "merge::lock"), false),
     step("locked", (Database, ToServer, "queue::lock_held"), false),
     step("recorded", (Database, ToServer, "merged_versions::record"), false),
-    step("compared", (Database, ToServer, "movie_sets::visit_later"), false),
+    step("compared", (Database, ToServer, "batch_movies::read_movies"), false),
     step("merged", (Database, ToServer, "merged_versions::write"), false),
     step("ended", (Database, ToServer, "queue::complete"), false),
     step("announced", (Database, ToServer, "listen::announce_ended"), false),
