@@ -70,14 +70,6 @@ pub(super) struct MovieChange {
     movie: Option<Map<String, Value>>,
 }
 
-impl MovieChange {
-    /// Returns the change as it is shown to who may not read the whole ledger.
-    fn without_origin(self) -> Self {
-        let (by, ingest, bucket, key, version_id, record) = (None, None, None, None, None, None);
-        Self { by, ingest, bucket, key, version_id, record, ..self }
-    }
-}
-
 fn patch_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -114,7 +106,7 @@ pub(super) async fn list(request: Request) -> Answer {
         }
     }
     let page = in_time(request.app.store.history(&query)).await?.ok_or_else(movie::missing)?;
-    let mut response = json(StatusCode::OK, &changes(&page, request.reads_ledger())?)?;
+    let mut response = json(StatusCode::OK, &changes(&page)?)?;
     if let Some(next) = page.next() {
         let link = link_next(&request.path, &request.query, &params::cursor(&order, next))?;
         response.headers_mut().insert(header::LINK, link);
@@ -122,12 +114,11 @@ pub(super) async fn list(request: Request) -> Answer {
     Ok(response)
 }
 
-/// Returns the changes that have led to the states of a page. Who or what made them they show only if they may show the
-/// whole ledger.
+/// Returns the changes that have led to the states of a page.
 ///
 /// # Errors
 /// If a stored document is malformed.
-fn changes(page: &HistoryPage, shows_ledger: bool) -> Result<Vec<MovieChange>, Problem> {
+fn changes(page: &HistoryPage) -> Result<Vec<MovieChange>, Problem> {
     let content = |state: &HistoricState| {
         let movie = state.json.as_deref().map(serde_json::from_str).transpose();
         movie.map_err(|error| Problem::internal(&error))
@@ -136,8 +127,7 @@ fn changes(page: &HistoryPage, shows_ledger: bool) -> Result<Vec<MovieChange>, P
     let mut before = page.before.as_ref().map(content).transpose()?;
     for state in page.states.iter().rev() {
         let now = content(state)?;
-        let change = change(page, state, before.as_ref(), now.as_ref());
-        changes.push(if shows_ledger { change } else { change.without_origin() });
+        changes.push(change(page, state, before.as_ref(), now.as_ref()));
         before = Some(now);
     }
     changes.reverse();
