@@ -42,6 +42,9 @@ pub struct MovieDecision {
     /// Of a hold: whether the catalogue does not have the movie, and files do not bring it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
+    /// Of a hold: when somebody has written the movie since. A post does not change a held movie, an edit does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited_at: Option<DateTime<Utc>>,
     /// When it was decided.
     pub decided_at: DateTime<Utc>,
     /// Who has decided.
@@ -60,7 +63,7 @@ impl Store {
         let edits = "
             /* movie_decisions::visit_movie_decisions */
             select e.movie_id, e.doc is null as deleted, false as withdrawn,
-                coalesce(e.doc, m.doc, w.doc) as doc, e.ordered_at as decided_at,
+                null::timestamptz as edited_at, coalesce(e.doc, m.doc, w.doc) as doc, e.ordered_at as decided_at,
                 e.edited_by as decided_by
             from edits e
             left join movies m on m.id = e.movie_id
@@ -70,9 +73,10 @@ impl Store {
             limit $2";
         let holds = "
             /* movie_decisions::visit_movie_decisions */
-            select h.movie_id, false as deleted, m.id is null as withdrawn,
+            select h.movie_id, false as deleted, m.id is null as withdrawn, e.ordered_at as edited_at,
                 coalesce(m.doc, w.doc) as doc, h.held_at as decided_at, h.held_by as decided_by
             from holds h
+            left join edits e on e.movie_id = h.movie_id and e.ordered_at > h.held_at
             left join movies m on m.id = h.movie_id
             left join withdrawn_movies w on w.id = h.movie_id
             where h.movie_id > $1
@@ -96,6 +100,7 @@ impl Store {
                         decision: if deleted { DecidedOnMovie::Delete } else { decided },
                         movie: movie(row.get("doc"), deleted)?,
                         withdrawn: row.get("withdrawn"),
+                        edited_at: row.get("edited_at"),
                         decided_at: row.get("decided_at"),
                         decided_by: row.get("decided_by"),
                     })?;
@@ -200,13 +205,10 @@ async fn import_hold(
         return Ok(None);
     }
     let by = &*decision.decided_by;
+    let last_written = decision.edited_at.unwrap_or(decision.decided_at);
     let id = match id_of(transaction, row).await? {
-        // Somebody has written it since.
-        Some(id)
-            if query_one(transaction, edited_since, &[&id, &decision.decided_at]).await?.get(0) =>
-        {
-            id
-        }
+        // Somebody has written it since the export.
+        Some(id) if query_one(transaction, edited_since, &[&id, &last_written]).await?.get(0) => id,
         Some(id) if decision.withdrawn => {
             let ids = RoaringTreemap::from([id.cast_unsigned()]);
             let cause = edits::cause_of_deletion(by);

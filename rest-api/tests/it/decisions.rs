@@ -1,10 +1,14 @@
 //! What people decide about versions: the commands `undo`, `redo`, `approve` and `decisions`.
 
-use rest_api::{config::MaxWithdraw, store::Mode};
+use rest_api::{
+    config::MaxWithdraw,
+    store::{FoundById, Mode},
+};
 use serde_json::{Value, json};
 
 use crate::support::{
     BUCKET, Service, eventually,
+    ledger::row,
     movies::{movie, ndjson},
     postgres::migrated_database,
     process::{Output, environment, program},
@@ -171,6 +175,46 @@ async fn imported_decisions_hold_for_versions_that_are_merged_before_and_later()
     let imported = import(&service, &twice).await.json_lines().remove(0);
     assert_eq!((&imported["added"], &imported["known"]), (&json!(2), &json!(2)));
     assert_eq!(export(&service).await, exported);
+}
+
+/// Waits until the only movie has this genre: the writer is another process than the reader.
+async fn has_genre(service: &Service, genre: &str) {
+    eventually(async || service.movies("").await[0]["genres"] == json!([genre])).await;
+}
+
+#[tokio::test]
+async fn a_held_movie_keeps_its_content_though_it_was_posted_since() {
+    let service = start().await;
+    service.ingest("k", ndjson(&[movie("A", "file")])).await;
+    let id = service.movies("").await[0]["id"].as_i64().unwrap();
+    let store = service.store(1).await;
+    store.hold_movie(id, "Ann").await.unwrap();
+    let posted = row(&movie("A", "posted"));
+    assert_eq!(store.post_movies(std::slice::from_ref(&posted), "Ann").await.unwrap().held, 1);
+    let exported = export(&service).await;
+    let mut reversed: Vec<&str> = exported.lines().collect();
+    reversed.reverse();
+    assert_eq!(reversed.len(), 2, "{exported}");
+
+    let mut service = service;
+    for lines in [exported.clone(), reversed.join("\n")] {
+        service = with_empty_database(service).await;
+        assert_eq!(import(&service, &lines).await.status, 0);
+        has_genre(&service, "file").await;
+        assert_eq!(export(&service).await, exported);
+        let id = service.movies("").await[0]["id"].as_i64().unwrap();
+        service.store(1).await.release_movie(id, "Ann").await.unwrap();
+        has_genre(&service, "posted").await;
+    }
+    // What was written since the export is not overwritten.
+    let store = service.store(1).await;
+    store.post_movies(&[row(&movie("A", "since"))], "Ann").await.unwrap();
+    has_genre(&service, "since").await;
+    assert_eq!(import(&service, &exported).await.status, 0);
+    let id = service.movies("").await[0]["id"].as_i64().unwrap();
+    let FoundById::Movie(kept) = store.present_movie(id).await.unwrap() else { panic!() };
+    assert!(kept.movie.json.contains("since"), "{}", kept.movie.json);
+    assert!(kept.hold.is_some());
 }
 
 #[tokio::test]
