@@ -29,7 +29,7 @@ use prometheus_client::{
 
 use crate::{
     problem::Code,
-    store::{Effect, IngestState, Merged, QueueDepth},
+    store::{Effect, IngestState, LastReconcile, Merged, QueueDepth},
 };
 
 /// The media type of what [`Metrics::render`] returns.
@@ -344,12 +344,12 @@ impl Metrics {
     /// None in practice: the text is written to memory.
     pub fn render(
         &self,
-        queue: Option<QueueDepth>,
+        ledger: Option<(QueueDepth, Option<LastReconcile>)>,
         pools: &[(&'static str, Status)],
     ) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
-        encode_registry(&mut text, &scrape_gauges(queue, pools))?;
+        encode_registry(&mut text, &scrape_gauges(ledger, pools))?;
         Ok(text)
     }
 }
@@ -411,11 +411,14 @@ fn status_class(status: StatusCode) -> &'static str {
 type PoolValue = fn(&Status) -> usize;
 
 /// Returns the gauges whose values are read for the scrape.
-fn scrape_gauges(queue: Option<QueueDepth>, pools: &[(&'static str, Status)]) -> Registry {
+fn scrape_gauges(
+    ledger: Option<(QueueDepth, Option<LastReconcile>)>,
+    pools: &[(&'static str, Status)],
+) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
-    let up = ConstGauge::new(i64::from(queue.is_some()));
+    let up = ConstGauge::new(i64::from(ledger.is_some()));
     registry.register("database_up", "1 if the database responded to this scrape, else 0", up);
-    if let Some(QueueDepth { queued, running, oldest_age }) = queue {
+    if let Some((QueueDepth { queued, running, oldest_age }, reconcile)) = ledger {
         let ingests = Family::<Labels<1>, Gauge>::default();
         ingests.get_or_create(&[("state", "queued")]).set(queued);
         ingests.get_or_create(&[("state", "running")]).set(running);
@@ -425,6 +428,14 @@ fn scrape_gauges(queue: Option<QueueDepth>, pools: &[(&'static str, Status)]) ->
         let help =
             "Age of the oldest queued ingest, 0 if none is queued; every replica reports the same";
         registry.register("queue_oldest_age_seconds", help, ConstGauge::new(oldest_age));
+        if let Some(LastReconcile { age, missing }) = reconcile {
+            let help = "Age of the last complete comparison of a bucket with the ledger, the oldest of all buckets; \
+                every replica reports the same";
+            registry.register("reconcile_age_seconds", help, ConstGauge::new(age));
+            let help = "Files that the last comparison did not find in the catalogue, and did not queue; every \
+                replica reports the same";
+            registry.register("reconcile_missing", help, ConstGauge::new(missing));
+        }
     }
     let gauges: [(&str, &str, PoolValue); 4] = [
         ("max_connections", "Largest number of connections of the pool", |pool| pool.max_size),

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     accounts::PasswordError,
-    store::{StoreError, Withdrawal},
+    store::{AffectedMovie, StoreError, Withdrawal},
     telemetry::chain,
     terminal::excerpt,
 };
@@ -180,6 +180,7 @@ struct Content {
     detail: Cow<'static, str>,
     violations: Option<(serde_json::Value, u64)>,
     withdrawal: Option<Withdrawal>,
+    movies: Option<Vec<AffectedMovie>>,
     header: Option<(HeaderName, HeaderValue)>,
     /// The internal error, for the log alone.
     cause: Option<String>,
@@ -213,6 +214,10 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Withdrawal")]
     withdrawal: Option<&'a Withdrawal>,
+    /// The first hundred of the movies that the snapshot would withdraw.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<AffectedMovie>")]
+    movies: Option<&'a [AffectedMovie]>,
 }
 
 impl JsonSchema for Problem {
@@ -235,6 +240,7 @@ impl Problem {
             detail,
             violations: None,
             withdrawal: None,
+            movies: None,
             header: None,
             cause: None,
         }))
@@ -253,6 +259,12 @@ impl Problem {
     /// Returns the same problem with what withdrew the movie.
     pub fn with_withdrawal(mut self, withdrawal: Withdrawal) -> Self {
         self.0.withdrawal = Some(withdrawal);
+        self
+    }
+
+    /// Returns the same problem with the movies that a snapshot would withdraw.
+    pub fn with_movies(mut self, movies: &[AffectedMovie]) -> Self {
+        self.0.movies = Some(movies.to_vec());
         self
     }
 
@@ -365,7 +377,7 @@ impl Problem {
 /// Serializes to the problem object.
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Content { code, detail, violations, withdrawal, .. } = &*self.0;
+        let Content { code, detail, violations, withdrawal, movies, .. } = &*self.0;
         let (status, code, title) = code.row();
         let body = Body {
             r#type: "about:blank",
@@ -376,6 +388,7 @@ impl Serialize for Problem {
             violation_count: violations.as_ref().map(|(_, count)| *count),
             violations: violations.as_ref().map(|(listed, _)| listed),
             withdrawal: withdrawal.as_ref(),
+            movies: movies.as_deref(),
         };
         body.serialize(serializer)
     }

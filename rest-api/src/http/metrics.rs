@@ -12,17 +12,18 @@ use super::{
 };
 use crate::{metrics::MEDIA_TYPE, problem::Problem, telemetry::chain};
 
-/// How long the database may take to report the depth of the queue. Prometheus waits 10 s at most,
+/// How long the database may take to report on the ledger. Prometheus waits 10 s at most,
 /// and the other metrics matter most when the database is slow.
-const QUEUE_DEPTH_TIMEOUT: Duration = Duration::from_secs(2);
+const LEDGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `GET /metrics`: also while the database is unavailable.
 pub(super) async fn metrics(request: Request) -> Answer {
     params::none(&request.query)?;
     let app = &request.app;
     // The metric `mru_database_up` reports an unavailable database, so that debug lines are enough.
-    let depth = match tokio::time::timeout(QUEUE_DEPTH_TIMEOUT, app.store.queue_depth()).await {
-        Ok(Ok(depth)) => Some(depth),
+    let read = async { tokio::try_join!(app.store.queue_depth(), app.store.last_reconcile()) };
+    let ledger = match tokio::time::timeout(LEDGER_TIMEOUT, read).await {
+        Ok(Ok(read)) => Some(read),
         Ok(Err(error)) => {
             debug!(error = chain(&error), "reading the depth of the queue failed");
             None
@@ -32,7 +33,7 @@ pub(super) async fn metrics(request: Request) -> Answer {
             None
         }
     };
-    let text = app.metrics.render(depth, &app.store.pool_status());
+    let text = app.metrics.render(ledger, &app.store.pool_status());
     let text = text.map_err(|error| Problem::internal(&error))?;
     Ok(body(StatusCode::OK, MEDIA_TYPE, text.into_bytes()))
 }

@@ -41,7 +41,7 @@ enum Load {
 
 /// The files that the page loads.
 #[rustfmt::skip] // one row a line
-const FILES: [(&str, Load, &str); 27] = [
+const FILES: [(&str, Load, &str); 29] = [
     ("account.js",       Later, include_str!("page/account.js")),
     ("api.js",           First, include_str!("page/api.js")),
     ("app.js",           First, include_str!("page/app.js")),
@@ -57,6 +57,7 @@ const FILES: [(&str, Load, &str); 27] = [
     ("ingest.js",        Later, include_str!("page/ingest.js")),
     ("ingests.js",       Later, include_str!("page/ingests.js")),
     ("list.js",          First, include_str!("page/list.js")),
+    ("live.js",          Later, include_str!("page/live.js")),
     ("messages.js",      First, include_str!("page/messages.js")),
     ("movie.js",         Later, include_str!("page/movie.js")),
     ("operations.js",    Later, include_str!("page/operations.js")),
@@ -65,6 +66,7 @@ const FILES: [(&str, Load, &str); 27] = [
     ("route.js",         First, include_str!("page/route.js")),
     ("search.js",        First, include_str!("page/search.js")),
     ("style.css",        First, include_str!("page/style.css")),
+    ("transfers.js",     Later, include_str!("page/transfers.js")),
     ("ui.js",            First, include_str!("page/ui.js")),
     ("views.css",        First, include_str!("page/views.css")),
     ("violations.js",    Later, include_str!("page/violations.js")),

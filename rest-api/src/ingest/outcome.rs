@@ -116,7 +116,8 @@ impl Worker {
 
     /// Ends an ingest whose snapshot withdraws too many movies. Nothing of it was stored.
     async fn block(&self, claim: &Claim, failure: &Failure, duration: Duration) {
-        let Some(StoreError::TooManyWithdrawn { withdrawn, named, .. }) = failure.store() else {
+        let Some(StoreError::TooManyWithdrawn { withdrawn, named, movies, .. }) = failure.store()
+        else {
             return;
         };
         let duration_ms = milliseconds(duration);
@@ -126,7 +127,8 @@ impl Worker {
              put a complete file, or approve this one: POST /ingests/{}/approve",
             claim.id
         );
-        let problem = Problem::new(Code::TooManyWithdrawn, detail).to_json();
+        let problem = Problem::new(Code::TooManyWithdrawn, detail).with_movies(movies);
+        let problem = problem.to_json();
         let problem = String::from_utf8_lossy(&problem);
         if self.record_with_retry(|| self.store.block(claim, &problem)).await {
             self.metrics.ended(IngestState::Blocked, duration);

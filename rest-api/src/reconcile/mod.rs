@@ -218,7 +218,16 @@ pub async fn reconcile(
     while let Some(difference) = comparison.next_vanished(None).await? {
         report(Event::Found(&difference))?;
     }
+    record(store, &comparison.summary).await?;
     Ok(comparison.summary)
+}
+
+/// Records a comparison of a whole bucket, for metrics.
+async fn record(store: &Store, summary: &Summary) -> Result<(), ReconcileError> {
+    if summary.prefix.is_empty() {
+        store.record_reconcile(&summary.bucket, summary.not_queued()).await?;
+    }
+    Ok(())
 }
 
 /// Returns the bucket to compare.

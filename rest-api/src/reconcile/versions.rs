@@ -57,7 +57,9 @@ pub async fn reconcile_versions(
         }
         report(Event::Progress(&comparison.summary))?;
         if is_end {
-            return comparison.finish().await;
+            let summary = comparison.finish().await?;
+            super::record(store, &summary).await?;
+            return Ok(summary);
         }
     }
 }

@@ -15,7 +15,7 @@ use deadpool_postgres::Transaction;
 use roaring::RoaringTreemap;
 
 use super::{
-    StoreError, VersionPosition, edits,
+    StoreError, VersionPosition, affected, edits,
     holds::{self, HeldMovie},
     movie_sets::{self, movies},
     queue,
@@ -322,7 +322,9 @@ pub(super) async fn settle(
         if let (Reason::Corrected, Some(ingest)) = (reason, ingest_id) {
             let named = named.get(&ingest).map_or(0, RoaringTreemap::len);
             if !approved.contains(&ingest) && !max.allows(ids.len(), named) {
-                return Err(StoreError::TooManyWithdrawn { ingest, withdrawn: ids.len(), named });
+                let withdrawn = ids.len();
+                let movies = affected::list(transaction, &ids, "withdrawn").await?;
+                return Err(StoreError::TooManyWithdrawn { ingest, withdrawn, named, movies });
             }
         }
         let count = withdrawn::withdraw(transaction, &ids, cause).await?;

@@ -5,7 +5,7 @@ use schema::Fault;
 use tokio::time::error::Elapsed;
 use tokio_postgres::error::SqlState;
 
-use super::folding::FOLDING;
+use super::{AffectedMovie, folding::FOLDING};
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,8 @@ pub enum StoreError {
         withdrawn: u64,
         /// How many movies its object named before.
         named: u64,
+        /// The first hundred of the movies that it would withdraw.
+        movies: Vec<AffectedMovie>,
     },
     /// The ingest has merged nothing, or so long ago that nobody knows any more.
     #[error("the ingest has merged nothing")]

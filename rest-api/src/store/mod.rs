@@ -11,12 +11,13 @@
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile`, `known_versions` |
 //! | writing the catalogue | `catalogue_row`, `staging`, `previous_version`, `merge`, `batch`, `batch_movies`, `maintenance`, `retention` |
-//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `decisions`, `movie_decisions` |
+//! | which versions count | `merged_versions`, `movie_sets`, `counting`, `withdrawn`, `undo`, `affected`, `decisions`, `movie_decisions` |
 //! | what clients write | `edits`, `edit_movie`, `holds` |
 //! | what movies were | `history` |
 //! | users | `users`, `sessions` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
 
+mod affected;
 mod batch;
 mod batch_movies;
 mod catalogue;
@@ -80,6 +81,7 @@ use deadpool_postgres::{Object, Status};
 use tokio::time::sleep;
 use tracing::warn;
 
+pub use affected::AffectedMovie;
 pub use batch::SmallFile;
 pub use catalogue::{MovieDocument, MoviePage, MovieQuery, Sort, page_query};
 pub use catalogue_row::CatalogueRow;
@@ -102,7 +104,7 @@ pub use movie_decisions::{DecidedOnMovie, MovieDecision};
 pub use one_movie::{FoundById, Hold, MovieState, MovieWithProvenance, Provenance};
 pub use outbox::{DueResult, Outbox};
 pub use queue_depth::QueueDepth;
-pub use reconcile::{IngestedObject, LedgerVersion};
+pub use reconcile::{IngestedObject, LastReconcile, LedgerVersion};
 pub use retention::{Removed, Retention};
 pub use revision::Revision;
 pub use search::{
@@ -111,7 +113,7 @@ pub use search::{
 pub(crate) use sessions::{Digests, MAX_IDLE, Refreshed};
 pub use sql::ListQuery;
 pub use staging::{Stage, Staging};
-pub use undo::{AffectedMovie, DecidedIngest, Effect, Undo};
+pub use undo::{DecidedIngest, Effect, Undo};
 pub(crate) use users::Credentials;
 pub use users::{NewUser, User, UserChange};
 pub use version_order::{ObservedVersion, Report, VersionPosition};

@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{IngestState, ObservedVersion, Store, StoreError};
+use super::{
+    IngestState, ObservedVersion, Store, StoreError, reads,
+    sql::{execute, query_one},
+};
 
 /// The newest version of an object in the ledger.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +35,50 @@ pub struct IngestedObject {
     pub ingest_id: i64,
 }
 
+/// The last comparisons of the buckets with the ledger.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LastReconcile {
+    /// The age of the oldest of them, in seconds.
+    pub age: f64,
+    /// How many files were not in the catalogue, and were not queued.
+    pub missing: i64,
+}
+
 impl Store {
+    /// Records that a bucket was compared completely, and how many files are missing that were not queued.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn record_reconcile(&self, bucket: &str, missing: u64) -> Result<(), StoreError> {
+        let record = "
+            /* reconcile::record_reconcile */
+            insert into reconciliations (bucket, finished_at, missing)
+            values ($1, clock_timestamp(), $2)
+            on conflict (bucket) do update
+                set finished_at = excluded.finished_at, missing = excluded.missing";
+        let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+        execute(&self.writer().await?, record, &[&bucket, &missing]).await?;
+        Ok(())
+    }
+
+    /// Returns the last comparisons of the buckets with the ledger; none if there was none.
+    ///
+    /// # Errors
+    /// If the database is unavailable, or takes too long.
+    pub async fn last_reconcile(&self) -> Result<Option<LastReconcile>, StoreError> {
+        let last = "
+            /* reconcile::last_reconcile */
+            select extract(epoch from clock_timestamp() - min(finished_at))::float8 as age,
+                coalesce(sum(missing), 0)::bigint as missing
+            from reconciliations";
+        let connection = self.ledger_reader().await?;
+        let row = query_one(&*connection, last, &[]).await;
+        reads::finish(connection);
+        let row = row?;
+        let age: Option<f64> = row.get("age");
+        Ok(age.map(|age| LastReconcile { age, missing: row.get("missing") }))
+    }
+
     /// Returns the buckets of the ledger; two of them if there are more.
     ///
     /// # Errors

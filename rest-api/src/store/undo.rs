@@ -9,19 +9,15 @@ use std::collections::HashSet;
 use deadpool_postgres::Transaction;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio_postgres::types::ToSql;
 
 use super::{
-    Ingest, Store, StoreError, counting,
+    AffectedMovie, Ingest, Store, StoreError, affected, counting,
     ledger::read,
     merge,
     sql::{execute, query_opt},
     withdrawn,
 };
 use crate::config::MaxWithdraw;
-
-/// How many of the affected movies are listed.
-const MAX_LISTED: usize = 100;
 
 /// Whether a version counts, by the decision of somebody.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -64,20 +60,6 @@ pub struct DecidedIngest {
     pub ingest: Ingest,
     /// What the decision changes.
     pub effect: Effect,
-}
-
-/// A movie that a decision affects.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-pub struct AffectedMovie {
-    /// Its id.
-    pub id: i64,
-    /// Its title.
-    pub title: String,
-    /// Its year.
-    pub year: i64,
-    /// `withdrawn`, `restored` or `changed`.
-    #[schemars(extend("enum" = ["withdrawn", "restored", "changed"]))]
-    pub effect: &'static str,
 }
 
 impl Store {
@@ -216,10 +198,9 @@ pub(super) async fn apply(
         movies: Vec::new(),
     };
     for (ids, name) in [(settled.gone, "withdrawn"), (restored, "restored"), (changed, "changed")] {
-        let ids: Vec<i64> = ids.iter().take(MAX_LISTED).map(u64::cast_signed).collect();
-        effect.movies.extend(list(transaction, &ids, name).await?);
+        effect.movies.extend(affected::list(transaction, &ids, name).await?);
     }
-    effect.movies.truncate(MAX_LISTED);
+    effect.movies.truncate(affected::MAX_LISTED);
     Ok(Applied { decided, effect, changes_movies, queued: settled.queued })
 }
 
@@ -238,30 +219,4 @@ pub(super) async fn show(
         where id in (select ingest_id from merged_versions where id = any($3))";
     execute(transaction, show, &[&undo.name(), &by, &applied.decided]).await?;
     Ok(())
-}
-
-/// Returns these movies with their titles.
-async fn list(
-    transaction: &Transaction<'_>,
-    ids: &[i64],
-    effect: &'static str,
-) -> Result<Vec<AffectedMovie>, StoreError> {
-    let list = "
-        /* undo::list */
-        select id, doc::json ->> 'title' as title, (doc::json ->> 'year')::bigint as year
-        from (
-            select id, doc from movies where id = any($1)
-            union all
-            select id, doc from withdrawn_movies where id = any($1)
-        ) affected
-        order by id";
-    let params: [&(dyn ToSql + Sync); 1] = [&ids];
-    let rows = transaction.query(list, &params).await?;
-    let movie = |row: &tokio_postgres::Row| AffectedMovie {
-        id: row.get("id"),
-        title: row.get("title"),
-        year: row.get("year"),
-        effect,
-    };
-    Ok(rows.iter().map(movie).collect())
 }

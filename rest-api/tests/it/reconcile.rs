@@ -111,7 +111,13 @@ async fn with_every_difference() -> Service {
 async fn differences_are_reported_and_then_queued() {
     let service = with_every_difference().await;
     let before = ledger(&service).await;
+    let metrics = async || service.get("/metrics").await.text;
+    assert!(!metrics().await.contains("mru_reconcile"), "no bucket was compared so far");
     let printed = run(&service, &["--json"]).await;
+    assert!(metrics().await.contains("\nmru_reconcile_missing 6\n"), "{}", metrics().await);
+    // What begins with a prefix is not the whole bucket.
+    run(&service, &["--json", "--prefix", "up"]).await;
+    assert!(metrics().await.contains("\nmru_reconcile_missing 6\n"));
     assert_eq!((printed.status, printed.stderr.as_str()), (3, ""));
     let (found, summary) = report(&printed);
     assert_eq!(found.len(), 8, "{found:?}");
@@ -149,6 +155,11 @@ async fn differences_are_reported_and_then_queued() {
     let again = run(&service, &["--json", "--apply", "--retry-failed"]).await;
     let (found, summary) = report(&again);
     assert_eq!(again.status, 0, "{found:?}");
+    let text = metrics().await;
+    assert!(text.contains("\nmru_reconcile_missing 0\n"), "{text}");
+    let mut lines = text.lines();
+    let age = lines.find_map(|line| line.strip_prefix("mru_reconcile_age_seconds ")).unwrap();
+    assert!((0.0..600.0).contains(&age.parse::<f64>().unwrap()), "{age}");
     assert_eq!(found.keys().collect::<Vec<_>>(), ["reverted", "stale-reverted", "vanished"]);
     assert_eq!((&summary["up_to_date"], &summary["queued"]), (&json!(6), &json!(0)));
     assert_eq!(ledger(&service).await, before, "the second run changed the ledger");

@@ -42,6 +42,11 @@ async function body(response) {
   }
 }
 
+/** Sends a request. Returns its answer as a stream. */
+export function open(path, options = {}) {
+  return request(path, options);
+}
+
 /** Sends a request with the token, if there is one. `anonymous` leaves it out, so that answers are the same for all. */
 async function request(path, { anonymous = false, ...options }) {
   if (!anonymous && !session.known) await restore();
@@ -157,6 +162,16 @@ function hasHint() {
 function set(next) {
   session = next;
   for (const listener of listeners) listener(session);
+}
+
+/** Calls `listener` whenever somebody else is signed in, or nobody. */
+export function onSession(listener) {
+  let name = session.name;
+  listeners.add((next) => {
+    if (next.name === name) return;
+    name = next.name;
+    listener();
+  });
 }
 
 /** Returns who is signed in: `name` and `roles` if somebody is. */

@@ -1,12 +1,12 @@
-// Files: checking them before they are put, and what became of those that were.
+// Files: checking and putting them, and what became of those that were put.
 import { html, Title } from "./ui.js";
 import { Check } from "./check.js";
 import { Ingests } from "./ingests.js";
 import { t } from "./messages.js";
 
 /** The view at `#/files`. */
-export default function Files({ params, may }) {
+export default function Files({ params, may, session }) {
   return html`<${Title}>${t("nav.files")}<//>
-    <${Check} mayAdd=${may("producer", "editor", "service")} />
+    <${Check} mayAdd=${may("producer", "editor", "service")} prefix=${session.prefixes?.[0]} />
     <${Ingests} params=${params} />`;
 }

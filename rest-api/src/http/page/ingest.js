@@ -1,12 +1,13 @@
 // One ingest: what became of a version of a file, and what can be done about it.
-import { html, Loading, ProblemNote, State, Title, useEvery, useLoaded, useState } from "./ui.js";
+import { html, Loading, ProblemNote, State, Title, useLoaded, useState } from "./ui.js";
 import { ask } from "./api.js";
 import { Dialog } from "./dialog.js";
 import { Table, result } from "./ingests.js";
+import { useLive } from "./live.js";
+import { ENDED } from "./transfers.js";
 import { Violations } from "./violations.js";
 import { bytes, date, number, t } from "./messages.js";
 
-const ENDED = ["succeeded", "rejected", "superseded", "gone", "blocked", "failed"];
 const SECONDS = 2;
 
 /** The view at `#/ingests/{id}`. */
@@ -15,7 +16,8 @@ export default function Ingest({ id, may }) {
   const { value, problem, reload } = useLoaded((signal) => ask(path, { signal }), [path]);
   const [asked, setAsked] = useState();
   const ingest = value?.value;
-  useEvery(SECONDS, () => ingest && !ENDED.includes(ingest.state) && reload());
+  const isEnded = ingest && ENDED.includes(ingest.state);
+  useLive(SECONDS, () => isEnded || reload(), { isAbout: ({ data }) => data?.id === ingest?.id });
   if (problem)
     return html`<${Title}>${t("ingest")}<//><${ProblemNote} problem=${problem} retry=${problem.status === 404 ? undefined : reload} />`;
   if (!ingest) return html`<${Loading} />`;
@@ -40,7 +42,7 @@ export default function Ingest({ id, may }) {
     html`<p class="buttons">
       ${actions.map((action) => html`<button type="button" onClick=${() => setAsked(action)}>${t(`ingest.${action}`)}</button>`)}
     </p>`}
-    ${asked && html`<${Decide} key=${asked} path=${path} action=${asked} onDone=${done} onClose=${() => setAsked(undefined)} />`}
+    ${asked && html`<${Decide} key=${asked} path=${path} ingest=${ingest} action=${asked} onDone=${done} onClose=${() => setAsked(undefined)} />`}
     <dl class="facts">
       ${facts(ingest).map(([name, text]) => html`<div><dt>${t(`ingest.${name}`)}</dt><dd>${text}</dd></div>`)}
     </dl>
@@ -73,8 +75,8 @@ function facts(ingest) {
   ].filter(([, text]) => text);
 }
 
-/** Asks before something is decided. Of undo and redo it shows first what would change. */
-function Decide({ path, action, onDone, onClose }) {
+/** Asks before something is decided. It shows first what would change. */
+function Decide({ path, ingest, action, onDone, onClose }) {
   const isDry = action === "undo" || action === "redo";
   const { value, problem } = useLoaded(
     (signal) => (isDry ? ask(`${path}/${action}?dry_run=true`, { method: "POST", signal }) : Promise.resolve()),
@@ -90,6 +92,7 @@ function Decide({ path, action, onDone, onClose }) {
     ${isDry && !effect && !problem && html`<${Loading} />`}
     ${problem && html`<${ProblemNote} problem=${problem} />`}
     ${effect && html`<${Effect} effect=${effect} />`}
+    ${action === "approve" && html`<p><strong>${ingest.error.detail}</strong></p><${Affected} movies=${ingest.error.movies ?? []} />`}
   <//>`;
 }
 
@@ -97,9 +100,13 @@ function Effect({ effect }) {
   const counts = ["withdrawn", "restored", "changed"].filter((name) => effect[name] > 0);
   if (!counts.length) return html`<p><strong>${t("count.nothing")}</strong></p>`;
   return html`<p><strong>${counts.map((name) => t(`count.${name}`, { n: effect[name] })).join(", ")}</strong></p>
-    <ul class="effect" tabindex="0">
-      ${effect.movies.map((movie) => html`<li>${movie.title} (${movie.year}) <span class="quiet">${t(`effect.${movie.effect}`)}</span></li>`)}
-    </ul>`;
+    <${Affected} movies=${effect.movies} />`;
+}
+
+function Affected({ movies }) {
+  return html`<ul class="effect" tabindex="0">
+    ${movies.map((movie) => html`<li>${movie.title} (${movie.year}) <span class="quiet">${t(`effect.${movie.effect}`)}</span></li>`)}
+  </ul>`;
 }
 
 /** The other versions of the same file. */

@@ -1,6 +1,7 @@
-// The list of ingests, newest first. It asks anew every few seconds.
-import { html, Loading, ProblemNote, State, useEvery, useLoaded, useState } from "./ui.js";
+// The list of ingests, newest first. It follows what happens.
+import { html, Loading, ProblemNote, State, useLoaded, useState } from "./ui.js";
 import { ask } from "./api.js";
+import { useLive } from "./live.js";
 import { go, href } from "./route.js";
 import { bytes, date, number, t } from "./messages.js";
 
@@ -13,7 +14,7 @@ export function Ingests({ params }) {
   const query = new URLSearchParams({ limit });
   for (const name of ["state", "key"]) if (params.get(name)) query.set(name, params.get(name));
   const { value, problem, reload } = useLoaded((signal) => ask(`/ingests?${query}`, { signal }), [query.toString()]);
-  useEvery(SECONDS, reload);
+  useLive(SECONDS, reload, { isAbout: ({ name }) => name === "ingest" });
   const set = (name, text) => {
     const next = new URLSearchParams(params);
     if (text) next.set(name, text);

@@ -46,6 +46,10 @@ function read(now, before) {
     oldest: sum(now.samples, "mru_queue_oldest_age_seconds"),
     ended: scaled(rate("mru_ingests_ended_total"), 60),
     failed: scaled(rate("mru_ingests_ended_total", { state: "failed" }), 60),
+    rejected: scaled(rate("mru_ingests_ended_total", { state: "rejected" }), 60),
+    listener: sum(now.samples, "mru_database_listener_connected"),
+    reconcile: sum(now.samples, "mru_reconcile_age_seconds"),
+    missing: sum(now.samples, "mru_reconcile_missing"),
     requests,
     errors: rate("mru_http_requests_total", { status: "5xx" }),
     hits: hit + miss > 0 ? (hit / (hit + miss)) * 100 : undefined,
@@ -69,7 +73,11 @@ const TILES = [
   { name: "failed", show: number, isBad: (value) => value > 0 },
   { name: "requests", show: number, isBad: () => false },
   { name: "errors", show: number, isBad: (value) => value > 0 },
-  { name: "hits", show: (value) => t("operations.percent", { n: number(value) }), isBad: () => false },
+  { name: "hits", show: (value) => t("percent", { n: number(value) }), isBad: () => false },
+  { name: "listener", show: (value) => t(value ? "operations.up" : "operations.down"), isBad: (value) => value === 0 },
+  { name: "reconcile", show: (value) => duration(value), isBad: (value) => value > 7 * 86400 },
+  { name: "missing", show: number, isBad: (value) => value > 0 },
+  { name: "rejected", show: number, isBad: () => false },
   { name: "waiting", show: number, isBad: (value) => value > 0 },
 ];
 

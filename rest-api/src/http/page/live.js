@@ -1,0 +1,134 @@
+// What happens in the service, while it happens: GET /events. While that cannot be had, views ask every few seconds.
+import { onSession, open } from "./api.js";
+import { useEffect, useRef } from "./hooks.js";
+
+/** How long to wait before a lost stream is opened again, in seconds. */
+const PAUSE = 3;
+
+/** A stream on which nothing comes for so long is lost, in seconds. The service sends something every 15 s. */
+const SILENCE = 45;
+
+/** How often a follower is told at most, in milliseconds. */
+const LEAST_PAUSE = 1000;
+
+const followers = new Set();
+let controller;
+let isOpen = false;
+let lastId;
+
+/**
+ * Calls `run` when something has happened that `isAbout` says it is about: `{ name, data }`, where the name is `ingest`,
+ * `revision` or `reset` (events may be missing). Without a stream `run` is called every `seconds` while the page is
+ * visible. Returns what ends this. A browser has few connections for one service: only visible pages hold a stream, and
+ * those that wait in the background (`always`).
+ */
+export function follow(seconds, run, { isAbout = () => true, always = false } = {}) {
+  let timer;
+  let last = 0;
+  const tell = () => {
+    last = Date.now();
+    timer = undefined;
+    run();
+  };
+  const follower = {
+    always,
+    hear(event) {
+      if (event.name !== "reset" && !isAbout(event)) return;
+      timer ??= setTimeout(tell, Math.max(last + LEAST_PAUSE - Date.now(), 0));
+    },
+  };
+  const poll = setInterval(() => !isOpen && (always || !document.hidden) && tell(), seconds * 1000);
+  followers.add(follower);
+  update();
+  return () => {
+    clearInterval(poll);
+    clearTimeout(timer);
+    followers.delete(follower);
+    update();
+  };
+}
+
+/** As [`follow`], while a view is shown. */
+export function useLive(seconds, run, options = {}) {
+  const latest = useRef();
+  latest.current = { run, isAbout: options.isAbout ?? (() => true) };
+  useEffect(
+    () => follow(seconds, () => latest.current.run(), { ...options, isAbout: (event) => latest.current.isAbout(event) }),
+    [seconds],
+  );
+}
+
+/** Opens the stream if somebody needs it, and closes it if nobody does. */
+function update() {
+  const isNeeded = [...followers].some((follower) => follower.always || !document.hidden);
+  if (isNeeded && !controller) {
+    controller = new AbortController();
+    keepOpen(controller);
+  } else if (!isNeeded && controller) {
+    controller.abort();
+    controller = undefined;
+    isOpen = false;
+  }
+}
+
+async function keepOpen(own) {
+  while (!own.signal.aborted) {
+    let pause = PAUSE;
+    try {
+      await read(own.signal);
+    } catch (problem) {
+      pause = problem.retryAfter ?? PAUSE;
+    }
+    if (own !== controller) return;
+    isOpen = false;
+    await new Promise((done) => setTimeout(done, pause * 1000));
+  }
+}
+
+async function read(signal) {
+  const lost = new AbortController();
+  const abort = () => lost.abort();
+  signal.addEventListener("abort", abort);
+  let silence = setTimeout(abort, SILENCE * 1000);
+  try {
+    const headers = { accept: "text/event-stream", ...(lastId && { "last-event-id": lastId }) };
+    const response = await open("/events", { headers, signal: lost.signal });
+    isOpen = true;
+    hear({ name: "reset" });
+    let text = "";
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      clearTimeout(silence);
+      silence = setTimeout(abort, SILENCE * 1000);
+      const parts = `${text}${value}`.split("\n\n");
+      text = parts.pop();
+      parts.forEach(hearText);
+    }
+  } finally {
+    clearTimeout(silence);
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+/** Hears one event of the stream. A line that begins with a colon is none. */
+function hearText(text) {
+  const fields = Object.fromEntries([...text.matchAll(/^(id|event|data): (.*)$/gm)].map(([, name, value]) => [name, value]));
+  if (fields.id) lastId = fields.id;
+  if (fields.event) hear({ name: fields.event, data: fields.data && JSON.parse(fields.data) });
+}
+
+function hear(event) {
+  for (const follower of followers) follower.hear(event);
+}
+
+document.addEventListener("visibilitychange", update);
+// What one may see depends on who one is.
+onSession(() => {
+  controller?.abort();
+  controller = undefined;
+  isOpen = false;
+  lastId = undefined;
+  update();
+});
