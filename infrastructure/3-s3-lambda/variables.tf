@@ -104,3 +104,33 @@ variable "subnet_ids" {
     error_message = "subnet_ids must contain at least two ids that look like subnet-0123456789abcdef0."
   }
 }
+
+variable "page_origins" {
+  description = "Origins of the API's page, such as https://movies.example.com, from which browsers may upload. Default: none."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for origin in var.page_origins : can(regex("^https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?$", origin))])
+    error_message = "page_origins must be origins such as https://movies.example.com, without a path or *."
+  }
+}
+
+variable "upload_prefix" {
+  description = "Prefix of the keys for which the pods may sign uploads, such as incoming/; the chart's uploadPrefix must begin with it. Empty: all keys. Default: the pods may sign none."
+  type        = string
+  default     = null
+
+  validation {
+    # * and ? are patterns in a policy, $ begins a variable.
+    condition     = var.upload_prefix == null ? true : can(regex("^[A-Za-z0-9!_.'()/-]*$", var.upload_prefix)) && length(var.upload_prefix) <= 900
+    error_message = "upload_prefix must consist of letters, digits and the characters ! - _ . ' ( ) /"
+  }
+}
+
+variable "pod_role_name" {
+  description = "IAM role of the pods, created by eksctl. With upload_prefix it gets the permission to put files."
+  type        = string
+  default     = "movies-r-us-api"
+}
