@@ -101,13 +101,7 @@ impl HostCheck {
     ///
     /// Source: <https://www.w3.org/TR/fetch-metadata/>
     pub(crate) fn check(&self, host: Option<&str>, headers: &HeaderMap) -> Result<(), Refusal> {
-        let target = host.and_then(Target::parse).filter(|target| self.is_own(target));
-        let Some(target) = target else {
-            warn!(host = logged(host.unwrap_or_default()), "request refused, its host is foreign");
-            return Err(Refusal(
-                "the header Host names another host: use localhost, 127.0.0.1 or [::1]".to_owned(),
-            ));
-        };
+        let target = self.target(host)?;
         let text = |value: &header::HeaderValue| value.to_str().unwrap_or_default().to_owned();
         for origin in headers.get_all(header::ORIGIN).iter().map(text) {
             if origin.strip_prefix("http://").and_then(Target::parse).as_ref() != Some(&target) {
@@ -129,6 +123,21 @@ impl HostCheck {
             ));
         }
         Ok(())
+    }
+
+    /// Checks the host alone, of a request that another origin may send.
+    pub(crate) fn check_host(self, host: Option<&str>) -> Result<(), Refusal> {
+        self.target(host).map(|_| ())
+    }
+
+    fn target(self, host: Option<&str>) -> Result<Target, Refusal> {
+        let target = host.and_then(Target::parse).filter(|target| self.is_own(target));
+        target.ok_or_else(|| {
+            warn!(host = logged(host.unwrap_or_default()), "request refused, its host is foreign");
+            Refusal(
+                "the header Host names another host: use localhost, 127.0.0.1 or [::1]".to_owned(),
+            )
+        })
     }
 
     /// Returns `routes` behind this check. A refusal is a 403.

@@ -1,8 +1,9 @@
 //! The S3 endpoint: the store of `local-s3` behind HTTP, for requests to this machine alone.
 
+mod page;
 mod takeover;
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use hyper::{Request, body::Incoming, header, service::service_fn};
@@ -25,6 +26,7 @@ pub use crate::local_aws::{ACCESS_KEY, SECRET_KEY};
 pub use local_s3::{Event, Events};
 
 use crate::{local_aws::REGION, loopback::HostCheck, private};
+use page::PageOrigins;
 
 /// The id and the name of the owner of all buckets and objects.
 const OWNER: &str = "local";
@@ -46,6 +48,7 @@ impl S3Auth for Credentials {
 /// An S3 endpoint that keeps its objects in a directory.
 pub struct Endpoint {
     store: Store,
+    page: PageOrigins,
 }
 
 impl Endpoint {
@@ -58,7 +61,12 @@ impl Endpoint {
         let options = Options { region: REGION.to_owned(), owner: OWNER.to_owned() };
         let store = Store::open(directory, options);
         let store = store.with_context(|| format!("cannot use {}", directory.display()))?;
-        Ok(Self { store })
+        Ok(Self { store, page: PageOrigins::default() })
+    }
+
+    /// Lets the page of the API at `address` put files from a browser. Other pages send nothing.
+    pub fn with_page_of(self, address: SocketAddr) -> Self {
+        Self { page: PageOrigins::of(address), ..self }
     }
 
     /// Takes over the objects that an earlier release has left in `directory`. Returns their number.
@@ -101,13 +109,25 @@ impl Endpoint {
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             // HTTP/2 has the host in the URI.
             let host = host.or_else(|| request.uri().authority().map(|host| host.as_str()));
-            let refusal = check.check(host, request.headers()).err();
+            let page = self.page.allowed(&request);
+            let checked = match page {
+                Some(_) => check.check_host(host),
+                None => check.check(host, request.headers()),
+            };
             let service = service.clone();
             async move {
-                match refusal {
-                    Some(refusal) => Ok(refusal.to_s3()),
-                    None => local_s3::call(&service, request.map(s3s::Body::from)).await,
+                if let Err(refusal) = checked {
+                    return Ok(refusal.to_s3());
                 }
+                let Some(origin) = page else {
+                    return local_s3::call(&service, request.map(s3s::Body::from)).await;
+                };
+                if page::is_preflight(&request) {
+                    return Ok(page::preflight_response(origin));
+                }
+                let mut response = local_s3::call(&service, request.map(s3s::Body::from)).await?;
+                page::expose(response.headers_mut(), origin);
+                Ok(response)
             }
         });
         let http = auto::Builder::new(TokioExecutor::new());

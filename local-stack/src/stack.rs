@@ -140,7 +140,7 @@ impl Stack {
             }
         };
         let directory = options.data_dir.join("s3");
-        let endpoint = Endpoint::new(&directory)?;
+        let endpoint = Endpoint::new(&directory)?.with_page_of(api_at);
         let (objects, events) = (endpoint.store(), endpoint.events());
         objects
             .create_versioned_bucket(&options.bucket)
