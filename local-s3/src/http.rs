@@ -5,14 +5,15 @@
 //!   applies to the expanded key, as on AWS.
 //! - Every response has a request id, and an error names it.
 //! - A form that its policy does not allow is refused with 403.
-//! - The time of a presigned URL has a limit.
+//! - The time of a presigned URL has a limit, and its signature covers all headers of S3 that are sent with it.
 //! - `GetObjectAttributes` returns the entity tag without quotes.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
 use futures_util::{StreamExt, stream};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use s3s::{
     Body, HttpError, HttpRequest, HttpResponse, S3Error, dto::StreamingBlob, s3_error,
     service::S3Service,
@@ -47,6 +48,9 @@ pub async fn call(
     if !is_presigned {
         refusal =
             Some(s3_error!(AccessDenied, "X-Amz-Expires must be between 1 and 604800 seconds"));
+    } else if has_unsigned_headers(query, request.headers()) {
+        let message = "There were headers present in the request which were not signed";
+        refusal = Some(s3_error!(AccessDenied, "{message}"));
     }
     if is_form {
         let (expanded, wrong) = expand_filename(request).await;
@@ -75,6 +79,20 @@ pub async fn call(
         response.headers_mut().insert("x-amz-request-id", id);
     }
     Ok(response)
+}
+
+/// Returns whether a presigned request has headers of S3 that its signature does not cover. They would make another
+/// request of it: metadata, for example.
+fn has_unsigned_headers(query: &str, headers: &HeaderMap) -> bool {
+    let signed = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders="));
+    let Some(signed) = signed else { return false };
+    let signed = percent_decode_str(signed).decode_utf8_lossy();
+    let is_signed = |name: &str| signed.split(';').any(|signed| signed == name);
+    // s3s checks the digest of the content.
+    let mut names = headers.keys().map(HeaderName::as_str);
+    names.any(|name| {
+        name.starts_with("x-amz-") && name != "x-amz-content-sha256" && !is_signed(name)
+    })
 }
 
 /// Expands `${filename}` in the head of a form. Returns what is wrong with the form, too, if s3s would not
