@@ -6,7 +6,7 @@
 //! load, catalogue, bare
 //! mix       what is asked
 //! sql       uses load: the limits of Postgres
-//! cached, tokens, uncached, nasty, overload   the parts of the table
+//! cached, tokens, streams, uncached, nasty, overload   the parts of the table
 //! ```
 
 pub(crate) mod bare;
@@ -17,6 +17,7 @@ mod mix;
 mod nasty;
 mod overload;
 mod sql;
+mod streams;
 mod tokens;
 mod uncached;
 
@@ -47,6 +48,8 @@ pub(crate) enum Part {
     Cached,
     /// Answers from memory with a token, against those without one
     Tokens,
+    /// Answers from memory while 500 streams of events are open, against none
+    Streams,
     /// Title queries and the mix, against Postgres without the service
     Uncached,
     /// Latencies of the mix
@@ -140,6 +143,9 @@ async fn run(postgres: &Postgres, directory: &Path, options: &Options) -> Result
     }
     if includes(Part::Tokens) {
         tokens::measure(postgres, directory, effort, &mut figures).await?;
+    }
+    if includes(Part::Streams) {
+        streams::measure(postgres, directory, effort, &mut figures).await?;
     }
     if includes(Part::Uncached) {
         let queries = mix(1)?.title_queries(number * 2 * options.rounds)?;
