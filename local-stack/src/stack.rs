@@ -181,6 +181,7 @@ impl Stack {
             workers: 2,
             budget: Budget::default(),
             ignored_keys: IgnoredKeys::default(),
+            upload_prefix: String::new(),
             snapshots: Snapshots::default(),
             ledger_days: None,
             history_days: None,

@@ -14,9 +14,11 @@ use std::{
 };
 
 use aws_sdk_s3::{Client, primitives::ByteStream};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::StreamExt;
 use local_stack::client;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 const BUCKET: &str = "movies-r-us";
 const TOKEN: &str = "a-token-that-no-log-may-show";
@@ -675,4 +677,60 @@ async fn an_open_directory_of_something_else_is_not_used() {
     assert!(!refused.status.success());
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(error.contains("holds files of something else"), "{error}");
+}
+
+#[tokio::test]
+async fn the_page_of_the_api_uploads_a_file_to_the_bucket() {
+    let directory = Directory::new("uploads");
+    let stack = Stack::start(&directory.0, &["--no-sample"]);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let body = json!({ "title": "From a page", "year": 2026 }).to_string();
+    let wanted = json!({
+        "key": "page/a.json",
+        "size": body.len(),
+        "content_type": "application/json",
+        "checksum_sha256": BASE64_STANDARD.encode(Sha256::digest(&body)),
+    });
+    let ask = http.post(format!("http://{}/uploads", stack.api)).bearer_auth(TOKEN).json(&wanted);
+    let signed: Value = ask.send().await.unwrap().error_for_status().unwrap().json().await.unwrap();
+    let url = signed["url"].as_str().unwrap();
+
+    // As a browser does it: it asks first.
+    let port = stack.api.port();
+    let preflight = async |origin: &str, method: &str| {
+        let request = http.request(reqwest::Method::OPTIONS, url).header("origin", origin);
+        let request = request.header("access-control-request-method", method);
+        let names = "content-type,x-amz-checksum-sha256";
+        let request = request.header("access-control-request-headers", names);
+        request.header("sec-fetch-site", "same-site").send().await.unwrap()
+    };
+    let send = async |origin: &str| {
+        let mut request = http.put(url).header("origin", origin).body(body.clone());
+        for (name, value) in signed["headers"].as_object().unwrap() {
+            request = request.header(name, value.as_str().unwrap());
+        }
+        request.header("sec-fetch-site", "same-site").send().await.unwrap()
+    };
+    for origin in ["http://evil.example", "null", &format!("http://localhost:{}", port ^ 1)] {
+        assert_eq!(preflight(origin, "PUT").await.status(), 403, "{origin}");
+        let refused = send(origin).await;
+        assert_eq!(refused.status(), 403, "{origin}");
+        assert!(!refused.headers().contains_key("access-control-allow-origin"), "{origin}");
+    }
+    assert_eq!(preflight(&format!("http://localhost:{port}"), "DELETE").await.status(), 403);
+    for host in ["localhost", "127.0.0.1"] {
+        let origin = format!("http://{host}:{port}");
+        let asked = preflight(&origin, "PUT").await;
+        assert_eq!(asked.status(), 200);
+        let header = |name: &str| asked.headers()[name].to_str().unwrap();
+        assert_eq!(header("access-control-allow-origin"), origin);
+        assert_eq!(header("access-control-allow-methods"), "PUT");
+        assert!(header("access-control-allow-headers").contains("x-amz-checksum-sha256"));
+        let sent = send(&origin).await;
+        assert_eq!(sent.status(), 200);
+        assert_eq!(sent.headers()["access-control-allow-origin"], origin);
+        assert_eq!(sent.headers()["access-control-expose-headers"], "etag");
+        assert!(sent.headers().contains_key("etag"));
+    }
+    assert_eq!(stack.ingest("page/a.json", is_final).await["state"], "succeeded");
 }

@@ -222,6 +222,8 @@ Environment:
                     [all]
   MRU_IGNORE_KEYS   glob patterns of keys that are no files, separated by commas; none
                     if it is empty [**/_*,**/.*,**/*$folder$,**/*/]
+  MRU_UPLOAD_PREFIX what the keys of uploaded files begin with; they go to the first
+                    bucket of MRU_BUCKETS [any keys]
   MRU_SNAPSHOT_PREFIXES
                     objects that are snapshots: bucket/prefix entries, separated by
                     commas; bucket/ is the whole bucket [none]
@@ -231,7 +233,8 @@ Environment:
   MRU_LISTEN        address and port [0.0.0.0:8080]
   MRU_TRUSTED_PROXIES
                     number of proxies in front that append their client's address to
-                    X-Forwarded-For; it limits failed sign-ins by address [0]
+                    X-Forwarded-For; failed sign-ins and streams of events are
+                    limited by address [0]
   MRU_PROBE_LISTEN  address and port of a second listener, which serves /healthz,
                     /readyz and /metrics only [none]
   MRU_WORKERS       number of large files to process at once, beside batches of

@@ -12,6 +12,7 @@
 //!  objects   the S3 client
 //!  metrics   counters and gauges
 //!  problem   the table of error codes
+//!  events    what has happened, for those who follow it
 //!  accounts  who is calling, and what the caller may do
 //!  store     every SQL statement
 //!  ----------------------------------------------------------
@@ -33,6 +34,7 @@
 pub mod accounts;
 pub mod config;
 pub mod decisions;
+mod events;
 pub mod healthcheck;
 mod ignored_keys;
 pub mod ingest;
@@ -193,6 +195,7 @@ async fn serve(
         accounts: Arc::clone(&accounts),
         buckets: config.buckets,
         ignored_keys: config.ignored_keys,
+        upload_prefix: config.upload_prefix,
         trusted_proxies: config.trusted_proxies,
     };
     let objects = ObjectStore::new(aws.s3);
@@ -223,22 +226,8 @@ async fn serve(
     }
     let retention =
         Retention { ledger_days: config.ledger_days, history_days: config.history_days };
-    let background = tokio::spawn({
-        let store = store.clone();
-        async move {
-            tokio::join!(
-                store.listen(),
-                store.keep_watching_revision(),
-                store.keep_maintaining(),
-                store.keep_removing(retention),
-                accounts.keep_fetching_keys(),
-                accounts.keep_ended_sessions(&store)
-            )
-        }
-    });
-
     let app = http::App::new(
-        store,
+        store.clone(),
         objects,
         decode_pool,
         access,
@@ -246,6 +235,21 @@ async fn serve(
         stopping.clone(),
         config.cache_bytes,
     );
+    let background = tokio::spawn({
+        let events = Arc::clone(&app.events);
+        async move {
+            tokio::join!(
+                store.listen(),
+                store.keep_watching_revision(),
+                store.keep_maintaining(),
+                store.keep_removing(retention),
+                events.keep_logging(&store),
+                accounts.keep_fetching_keys(),
+                accounts.keep_ended_sessions(&store)
+            )
+        }
+    });
+
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     info!(address, workers = config.workers, "service started");
     let app = Arc::new(app);

@@ -91,6 +91,7 @@ pub struct Metrics {
     requests: Counters<3>,
     request_durations: Histograms<2>,
     in_flight: Gauge,
+    event_streams: Gauge,
     cache: Counters<1>,
     sign_ins: Counters<1>,
     password_hashes: Total,
@@ -157,6 +158,7 @@ impl Default for Metrics {
             requests: Family::default(),
             request_durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             in_flight: Gauge::default(),
+            event_streams: Gauge::default(),
             cache: Family::default(),
             sign_ins: Family::default(),
             password_hashes: Total::default(),
@@ -257,6 +259,11 @@ impl Metrics {
             "Requests without a response so far",
             self.in_flight.clone(),
         );
+        registry.register(
+            "event_streams",
+            "Clients that follow the events",
+            self.event_streams.clone(),
+        );
         self
     }
 
@@ -329,6 +336,11 @@ impl Metrics {
     /// Counts bytes read from the object store.
     pub fn read(&self, bytes: usize) {
         self.read_bytes.0.inc_by(u64::try_from(bytes).unwrap_or_default());
+    }
+
+    /// Sets the number of clients that follow the events.
+    pub fn set_event_streams(&self, number: usize) {
+        self.event_streams.set(i64::try_from(number).unwrap_or(i64::MAX));
     }
 
     /// Counts a request as in flight since `since`, until the returned value is dropped.

@@ -1,5 +1,6 @@
 //! The S3 client: what the service asks of S3, and what S3's errors mean to an ingest.
 
+mod presigned;
 mod versions;
 
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use chrono::Utc;
 use futures_util::{Stream, TryStreamExt, stream};
 use percent_encoding::percent_decode_str;
 
+pub use presigned::{PresignedPut, Upload};
 pub use versions::ListedVersion;
 
 use crate::store::{NULL_VERSION, ObservedVersion};

@@ -251,7 +251,8 @@ impl Problem {
         self
     }
 
-    fn with_cause(mut self, cause: String) -> Self {
+    /// Returns the same problem with its internal cause, for the log alone.
+    pub fn with_cause(mut self, cause: String) -> Self {
         self.0.cause = Some(cause);
         self
     }

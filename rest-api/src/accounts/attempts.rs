@@ -125,7 +125,7 @@ impl Attempt<'_> {
 }
 
 /// Returns the network that stands for an address: one customer has a whole /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

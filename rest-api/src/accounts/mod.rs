@@ -29,7 +29,7 @@ use http::{HeaderMap, header};
 use jsonwebtoken::errors::{Error, ErrorKind};
 use quick_cache::sync::Cache;
 
-pub(crate) use attempts::Attempts;
+pub(crate) use attempts::{Attempts, network};
 pub use caller::{Caller, KeyPrefixes};
 pub(crate) use passwords::Checked;
 pub use passwords::{Password, PasswordError, Passwords};

@@ -44,7 +44,7 @@ impl Revocations {
     }
 
     /// Returns whether the token of `caller` is revoked.
-    pub(super) fn contain(&self, caller: &Caller) -> bool {
+    pub(crate) fn contain(&self, caller: &Caller) -> bool {
         let revoked = self.read();
         let session = caller.session.as_deref();
         let is_older = |before: &DateTime<Utc>| caller.issued_at.is_none_or(|at| at < *before);

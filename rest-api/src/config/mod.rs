@@ -50,6 +50,8 @@ pub struct Config {
     pub buckets: Vec<String>,
     /// The keys that are no files (`MRU_IGNORE_KEYS`).
     pub ignored_keys: IgnoredKeys,
+    /// What the keys of files begin with that are put by `POST /uploads` (`MRU_UPLOAD_PREFIX`); empty for all keys.
+    pub upload_prefix: String,
     /// Which files are snapshots, and how much one may withdraw (`MRU_SNAPSHOT_PREFIXES`, `MRU_MAX_WITHDRAW`).
     pub snapshots: Snapshots,
     /// How many large files this process works on at once (`MRU_WORKERS`), beside batches of small ones; 0

@@ -52,6 +52,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             public_ledger: self.parsed("MRU_PUBLIC_LEDGER", false, "true or false"),
             trusted_proxies: self.parsed("MRU_TRUSTED_PROXIES", 0, "a number of proxies"),
             ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
+            upload_prefix: self.optional("MRU_UPLOAD_PREFIX").unwrap_or_default(),
             snapshots: self.snapshots(&buckets),
             buckets,
             workers: self.parsed("MRU_WORKERS", 2, "a number"),

@@ -17,6 +17,7 @@ mod cache;
 mod counts;
 mod docs;
 mod edits;
+mod events;
 mod export;
 mod health;
 mod history;
@@ -36,6 +37,7 @@ mod routes;
 mod server;
 mod sessions;
 mod suggest;
+mod uploads;
 mod users;
 mod validate;
 mod wait;
@@ -48,6 +50,7 @@ use tokio::sync::watch;
 use crate::{
     accounts::{Accounts, Attempts, Passwords},
     config::IgnoredKeys,
+    events::Events,
     metrics::Metrics,
     objects::ObjectStore,
     store::{Store, StoreError},
@@ -69,6 +72,8 @@ pub(crate) struct App {
     decode_pool: DecodePool,
     pub(crate) access: Access,
     pub(crate) metrics: Arc<Metrics>,
+    /// What has happened.
+    pub(crate) events: Arc<Events>,
     /// True after the service was asked to stop.
     pub(crate) stopping: watch::Receiver<bool>,
     validations: Validations,
@@ -78,7 +83,7 @@ pub(crate) struct App {
     attempts: Attempts,
 }
 
-/// Who may call, and what a notification may name.
+/// Who may call, what a notification may name, and which files may be put.
 pub(crate) struct Access {
     /// Who is calling.
     pub(crate) accounts: Arc<Accounts>,
@@ -86,6 +91,8 @@ pub(crate) struct Access {
     pub(crate) buckets: Vec<String>,
     /// The keys whose notifications are ignored.
     pub(crate) ignored_keys: IgnoredKeys,
+    /// What the keys of uploads begin with.
+    pub(crate) upload_prefix: String,
     /// How many proxies in front of the service append to `X-Forwarded-For`.
     pub(crate) trusted_proxies: usize,
 }
@@ -108,6 +115,7 @@ impl App {
             decode_pool,
             access,
             metrics,
+            events: Arc::default(),
             stopping,
             validations,
             cache,

@@ -8,12 +8,13 @@ use tracing::error;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use super::{
-    App, accounts, counts, docs, edits, health, history, ingests, metrics, movie, movies, notify,
+    App, accounts, counts, docs, edits, events, health, history, ingests, metrics, movie, movies,
+    notify,
     openapi::{Describe, operations as about},
     page, pages,
     request::{self, Request},
     response::{self, Answer},
-    sessions, suggest, users, validate,
+    sessions, suggest, uploads, users, validate,
 };
 use crate::{
     accounts::{Role, Roles as RoleSet},
@@ -31,7 +32,7 @@ const DECIDE: Access = Roles(&[Role::Editor, Role::Service]);
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 39] = [
+pub(super) static ROUTES: [Route; 41] = [
     //   path                       who may call  largest body       description           handler
     get( "/",                       Public,                          about::home,          |r| page::home(r).boxed()),
     get( "/.well-known/jwks.json",  Unchecked,                       about::read_keys,     |r| accounts::keys(r).boxed()),
@@ -42,6 +43,7 @@ pub(super) static ROUTES: [Route; 39] = [
     post("/auth/refresh",           Unchecked,    sessions::MAX_BODY, about::refresh,      |r| sessions::refresh(r).boxed()),
     get( "/docs",                   Public,                          about::docs,          |r| docs::page(r).boxed()),
     get( "/docs/{file}",            Public,                          about::docs_file,     |r| docs::file(r).boxed()),
+    get( "/events",                 Public,                          about::follow_events, |r| events::follow(r).boxed()),
     get( "/genres",                 Public,                          about::count_genres,  |r| counts::genres(r).boxed()),
     get( "/healthz",                Unchecked,                       about::alive,         |r| health::alive(r).boxed()),
     get( "/ingests",                Ledger,                          about::list_ingests,  |r| ingests::list(r).boxed()),
@@ -66,6 +68,7 @@ pub(super) static ROUTES: [Route; 39] = [
     get( "/readyz",                 Unchecked,                       about::ready,         |r| health::ready(r).boxed()),
     get( "/schema/movies.json",     Public,                          about::read_schema,   |r| pages::schema(r).boxed()),
     get( "/suggest",                Public,                          about::suggest,       |r| suggest::suggest(r).boxed()),
+    post("/uploads",                PRODUCE,      uploads::MAX_BODY, about::create_upload, |r| uploads::create(r).boxed()),
     get( "/users",                  ADMINISTER,                      about::list_users,    |r| users::list(r).boxed()),
     post("/users",                  ADMINISTER,   users::MAX_BODY,   about::create_user,   |r| users::create(r).boxed()),
     get( "/users/{id}",             ADMINISTER,                      about::read_user,     |r| users::read(r).boxed()),

@@ -309,22 +309,12 @@ impl Store {
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
         let (ids, queued) = record(&transaction, reports, request_id, trace_id).await?;
-        let select = "
-            /* ledger::record_all */
-            select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
-                attempts, received_at, started_at, finished_at, inserted, updated, unchanged,
-                withdrawn, restored, held, undone_at, undone_by, approved_at, approved_by,
-                violation_count, error::text
-            from unnest($1::bigint[]) with ordinality as recorded (id, nth)
-            join ingests using (id)
-            order by nth";
-        let statement = transaction.prepare_cached(select).await?;
-        let rows = transaction.query(&statement, &[&ids]).await?;
+        let ingests = read_each(&transaction, &ids).await?;
         transaction.commit().await?;
         if queued {
             self.hints().announce_queued();
         }
-        Ok(rows.iter().map(Ingest::from_row).collect())
+        Ok(ingests)
     }
 
     /// Queues an ingest again that has failed, or whose object was gone. Returns whether it was in such a
@@ -350,6 +340,14 @@ impl Store {
         let ingest = read(&*connection, id).await?;
         reads::finish(connection);
         Ok(ingest)
+    }
+
+    /// Returns the ingests with these ids, in the order of `ids`, without their violations.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub(crate) async fn ingests_by_id(&self, ids: &[i64]) -> Result<Vec<Ingest>, StoreError> {
+        read_each(&self.worker().await?, ids).await
     }
 
     /// Returns the ingests that match `query`, newest first; one more than its limit if there are
@@ -394,6 +392,21 @@ async fn record(
     let recorded = try_join_all(reports.iter().map(record)).await?;
     let queued = recorded.iter().any(|(_, queued)| *queued);
     Ok((recorded.into_iter().map(|(id, _)| id).collect(), queued))
+}
+
+/// Reads these ingests, in the order of `ids`, without their violations.
+async fn read_each(client: &impl GenericClient, ids: &[i64]) -> Result<Vec<Ingest>, StoreError> {
+    let read_each = "
+        /* ledger::read_each */
+        select id, bucket, key, version_id, etag, size, removal, mode, state, superseded_reason,
+            attempts, received_at, started_at, finished_at, inserted, updated, unchanged, withdrawn,
+            restored, held, undone_at, undone_by, approved_at, approved_by, violation_count, error::text
+        from unnest($1::bigint[]) with ordinality as named (id, nth)
+        join ingests using (id)
+        order by nth";
+    let statement = client.prepare_cached(read_each).await?;
+    let rows = client.query(&statement, &[&ids]).await?;
+    Ok(rows.iter().map(Ingest::from_row).collect())
 }
 
 /// Composes the query of a list. Migration 7 has an index for each combination of filters.

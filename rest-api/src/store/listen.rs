@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -34,6 +35,9 @@ pub(super) const REVISION: &str = "movies_r_us_revision";
 /// The channel for sessions that have ended.
 pub(super) const REVOKED: &str = "movies_r_us_revoked";
 
+/// How many ends are kept for their reader.
+const MAX_ENDS: usize = 10_000;
+
 /// The delay before a new connection is opened.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
@@ -53,6 +57,19 @@ pub(crate) struct Hints {
     announcing: Notify,
     /// The tasks that wait for the end of an ingest, by its id.
     waiting: Mutex<HashMap<i64, Waiting>>,
+    /// What [`Self::take_ends`] returns next.
+    ends: Mutex<Ends>,
+    /// Notified when `ends` has something.
+    pub(crate) ends_arrived: Notify,
+}
+
+/// Ends of ingests, of all processes.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    /// The ingests, in the order of the commits that ended them. It is the same in all processes.
+    pub(crate) ids: Vec<i64>,
+    /// Whether ends before these may be missing.
+    pub(crate) has_gap: bool,
 }
 
 /// The tasks that wait for the end of one ingest.
@@ -89,8 +106,27 @@ impl Hints {
         self.ended.send_replace(());
     }
 
+    /// Returns the ends that notifications have told of since the last call. There is one reader.
+    pub(crate) fn take_ends(&self) -> Ends {
+        mem::take(&mut *self.ends())
+    }
+
+    /// Keeps ends for their reader.
+    fn add_ends(&self, ids: &[i64]) {
+        let mut ends = self.ends();
+        ends.ids.extend(ids);
+        if ends.ids.len() > MAX_ENDS {
+            *ends = Ends { ids: Vec::new(), has_gap: true };
+        }
+        drop(ends);
+        self.ends_arrived.notify_one();
+    }
+
     /// Wakes up everybody: hints may have been missed.
     fn announce_all(&self) {
+        // Whoever now reads the ledger sees the ends so far.
+        *self.ends() = Ends { ids: Vec::new(), has_gap: true };
+        self.ends_arrived.notify_one();
         self.queued.send_replace(());
         self.waiting().values().for_each(|waiting| waiting.wake.notify_waiters());
         self.ended.send_replace(());
@@ -105,6 +141,10 @@ impl Hints {
         let mut woken = Box::pin(Arc::clone(&waiting.wake).notified_owned());
         woken.as_mut().enable();
         EndHint { hints: self, id, woken }
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<i64, Waiting>> {
@@ -227,7 +267,9 @@ where
                     }
                     _ => {
                         let ids = notification.payload().split(',');
-                        hints.announce_ended(ids.filter_map(|id| id.parse().ok()));
+                        let ids: Vec<i64> = ids.filter_map(|id| id.parse().ok()).collect();
+                        hints.add_ends(&ids);
+                        hints.announce_ended(ids);
                     }
                 }
             }

@@ -97,6 +97,7 @@ pub use history::{HistoricState, HistoryPage, HistoryQuery};
 pub use holds::{HoldState, NewerVersion};
 pub use known_versions::{KnownVersion, VersionInBucket};
 pub use ledger::{Event, Ingest, IngestQuery, IngestState, Mode};
+pub(crate) use listen::Ends;
 pub use merge::Merged;
 pub use merged_versions::Removal;
 pub use migrate::migrate;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Mutex as AsyncMutex,
+    sync::{Mutex as AsyncMutex, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_postgres::Row;
@@ -74,6 +74,8 @@ pub(super) struct KnownRevision {
     known: Mutex<Known>,
     /// Held by the request that reads the state from the database. Others wait for what it finds.
     reading: AsyncMutex<()>,
+    /// The number of the known state.
+    number: watch::Sender<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,6 +94,7 @@ impl KnownRevision {
         if revision.number > known.revision.number {
             known.revision = revision;
             known.learned_at = Some(Instant::now());
+            self.tell(revision);
         }
     }
 
@@ -107,6 +110,7 @@ impl KnownRevision {
                 known.learned_at = Some(Instant::now());
             }
             known.revision = revision;
+            self.tell(revision);
         }
         known.confirmed_at = known.confirmed_at.max(Some(asked_at));
         known.revision
@@ -116,6 +120,14 @@ impl KnownRevision {
     fn confirmed_since(&self, since: Instant) -> Option<Revision> {
         let known = self.lock();
         known.confirmed_at.filter(|at| *at >= since).map(|_| known.revision)
+    }
+
+    fn tell(&self, revision: Revision) {
+        self.number.send_if_modified(|number| {
+            let is_other = *number != revision.number;
+            *number = revision.number;
+            is_other
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -149,6 +161,11 @@ impl Store {
     /// Returns what [`Self::revision`] does, if that needs no query `now`.
     pub(crate) fn known_revision(&self, now: Instant) -> Option<Revision> {
         self.revision.confirmed_since(now.checked_sub(MAX_AGE).unwrap_or(now))
+    }
+
+    /// Returns the number of the present state as far as this process knows it, and each later one.
+    pub(crate) fn revision_numbers(&self) -> watch::Receiver<i64> {
+        self.revision.number.subscribe()
     }
 
     /// Learns of a revision that this process has made: from here on it responds with nothing older.

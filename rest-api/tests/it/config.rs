@@ -77,6 +77,8 @@ fn all_missing_and_malformed_variables_are_named() {
     assert_eq!(ignores("").reason("_SUCCESS", None), None);
     assert!(ignores("*.tmp").reason("a.tmp", Some(1)).is_some());
     assert!(read(&[]).unwrap().ignored_keys.reason("_SUCCESS", None).is_some());
+    assert_eq!(read(&[]).unwrap().upload_prefix, "");
+    assert_eq!(read(&[("MRU_UPLOAD_PREFIX", "in/")]).unwrap().upload_prefix, "in/");
     let budget = read(&[("MRU_MAX_RECORDS", "7"), ("MRU_MAX_STAGED_MB", "3")]).unwrap().budget;
     assert_eq!(budget, Budget { records: 7, staged_bytes: 3 << 20 });
     assert_eq!(

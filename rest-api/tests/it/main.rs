@@ -24,6 +24,7 @@
 //! | `decisions::` | undo, redo, approve, and their export and import |
 //! | `deployment::` | chart, Terraform and health check agree with the programs |
 //! | `equal_text::` | texts that are equal: normal forms, case |
+//! | `events::` | `GET /events`: what followers are told, across replicas and outages |
 //! | `exports::` | whole results as NDJSON |
 //! | `failover::` | outages of the database under load |
 //! | `files::` | file formats, violations, limits of a movie |
@@ -62,6 +63,7 @@
 //! | `tls::` | TLS to the database |
 //! | `tokens::` | access tokens of the service: attacks, rotation of the key |
 //! | `traces::` | trace ids in the log, from the request to the result |
+//! | `uploads::` | `POST /uploads`: presigned requests, and what the bucket refuses |
 //! | `validate::` | `rest-api validate` and `POST /validate` |
 //! | `versioned_bucket::` | a bucket that keeps versions |
 
@@ -82,6 +84,7 @@ mod decisions;
 mod deployment;
 mod edits;
 mod equal_text;
+mod events;
 mod exports;
 mod failover;
 mod files;
@@ -123,5 +126,6 @@ mod support;
 mod tls;
 mod tokens;
 mod traces;
+mod uploads;
 mod validate;
 mod versioned_bucket;

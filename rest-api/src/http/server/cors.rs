@@ -9,7 +9,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use warp::reply::Response;
 
 use super::layers::X_REQUEST_ID;
-use crate::config::CorsOrigins;
+use crate::{config::CorsOrigins, http::events::LAST_EVENT_ID};
 
 /// For how long a browser may remember what a page may send.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
@@ -26,7 +26,12 @@ impl Cors {
     pub(super) fn new(origins: &CorsOrigins) -> Self {
         let layer = CorsLayer::new()
             .allow_methods([Method::GET, Method::HEAD])
-            .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::IF_NONE_MATCH])
+            .allow_headers([
+                header::ACCEPT,
+                header::AUTHORIZATION,
+                header::IF_NONE_MATCH,
+                LAST_EVENT_ID,
+            ])
             .expose_headers([header::LINK, header::ETAG, header::RETRY_AFTER, X_REQUEST_ID])
             .max_age(PREFLIGHT_AGE);
         let layer = match origins {

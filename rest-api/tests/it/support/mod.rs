@@ -4,6 +4,7 @@ pub(crate) mod accounts;
 pub(crate) mod builder;
 pub(crate) mod comparison;
 pub(crate) mod emulator;
+pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod function;
 pub(crate) mod ledger;

@@ -1,6 +1,7 @@
 //! The descriptions of the operations: a function for each row of the route table, one file a resource.
 
 mod accounts;
+mod files;
 mod ingests;
 mod movie;
 mod movies;
@@ -15,6 +16,7 @@ use crate::http::params;
 pub(super) use movies::example;
 
 pub(in crate::http) use accounts::{read_keys, read_me};
+pub(in crate::http) use files::{create_upload, follow_events};
 pub(in crate::http) use ingests::{
     approve_ingest, list_ingests, notify, read_ingest, redo_ingest, retry_ingest, undo_ingest,
 };
