@@ -191,14 +191,19 @@ async fn serve(
     let outside = config.outside_issuer;
     let accounts = Accounts::new(api_tokens, issuer, outside, config.public_ledger);
     let accounts = Arc::new(accounts.map_err(StartError::OutsideIssuer)?);
+    let objects = ObjectStore::new(aws.s3);
+    let upload_origin = match config.buckets.first() {
+        Some(bucket) => objects.upload_origin(bucket).await,
+        None => None,
+    };
     let access = http::Access {
         accounts: Arc::clone(&accounts),
         buckets: config.buckets,
         ignored_keys: config.ignored_keys,
         upload_prefix: config.upload_prefix,
+        upload_origin,
         trusted_proxies: config.trusted_proxies,
     };
-    let objects = ObjectStore::new(aws.s3);
     let metrics = Arc::new(Metrics::default());
     let decode_pool = DecodePool::default();
     let (stop, stopping) = watch::channel(false);

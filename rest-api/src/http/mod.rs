@@ -93,6 +93,8 @@ pub(crate) struct Access {
     pub(crate) ignored_keys: IgnoredKeys,
     /// What the keys of uploads begin with.
     pub(crate) upload_prefix: String,
+    /// The origin that uploads go to, if there is a bucket.
+    pub(crate) upload_origin: Option<String>,
     /// How many proxies in front of the service append to `X-Forwarded-For`.
     pub(crate) trusted_proxies: usize,
 }

@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderName, header};
+use http::{HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
@@ -21,8 +21,8 @@ use Load::{First, Later};
 
 /// The page runs and shows its own files and asks its own service, nothing else. Text never becomes markup or script.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-                      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
-                      require-trusted-types-for 'script'; trusted-types 'none'";
+                      base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'; connect-src 'self'";
 
 /// The page uses none of these.
 const PERMISSIONS: &str =
@@ -91,7 +91,6 @@ impl Built {
         }
         let version = URL_SAFE_NO_PAD.encode(&digest.finalize()[..12]);
         let index = Document::new("text/html; charset=utf-8", index(&version))
-            .with(header::CONTENT_SECURITY_POLICY, POLICY)
             .with(header::REFERRER_POLICY, "no-referrer")
             .with(HeaderName::from_static("cross-origin-opener-policy"), "same-origin")
             .with(HeaderName::from_static("permissions-policy"), PERMISSIONS);
@@ -130,7 +129,16 @@ pub(super) fn file_names() -> impl Iterator<Item = &'static str> {
 /// `GET /`: the page.
 pub(super) async fn home(request: Request) -> Answer {
     params::none(&request.query)?;
-    Ok(pages::respond(&request.headers, &built().await?.index))
+    let mut response = pages::respond(&request.headers, &built().await?.index);
+    let policy = policy(request.app.access.upload_origin.as_deref());
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    Ok(response)
+}
+
+/// Returns [`POLICY`] with the one other origin that the page sends files to.
+fn policy(upload_origin: Option<&str>) -> HeaderValue {
+    let policy = upload_origin.map(|origin| HeaderValue::try_from(format!("{POLICY} {origin}")));
+    policy.and_then(Result::ok).unwrap_or(HeaderValue::from_static(POLICY))
 }
 
 /// `GET /page/{version}/{file}`: a file that the page loads.

@@ -145,22 +145,23 @@ impl Wanted {
 }
 
 /// Returns what is expected of a key instead of this one, and what was found; none if it is right.
-fn key_fault(key: &str, access: &Access) -> Option<(&'static str, String)> {
+fn key_fault(key: &str, access: &Access) -> Option<(String, String)> {
     let Access { ignored_keys, upload_prefix, .. } = access;
     let is_relative = key.split('/').any(|segment| segment == "." || segment == "..");
+    let fault = |expected: &str, found: String| Some((expected.to_owned(), found));
     if key.is_empty() {
-        Some(("a key", "an empty text".to_owned()))
+        fault("a key", "an empty text".to_owned())
     } else if key.len() > MAX_KEY {
-        Some(("a key of at most 1,024 bytes", format!("{} bytes", key.len())))
+        fault("a key of at most 1,024 bytes", format!("{} bytes", key.len()))
     } else if key.chars().any(char::is_control) {
-        Some(("a key without control characters", shown(key)))
+        fault("a key without control characters", shown(key))
     } else if is_relative {
         // Clients remove such segments from an address.
-        Some(("a key without a segment . or ..", shown(key)))
+        fault("a key without a segment . or ..", shown(key))
     } else if !key.starts_with(upload_prefix) {
-        Some(("a key that begins with the prefix of MRU_UPLOAD_PREFIX", shown(key)))
+        fault(&format!("a key that begins with {upload_prefix}"), shown(key))
     } else {
-        ignored_keys.reason(key, None).map(|why| ("a key that names a file", why))
+        ignored_keys.reason(key, None).and_then(|why| fault("a key that names a file", why))
     }
 }
 

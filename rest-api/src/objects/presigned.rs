@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use aws_sdk_s3::{
-    error::SdkError, operation::put_object::PutObjectError, presigning::PresigningConfig,
+    Config, config::Credentials, error::SdkError, operation::put_object::PutObjectError,
+    presigning::PresigningConfig,
 };
+use http::Uri;
 
 use super::{ErrorCause, ObjectError, ObjectStore, classify};
 
@@ -63,5 +65,17 @@ impl ObjectStore {
             method: signed.method().to_owned(),
             headers: headers.collect(),
         })
+    }
+
+    /// Returns the origin of the addresses that [`Self::presign_put`] returns for a bucket; none if the client has
+    /// no region.
+    pub async fn upload_origin(&self, bucket: &str) -> Option<String> {
+        // The address does not depend on them. The real ones may have to be fetched.
+        let credentials = Credentials::new("none", "none", None, None, "none");
+        let config = PresigningConfig::expires_in(Duration::from_secs(1)).ok()?;
+        let put = self.client.put_object().bucket(bucket).key("none").customize();
+        let put = put.config_override(Config::builder().credentials_provider(credentials));
+        let address: Uri = put.presigned(config).await.ok()?.uri().parse().ok()?;
+        Some(format!("{}://{}", address.scheme_str()?, address.authority()?))
     }
 }

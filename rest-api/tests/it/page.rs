@@ -15,8 +15,9 @@ use tokio::{
 };
 
 use crate::support::{
-    Service,
+    BUCKET, Service,
     node::node,
+    notification,
     proxy::{Proxy, Upstream},
     tokens::token,
 };
@@ -137,6 +138,18 @@ async fn the_keyboard_is_enough() {
 #[tokio::test]
 async fn hostile_text_is_shown_as_text() {
     uses("hostile").await;
+}
+
+#[tokio::test]
+async fn a_browser_puts_a_file_into_the_bucket_and_follows_its_ingest() {
+    let service = Service::builder().config(|config| config.buckets = vec![BUCKET.to_owned()]);
+    let service = service.start().await;
+    let bucket = format!("http://{}", service.s3_address);
+    let argument = json!({ "token": token(&[Role::Producer]), "bucket": bucket }).to_string();
+    run("uploads", &service.url(""), &argument, async |_| {
+        service.notify(&notification::bare("page/a.json")).await;
+    })
+    .await;
 }
 
 #[tokio::test]

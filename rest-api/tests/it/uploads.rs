@@ -253,10 +253,39 @@ async fn a_key_must_be_below_the_prefixes_of_the_account_and_of_the_service() {
     assert!(other.json()["detail"].as_str().unwrap().starts_with("key: "), "{}", other.text);
     let outside = status(&bound, "elsewhere/a.json").await;
     assert_eq!(outside.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", outside.text);
-    assert_eq!(outside.json()["violations"][0]["pointer"], "/key");
+    let violation = &outside.json()["violations"][0];
+    assert_eq!(violation["pointer"], "/key");
+    assert_eq!(violation["expected"], "a key that begins with in/", "{violation}");
     let producer = token(&[Role::Producer]);
     assert_eq!(status(&producer, "in/a.json").await.status, StatusCode::CREATED);
     assert_eq!(status(&producer, "a.json").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test]
+async fn the_page_may_connect_to_the_origin_of_the_bucket() {
+    let service = service().await;
+    let policy = service.get("/").await.header("content-security-policy").to_owned();
+    let expected = format!("connect-src 'self' http://{}", service.s3_address);
+    assert!(policy.ends_with(&expected), "{policy}");
+    let signed = signed(&service, "a.json", MOVIE).await;
+    let url: Url = signed["url"].as_str().unwrap().parse().unwrap();
+    assert!(policy.ends_with(&url.origin().ascii_serialization()), "{url} {policy}");
+
+    let without_bucket = Service::start().await;
+    let policy = without_bucket.get("/").await.header("content-security-policy").to_owned();
+    assert!(policy.ends_with("connect-src 'self'"), "{policy}");
+
+    // It needs no credentials.
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"));
+    let objects = ObjectStore::new(aws_sdk_s3::Client::from_conf(config.build()));
+    for (bucket, origin) in [
+        ("movies-r-us", "https://movies-r-us.s3.eu-west-1.amazonaws.com"),
+        ("movies.example.com", "https://s3.eu-west-1.amazonaws.com"),
+    ] {
+        assert_eq!(objects.upload_origin(bucket).await.as_deref(), Some(origin));
+    }
 }
 
 #[tokio::test]

@@ -331,6 +331,41 @@ const FLOWS = {
     });
     assert.equal((await context.pages()).length, 1);
   },
+
+  /** Uploads a file from the page's origin by what the API has signed, and follows what becomes of it. */
+  async uploads({ page, allowOrigin, step }) {
+    const { token, bucket } = JSON.parse(argument);
+    allowOrigin(bucket);
+    const file = { key: "page/a.json", text: '{"title": "From a page", "year": 2026}' };
+    const upload = async ({ token, key, text }) => {
+      const headers = { authorization: `Bearer ${token}` };
+      const stream = (await fetch("events", { headers })).body.pipeThrough(new TextDecoderStream()).getReader();
+      globalThis.ended = (async () => {
+        for (let told = "", done = false; !done; ) {
+          const read = await stream.read();
+          [told, done] = [told + read.value, read.done];
+          const end = told.split("\n\n").find((event) => event.includes("id: ") && event.includes(`"key":"${key}"`));
+          if (end) return JSON.parse(/^data: (.*)$/m.exec(end)[1]);
+        }
+      })();
+      const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+      const checksum_sha256 = btoa(String.fromCharCode(...new Uint8Array(digest)));
+      const wanted = { key, size: text.length, content_type: "application/json", checksum_sha256 };
+      const json = { ...headers, "content-type": "application/json" };
+      const answer = await fetch("uploads", { method: "POST", headers: json, body: JSON.stringify(wanted) });
+      const signed = await answer.json();
+      const put = await fetch(signed.url, { method: signed.method, headers: signed.headers, body: text });
+      return { signed: answer.status, put: put.status, etag: put.headers.get("etag") };
+    };
+    const sent = await page.evaluate(upload, { token, ...file });
+    assert.equal(sent.signed, 201);
+    assert.equal(sent.put, 200);
+    assert.match(sent.etag, /^"[0-9a-f]{32}"$/);
+    await step("notify");
+    const ended = await page.evaluate(() => globalThis.ended);
+    assert.equal(ended.state, "succeeded");
+    assert.equal(ended.inserted, 1);
+  },
 };
 
 const browser = await chromium.launch({ executablePath: browserPath, args: ARGUMENTS });
@@ -338,6 +373,7 @@ const context = await browser.newContext({ viewport: { width: 1280, height: 800 
 const page = await context.newPage();
 page.setDefaultTimeout(20_000);
 const faults = [];
+const origins = [address];
 let allowed = [];
 page.on("pageerror", (error) => faults.push(error.stack));
 page.on("dialog", (dialog) => faults.push(`a dialog: ${dialog.message()}`));
@@ -352,7 +388,7 @@ page.on("console", (message) => {
 });
 context.on("request", (request) => {
   const url = new URL(request.url());
-  if (!["about:", "data:", "blob:"].includes(url.protocol) && url.origin !== address)
+  if (!["about:", "data:", "blob:"].includes(url.protocol) && !origins.includes(url.origin))
     faults.push(`a request to ${url.origin}`);
 });
 const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -364,6 +400,7 @@ await FLOWS[flow]({
   address,
   allow: (...statuses) => (allowed = statuses),
   allowAll: () => (allowed = ["all"]),
+  allowOrigin: (origin) => origins.push(origin),
   sees: (selector, text) => page.locator(selector).filter({ hasText: text }).first().waitFor(),
   /** Asks the test to do something, and waits until it has. */
   step: async (name) => {

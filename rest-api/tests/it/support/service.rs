@@ -52,6 +52,8 @@ pub(crate) struct Service {
     /// The events that S3 would send to the Lambda.
     events: Events,
     http: reqwest::Client,
+    /// Where the first run of the service listens. S3 lets its page put files.
+    first: Option<TcpListener>,
     running: Option<Running>,
     objects: PathBuf,
 }
@@ -66,7 +68,10 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a service on a free port.
     pub(crate) async fn start(config: Config, aws: Aws) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(free_port().await, config, aws)
+    }
+
+    fn start_on(listener: TcpListener, config: Config, aws: Aws) -> Self {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = rest_api::run(config, aws, listener, async {
@@ -74,6 +79,10 @@ impl Running {
         });
         Self { address, stop, ended: tokio::spawn(async { serving.await.unwrap() }) }
     }
+}
+
+async fn free_port() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
 /// The response to a request, read to its end.
@@ -102,20 +111,35 @@ impl Service {
         let database = migrated_database().await;
         let name = format!("mru-s3-{}-{}", std::process::id(), database.name);
         let objects = std::env::temp_dir().join(name);
-        let endpoint = Endpoint::new(&objects).unwrap();
+        let first = free_port().await;
+        let address = first.local_addr().unwrap();
+        let endpoint = Endpoint::new(&objects).unwrap().with_page_of(address);
         let events = endpoint.events();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = free_port().await;
         let s3_address = listener.local_addr().unwrap();
         let s3 = client(s3_address);
         tokio::spawn(endpoint.serve(listener, std::future::pending()));
         s3.create_bucket().bucket(BUCKET).send().await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let address = ([127, 0, 0, 1], 0).into();
-        Self { address, database, s3, s3_address, events, http, running: None, objects }
+        Self {
+            address,
+            database,
+            s3,
+            s3_address,
+            events,
+            http,
+            first: Some(first),
+            running: None,
+            objects,
+        }
     }
 
     pub(super) async fn run(&mut self, config: Config, aws: Aws) {
-        let running = Running::start(config, aws).await;
+        let listener = match self.first.take() {
+            Some(listener) => listener,
+            None => free_port().await,
+        };
+        let running = Running::start_on(listener, config, aws);
         self.address = running.address;
         self.running = Some(running);
     }
