@@ -1,7 +1,7 @@
 //! Clients that follow the events: how many there may be, what they see, and how far they are.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -105,7 +105,7 @@ pub(crate) struct Follower {
     /// The number of the next event.
     next: u64,
     /// What is to be told before.
-    beginning: Option<String>,
+    beginning: VecDeque<Bytes>,
     _place: Place,
 }
 
@@ -123,7 +123,7 @@ impl Follower {
         let after = last_id.map(|id| log.after(id));
         let (resets, resumes) = (after == Some(None), matches!(after, Some(Some(_))));
         let next = after.flatten().unwrap_or(log.next());
-        let beginning = Some(log.beginning(&scope, resets, resumes));
+        let beginning = log.beginning(&scope, resets, resumes);
         drop(log);
         Self { events, scope, changed, next, beginning, _place: place }
     }
@@ -131,16 +131,17 @@ impl Follower {
     /// Waits for the next events, and returns their text. One that falls so far behind that the log does not have
     /// them any more begins anew.
     pub(crate) async fn next(&mut self) -> Bytes {
-        if let Some(beginning) = self.beginning.take() {
-            return beginning.into();
-        }
         loop {
+            if let Some(text) = self.beginning.pop_front() {
+                return text;
+            }
             self.changed.mark_unchanged();
             {
                 let log = self.events.log();
                 let Some((text, next)) = log.read(self.next, &self.scope) else {
                     self.next = log.next();
-                    return log.beginning(&self.scope, true, false).into();
+                    self.beginning = log.beginning(&self.scope, true, false);
+                    continue;
                 };
                 self.next = next;
                 if !text.is_empty() {

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Write,
+    iter,
     sync::Arc,
 };
 
@@ -175,17 +176,17 @@ impl Log {
     }
 
     /// Returns what a follower is told first. One that cannot be told what it has missed `resets`.
-    pub(super) fn beginning(&self, scope: &Scope, resets: bool, resumes: bool) -> String {
+    pub(super) fn beginning(&self, scope: &Scope, resets: bool, resumes: bool) -> VecDeque<Bytes> {
         let mut text = "retry: 3000\n\n".to_owned();
         let last = scope.shows_ingests().then_some(&*self.last);
         if resets {
             text += &render(last, "reset", "{}");
         }
         text += &self.render_revision(last.filter(|_| !resumes));
-        for (_, event) in self.running.values().filter(|(_, event)| event.is_shown(scope)) {
-            text += &String::from_utf8_lossy(&event.text);
-        }
-        text
+        let running = self.running.values().map(|(_, event)| event);
+        // Not copied: many followers may begin at once.
+        let running = running.filter(|event| event.is_shown(scope)).map(|event| event.text.clone());
+        iter::once(text.into()).chain(running).collect()
     }
 
     /// Returns the events from `number` on that `scope` shows, up to about [`MAX_CHUNK`] bytes, and the number of the
@@ -262,6 +263,11 @@ mod tests {
         Scope::Ingests(KeyPrefixes::ALL)
     }
 
+    fn beginning(log: &Log, scope: &Scope) -> String {
+        let texts: Vec<Bytes> = log.beginning(scope, false, false).into();
+        String::from_utf8(texts.concat()).unwrap()
+    }
+
     #[test]
     fn the_log_is_bounded_and_knows_what_it_has_dropped() {
         let mut log = Log::default();
@@ -315,9 +321,9 @@ mod tests {
         assert_eq!(number(&log), 1);
         log.set_running(&[running(2)]);
         assert_eq!(number(&log), 2);
-        assert!(log.beginning(&all(), false, false).contains("\"attempts\":2"));
+        assert!(beginning(&log, &all()).contains("\"attempts\":2"));
         log.add_ended(&[ended(1, "k")]);
-        assert!(!log.beginning(&all(), false, false).contains("attempts"));
+        assert!(!beginning(&log, &all()).contains("attempts"));
     }
 
     #[test]
@@ -330,7 +336,7 @@ mod tests {
         let text = read(&bound);
         assert!(text.contains("studio/a") && !text.contains("other/b"), "{text}");
         assert_eq!(read(&Scope::Revision), "event: revision\ndata: {\"revision\":7}\n\n");
-        let beginning = log.beginning(&Scope::Revision, false, false);
+        let beginning = beginning(&log, &Scope::Revision);
         assert!(!beginning.contains("id:"), "{beginning}");
     }
 }

@@ -85,6 +85,7 @@ impl Events {
                 () = self.joined.notified() => next_poll = Instant::now(),
                 () = sleep_until(next_poll), if is_followed => {}
             }
+            let next = self.log().next();
             if self.followers() == 0 {
                 self.log().forget_running();
             } else if Instant::now() >= next_poll {
@@ -100,7 +101,9 @@ impl Events {
             }
             let number = *revision.borrow_and_update();
             self.log().set_revision(number);
-            self.changed.send_replace(());
+            if self.log().next() != next {
+                self.changed.send_replace(());
+            }
             sleep(COLLECT).await;
         }
     }

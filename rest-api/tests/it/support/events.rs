@@ -46,7 +46,8 @@ impl EventStream {
 
     /// Returns the next event; none at the end of the stream. Comments are left out.
     pub(crate) async fn next(&mut self) -> Option<Event> {
-        timeout(PATIENCE, self.next_at_last()).await.expect("no event comes")
+        let next = timeout(PATIENCE, self.next_at_last()).await;
+        next.unwrap_or_else(|_| panic!("no event comes"))
     }
 
     async fn next_at_last(&mut self) -> Option<Event> {
