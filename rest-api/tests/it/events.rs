@@ -222,11 +222,18 @@ async fn a_stream_ends_when_the_service_stops_or_the_token_ends() {
     let short = Parts::of(&token(&[Role::Editor])).claim("exp", seconds_from_now(3));
     let short = short.signed_with(&KEY);
     let mut ending = EventStream::open(service.address, Some(&short), None).await;
+    service.add_user("ann", &["editor"], &[]).await;
+    let session = service.sign_in("ann").await.access;
+    let mut signed_out = EventStream::open(service.address, Some(&session), None).await;
     let mut stream = follow(&service).await;
     stream.next().await.unwrap();
     let started = Instant::now();
     ending.end().await;
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let answer = service.call(Method::POST, "/auth/logout", &session, None).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.text);
+    // With the next event or comment.
+    signed_out.end().await;
     let took = service.stop().await;
     // A request in flight would have 12 s.
     assert!(took < Duration::from_secs(8), "{took:?}");
