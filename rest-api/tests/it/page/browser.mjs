@@ -306,7 +306,7 @@ const FLOWS = {
             await page.goto("about:blank");
             await page.goto(`${at}/${view}`);
             await page.waitForSelector("h1", { state: "attached" });
-            await page.waitForLoadState("networkidle");
+            await quiet();
             await ready?.();
             await check(`${view} ${colorScheme} ${width}`);
           }
@@ -391,6 +391,14 @@ context.on("request", (request) => {
   if (!["about:", "data:", "blob:"].includes(url.protocol) && !origins.includes(url.origin))
     faults.push(`a request to ${url.origin}`);
 });
+const pending = new Set();
+context.on("request", (request) => pending.add(request));
+for (const end of ["requestfinished", "requestfailed"]) context.on(end, (request) => pending.delete(request));
+/** Waits until every answer is there. A stream of events has no end. */
+const quiet = async () => {
+  const isPending = (request) => new URL(request.url()).pathname !== "/events";
+  for (let idle = 0; idle < 5; idle = [...pending].some(isPending) ? 0 : idle + 1) await page.waitForTimeout(100);
+};
 const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
 await page.goto(`${address}/`);
