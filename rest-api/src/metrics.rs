@@ -92,6 +92,7 @@ pub struct Metrics {
     request_durations: Histograms<2>,
     in_flight: Gauge,
     event_streams: Gauge,
+    listening: Gauge,
     cache: Counters<1>,
     sign_ins: Counters<1>,
     password_hashes: Total,
@@ -159,6 +160,7 @@ impl Default for Metrics {
             request_durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             in_flight: Gauge::default(),
             event_streams: Gauge::default(),
+            listening: Gauge::default(),
             cache: Family::default(),
             sign_ins: Family::default(),
             password_hashes: Total::default(),
@@ -264,6 +266,11 @@ impl Metrics {
             "Clients that follow the events",
             self.event_streams.clone(),
         );
+        registry.register(
+            "database_listener_connected",
+            "1 while notifications of the database arrive, else 0",
+            self.listening.clone(),
+        );
         self
     }
 
@@ -336,6 +343,11 @@ impl Metrics {
     /// Counts bytes read from the object store.
     pub fn read(&self, bytes: usize) {
         self.read_bytes.0.inc_by(u64::try_from(bytes).unwrap_or_default());
+    }
+
+    /// Sets whether notifications of the database arrive.
+    pub fn set_listening(&self, is_listening: bool) {
+        self.listening.set(i64::from(is_listening));
     }
 
     /// Sets the number of clients that follow the events.

@@ -33,6 +33,7 @@ pub(super) async fn metrics(request: Request) -> Answer {
             None
         }
     };
+    app.metrics.set_listening(app.store.hints().is_listening());
     app.metrics.set_event_streams(app.events.followers());
     let text = app.metrics.render(ledger, &app.store.pool_status());
     let text = text.map_err(|error| Problem::internal(&error))?;

@@ -41,11 +41,12 @@ enum Load {
 
 /// The files that the page loads.
 #[rustfmt::skip] // one row a line
-const FILES: [(&str, Load, &str); 29] = [
+const FILES: [(&str, Load, &str); 30] = [
     ("account.js",       Later, include_str!("page/account.js")),
     ("api.js",           First, include_str!("page/api.js")),
     ("app.js",           First, include_str!("page/app.js")),
     ("check.js",         Later, include_str!("page/check.js")),
+    ("details.js",       Later, include_str!("page/details.js")),
     ("dialog.js",        Later, include_str!("page/dialog.js")),
     ("edit.js",          Later, include_str!("page/edit.js")),
     ("files.js",         Later, include_str!("page/files.js")),

@@ -7,7 +7,10 @@ use std::{
     collections::HashMap,
     mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +64,8 @@ pub(crate) struct Hints {
     ends: Mutex<Ends>,
     /// Notified when `ends` has something.
     pub(crate) ends_arrived: Notify,
+    /// Whether notifications arrive.
+    is_listening: AtomicBool,
 }
 
 /// Ends of ingests, of all processes.
@@ -104,6 +109,11 @@ impl Hints {
         }
         drop(waiting);
         self.ended.send_replace(());
+    }
+
+    /// Whether notifications of the database arrive.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.is_listening.load(Ordering::Relaxed)
     }
 
     /// Returns the ends that notifications have told of since the last call. There is one reader.
@@ -224,7 +234,9 @@ impl Store {
 
     async fn keep_listening(&self) {
         loop {
-            if let Err(error) = self.listen_once().await {
+            let ended = self.listen_once().await;
+            self.hints.is_listening.store(false, Ordering::Relaxed);
+            if let Err(error) = ended {
                 warn!(error = chain(&error), "listening to the database failed, will reconnect");
             }
             sleep(RECONNECT_AFTER).await;
@@ -279,6 +291,7 @@ where
     let keep_alive = async {
         subscribe.await?;
         info!("listening to the database");
+        hints.is_listening.store(true, Ordering::Relaxed);
         // Notifications may have been missed before.
         hints.announce_all();
         loop {

@@ -374,8 +374,8 @@ async fn a_snapshot_that_withdraws_too_much_waits_for_an_approval() {
     assert!(detail.contains("101 of the 150 movies") && detail.contains("/approve"), "{detail}");
     let movies = blocked["error"]["movies"].as_array().unwrap();
     assert_eq!((movies.len(), &movies[0]["effect"]), (100, &json!("withdrawn")));
-    let present = service.movies(&format!("title={}", movies[99]["title"].as_str().unwrap()));
-    assert_eq!(present.await[0]["id"], movies[99]["id"]);
+    let query = format!("title={}", movies[99]["title"].as_str().unwrap());
+    assert_eq!(service.movies(&query).await[0]["id"], movies[99]["id"]);
     assert_eq!(service.movies("").await.len(), 150);
     let listed = service.get("/ingests?state=blocked").await.json();
     assert_eq!(listed[0]["id"], blocked["id"]);

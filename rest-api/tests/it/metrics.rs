@@ -331,6 +331,7 @@ async fn a_slow_database_does_not_delay_the_scrape() {
 async fn every_metric_in_the_manual_exists() {
     let service = Service::start().await;
     service.ingest("k", MOVIE).await;
+    service.store(1).await.record_reconcile(BUCKET, 0).await.unwrap();
     eventually(async || Scrape::of(&service).await.has("mru_ingest_duration_seconds_count")).await;
     let scrape = Scrape::of(&service).await;
     let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");

@@ -1,85 +1,27 @@
 //! The page at `/`: how it is served, and how a real browser uses it (`page/browser.mjs`).
-//!
-//! The browser is an installed Chromium or Chrome, or what `MRU_TEST_BROWSER` names. Where there is none, these tests say
-//! so and do nothing, unless `CI` is set.
-
-use std::{env, path::Path, process::Stdio, time::Duration};
 
 use reqwest::StatusCode;
 use rest_api::{accounts::Role, config::Config};
 use serde_json::json;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    process::ChildStdin,
-    time::timeout,
-};
 
 use crate::support::{
     BUCKET, Service,
-    node::node,
-    notification,
+    browser::run,
     proxy::{Proxy, Upstream},
     tokens::token,
 };
 
-const PACKAGES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
-const BROWSERS: [&str; 4] =
-    ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const MOVIES: &str = include_str!("page/movies.json");
-
-/// How long a browser may take for one flow, on a slow machine.
-const FLOW_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// The largest size of what the first view loads, as it is sent.
 const MAX_FIRST_VIEW: usize = 60_000;
 
-/// Returns the path of a browser. None if there is none, which must not happen in CI.
-fn browser() -> Option<String> {
-    let named = env::var("MRU_TEST_BROWSER").ok();
-    let directories = env::var_os("PATH").unwrap_or_default();
-    let paths = BROWSERS.iter().flat_map(|name| {
-        env::split_paths(&directories).map(|directory| directory.join(name)).collect::<Vec<_>>()
-    });
-    let installed =
-        || paths.into_iter().find(|path| path.is_file()).map(|path| path.display().to_string());
-    let found = named.or_else(installed);
-    if found.is_none() {
-        assert!(env::var_os("CI").is_none(), "CI needs one of the browsers {BROWSERS:?}");
-        eprintln!("SKIPPED: THE PAGE IS NOT TESTED, because none of {BROWSERS:?} is installed");
-    }
-    found
-}
-
-/// Lets a browser do `flow` at `address`, if there is one. `on_step` does what the flow asks for.
-async fn run(flow: &str, address: &str, argument: &str, mut on_step: impl AsyncFnMut(&str)) {
-    let Some(browser) = browser() else { return };
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/page");
-    let mut command = node(&PACKAGES, &directory, "browser.mjs").await;
-    command.args([flow, address, &browser, argument]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut input: ChildStdin = child.stdin.take().unwrap();
-    let mut steps = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut errors = child.stderr.take().unwrap();
-    let mut text = String::new();
-    let flowing = async {
-        let stepping = async {
-            while let Some(step) = steps.next_line().await.unwrap() {
-                on_step(&step).await;
-                input.write_all(b"\n").await.unwrap();
-            }
-        };
-        let (_, read) = tokio::join!(stepping, errors.read_to_string(&mut text));
-        read.unwrap();
-        child.wait().await.unwrap()
-    };
-    let status = timeout(FLOW_TIMEOUT, flowing).await;
-    assert!(status.is_ok_and(|status| status.success()), "{flow}: {text}");
-}
-
 /// Starts a service with the movies of the tests, and a user.
 async fn service() -> Service {
-    let service = Service::start().await;
+    with_movies(Service::start().await).await
+}
+
+async fn with_movies(service: Service) -> Service {
     let posted = service.send(service.post("/movies", MOVIES)).await;
     assert_eq!(posted.status, StatusCode::CREATED, "{}", posted.text);
     service.add_user("ada", &["editor", "producer"], &[]).await;
@@ -141,15 +83,20 @@ async fn hostile_text_is_shown_as_text() {
 }
 
 #[tokio::test]
-async fn a_browser_puts_a_file_into_the_bucket_and_follows_its_ingest() {
+async fn files_are_put_into_the_bucket_and_followed() {
     let service = Service::builder().config(|config| config.buckets = vec![BUCKET.to_owned()]);
-    let service = service.start().await;
-    let bucket = format!("http://{}", service.s3_address);
-    let argument = json!({ "token": token(&[Role::Producer]), "bucket": bucket }).to_string();
-    run("uploads", &service.url(""), &argument, async |_| {
-        service.notify(&notification::bare("page/a.json")).await;
-    })
-    .await;
+    let mut service = with_movies(service.start().await).await;
+    let (bucket, page) = (format!("http://{}", service.s3_address), service.url(""));
+    let notify = async {
+        loop {
+            let notification = service.next_notification().await;
+            service.notify(&notification).await;
+        }
+    };
+    tokio::select! {
+        () = run("upload", &page, &bucket, async |_| {}) => {}
+        () = notify => {}
+    }
 }
 
 #[tokio::test]

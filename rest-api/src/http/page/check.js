@@ -5,11 +5,14 @@ import { add, cancel, noticeState, post, put, remove, useTransfers } from "./tra
 import { Violations } from "./violations.js";
 import { bytes, number, t } from "./messages.js";
 
+/** What was entered last: it stays when the view is left. */
+let entered;
+
 /** Where files are dropped, and what became of them. `prefix` begins the keys of those that are put. */
 export function Check({ mayAdd, prefix: suggested }) {
   const files = useTransfers();
   const [over, setOver] = useState(false);
-  const [prefix, setPrefix] = useState();
+  const [prefix, setPrefix] = useState(entered);
   const [notices, setNotices] = useState(noticeState());
   const chooser = useRef();
   const keyOf = ({ name }) => `${prefix ?? suggested ?? ""}${name}`;
@@ -53,7 +56,7 @@ export function Check({ mayAdd, prefix: suggested }) {
       mayAdd &&
       files.length > 0 &&
       html`<div class="bar top">
-        <label>${t("put.prefix")}${" "}<input value=${prefix ?? suggested ?? ""} placeholder="incoming/" onInput=${(event) => setPrefix(event.target.value)} /></label>
+        <label>${t("put.prefix")}${" "}<input value=${prefix ?? suggested ?? ""} placeholder="incoming/" onInput=${(event) => setPrefix((entered = event.target.value))} /></label>
         ${ready.length > 1 && html`<button type="button" class="main" onClick=${() => ready.forEach((file) => put(file.id, keyOf(file)))}>${t("put.all", { n: ready.length })}</button>`}
         ${notices === "default" && html`<button type="button" onClick=${async () => setNotices(await Notification.requestPermission())}>${t("notice.ask")}</button>`}
       </div>`

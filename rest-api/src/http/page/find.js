@@ -1,5 +1,5 @@
 // Find: search, filters, and the list of what is found. All of its state is in the address.
-import { html, Loading, ProblemNote, Title, useEffect, useLoaded, useMemo, useRef, useState } from "./ui.js";
+import { html, Loading, PICTURE_FIELDS, ProblemNote, Title, useEffect, useLoaded, useMemo, useRef, useState } from "./ui.js";
 import { ask } from "./api.js";
 import { FIRST, Pages } from "./pages.js";
 import { current, go, href } from "./route.js";
@@ -8,7 +8,7 @@ import { MovieList } from "./list.js";
 import { Search } from "./search.js";
 import { t } from "./messages.js";
 
-const FIELDS = "title,year,genres,cast";
+const FIELDS = `${PICTURE_FIELDS},genres,cast`;
 const SORTS = ["-year", "year", "title", "-title"];
 
 /** The list that was shown last, so that Back finds it as it was. */

@@ -26,7 +26,8 @@ export function bytes(size) {
 
 export function duration(seconds) {
   if (seconds < 90) return t("seconds", { n: seconds });
-  return seconds < 5400 ? t("minutes", { n: seconds / 60 }) : t("hours", { n: seconds / 3600 });
+  if (seconds < 5400) return t("minutes", { n: seconds / 60 });
+  return seconds < 48 * 3600 ? t("hours", { n: seconds / 3600 }) : t("days", { n: seconds / 86400 });
 }
 
 const MESSAGES = {
@@ -44,6 +45,7 @@ const MESSAGES = {
   seconds: "{n} s",
   minutes: "{n} min",
   hours: "{n} h",
+  days: { one: "{n} day", other: "{n} days" },
   percent: "{n} %",
 
   nav: "Views",
@@ -137,6 +139,9 @@ const MESSAGES = {
   "origin.posted": "Posted by {name}, record {record}, {when}",
   "origin.from": "From",
   "origin.record": ", record {record}, taken on {when}",
+  details: "At TMDB",
+  "details.trailer": "Trailer",
+  "details.rating": { one: "rated {average} of 10 by {n} viewer", other: "rated {average} of 10 by {n} viewers" },
   history: "History",
   "history.created": "Created",
   "history.changed": "Changed",
@@ -190,7 +195,7 @@ const MESSAGES = {
   "check.choose": "Choose files",
   "check.what": "Each is checked at once, as the service would. Nothing is stored.",
   "check.what.put": "Each is checked at once, as the service would. Nothing is stored until you put it.",
-  "check.remove": "Take {name} from the list",
+  "check.remove": "Remove {name} from the list",
   "check.removeShort": "Remove",
   "check.waiting": "Checking…",
   "check.unchecked": "Larger than 8 MiB: it is checked when it is ingested.",

@@ -5,6 +5,7 @@ import {
   html,
   Loading,
   Picture,
+  PICTURE_FIELDS,
   ProblemNote,
   Title,
   useEffect,
@@ -13,6 +14,7 @@ import {
   webAddress,
 } from "./ui.js";
 import { ask } from "./api.js";
+import { Details, useDetails } from "./details.js";
 import { Dialog } from "./dialog.js";
 import { Edit } from "./edit.js";
 import { forgetList } from "./find.js";
@@ -23,6 +25,7 @@ import { date, t } from "./messages.js";
 export default function Movie({ id, may }) {
   const path = `/movies/${encodeURIComponent(id ?? "")}`;
   const { value, problem, loading, reload } = useLoaded((signal) => ask(path, { signal }), [path]);
+  const details = useDetails(path);
   const [editing, setEditing] = useState(false);
   const [asked, setAsked] = useState();
   const [said, setSaid] = useState("");
@@ -53,7 +56,7 @@ export default function Movie({ id, may }) {
   };
   const page = webAddress(movie.href);
   return html`<article class="movie">
-    <${Picture} movie=${movie} />
+    <${Picture} movie=${movie} poster=${details?.poster} />
     <div class="about">
       <${Title}>${movie.title} <span class="year"><${FilterLink} name="year" value=${String(movie.year)} /></span><//>
       <p class="said" role="status">${said}</p>
@@ -69,7 +72,8 @@ export default function Movie({ id, may }) {
               ${movie.thumbnail && html`<dt>${t("movie.thumbnail")}</dt><dd><${Thumbnail} movie=${movie} /></dd>`}
               <dt>${t("movie.origin")}</dt>
               <dd>${origin(movie.provenance)}</dd>
-            </dl>`
+            </dl>
+            <${Details} details=${details} extract=${movie.extract} />`
       }
       ${
         may("editor") &&
@@ -114,7 +118,7 @@ function Similar({ movie }) {
   const { value } = useLoaded(
     async (signal) => {
       const read = async (parameters) => {
-        const query = new URLSearchParams([...parameters, ["limit", SIMILAR + 1], ["fields", "title,year,genres"]]);
+        const query = new URLSearchParams([...parameters, ["limit", SIMILAR + 1], ["fields", PICTURE_FIELDS]]);
         return (await ask(`/movies?${query}`, { signal, anonymous: true })).value;
       };
       const byTitle = await read([["q", movie.title.slice(0, 256)]]);

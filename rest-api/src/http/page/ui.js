@@ -78,8 +78,21 @@ export function Loading() {
   return html`<p class="loading quiet" role="status">${t("loading")}</p>`;
 }
 
-/** The drawn picture of a movie: always the same for the same title and year, and no request. */
-export function Picture({ movie }) {
+const showsThumbnails = document.getElementById("app").dataset.thumbnails === "on";
+
+/** What a list needs to know of a movie for its picture. */
+export const PICTURE_FIELDS = showsThumbnails ? "title,year,thumbnail" : "title,year";
+
+/** The picture of a movie: a poster, its own one where the operator allows it, or a drawn one. */
+export function Picture({ movie, poster }) {
+  const [isBroken, setBroken] = useState(false);
+  const source = poster ?? (showsThumbnails && webAddress(movie.thumbnail));
+  if (!source || isBroken) return html`<${Drawn} movie=${movie} />`;
+  return html`<img class="picture" src=${source} alt="" loading="lazy" referrerpolicy="no-referrer" onError=${() => setBroken(true)} />`;
+}
+
+/** A drawn picture: always the same for the same title and year, and no request. */
+function Drawn({ movie }) {
   const text = `${movie.title}${movie.year}`;
   let seed = 7;
   for (const char of text) seed = (seed * 31 + char.codePointAt(0)) % 100003;

@@ -1,6 +1,7 @@
 //! What the tests share: the service, the servers around it, and test data.
 
 pub(crate) mod accounts;
+pub(crate) mod browser;
 pub(crate) mod builder;
 pub(crate) mod comparison;
 pub(crate) mod emulator;
