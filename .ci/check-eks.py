@@ -18,6 +18,7 @@ BUCKET = "arn:aws:s3:::movies-r-us-${aws:PrincipalAccount}"
 TOPIC = "arn:aws:sns:eu-west-1:*:movies-r-us-results"
 TOKEN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/api-token-??????"
 JWT_KEY = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/jwt-key-??????"
+TMDB_TOKEN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/tmdb-token-??????"
 POD_PERMISSIONS = {
     ("s3:GetObject", BUCKET + "/*"),
     ("s3:GetObjectVersion", BUCKET + "/*"),
@@ -26,6 +27,7 @@ POD_PERMISSIONS = {
     ("s3:GetBucketVersioning", BUCKET),
     ("secretsmanager:GetSecretValue", TOKEN),
     ("secretsmanager:GetSecretValue", JWT_KEY),
+    ("secretsmanager:GetSecretValue", TMDB_TOKEN),
     ("sns:Publish", TOPIC),
 }
 failures = []

@@ -80,6 +80,9 @@ INVALID_VALUES = [
     ("jwtKey: {key: hunter2}", "'/jwtKey': additional properties 'key' not allowed"),
     ("jwtKey: {secretArn: key, existingSecret: key}", "'/jwtKey': 'anyOf' failed"),
     ("jwtKey: {secretArn: 'arn:aws:s3:::movies'}", "'/jwtKey/secretArn'"),
+    ("tmdb: {token: hunter2}", "'/tmdb': additional properties 'token' not allowed"),
+    ("tmdb: {secretArn: token, existingSecret: token}", "'/tmdb': 'anyOf' failed"),
+    ("tmdb: {secretArn: token, url: 'http://tmdb.example.com'}", "'/tmdb/url'"),
     ("oidc: {issuer: 'http://id.example.com', audience: movies}", "'/oidc/issuer'"),
     ("oidc: {issuer: 'https://id.example.com'}", "'/oidc/audience'"),
     ("publicLedger: 'false'", "'/publicLedger'"),
@@ -237,6 +240,11 @@ def check_environment(where, config, pods):
             not ("MRU_JWT_KEY_SECRET_ARN" in config and "MRU_JWT_KEY" in references),
             where,
             f"{name}: two sources of the signing key",
+        )
+        check(
+            not ("MRU_TMDB_TOKEN_SECRET_ARN" in config and "MRU_TMDB_TOKEN" in references),
+            where,
+            f"{name}: two sources of the token for TMDB",
         )
         for required in ("AWS_REGION", "MRU_DB_HOST", "MRU_DB_NAME"):
             check(config.get(required), where, f"{required} is not set")

@@ -21,7 +21,7 @@ use rest_api::{
     accounts::generate_key,
     config::{
         ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, JwtKey,
-        LogFormat, Retry, ServerLimits, Snapshots, TokenDigest,
+        LogFormat, Retry, ServerLimits, Snapshots, Tmdb, TmdbToken, TokenDigest,
     },
     objects::ObjectStore,
     reconcile,
@@ -123,6 +123,8 @@ impl Stack {
         let token = env::var("MRU_API_TOKEN").ok().filter(|token| !token.is_empty());
         let token = token.unwrap_or_else(|| DEFAULT_TOKEN.to_owned());
 
+        let tmdb_token = env::var("MRU_TMDB_TOKEN").ok().filter(|token| !token.is_empty());
+
         let (postgres, database) = start_database(&options.data_dir).await?;
         let aws = Aws {
             s3: client(s3_at),
@@ -175,6 +177,7 @@ impl Stack {
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
             jwt_key: Some(JwtKey::Fixed(signing_key(&options.data_dir)?)),
             outside_issuer: None,
+            tmdb: tmdb_token.map(|token| Tmdb::new(TmdbToken::Fixed(Secret::new(token)))),
             public_ledger: true,
             trusted_proxies: 0,
             buckets: vec![options.bucket.clone()],

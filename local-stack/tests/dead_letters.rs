@@ -104,6 +104,7 @@ impl Environment {
             api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
             jwt_key: None,
             outside_issuer: None,
+            tmdb: None,
             public_ledger: true,
             workers: 2,
             budget: Budget::default(),

@@ -33,6 +33,9 @@ pub(crate) enum Command {
     /// Carry what people decided (undo, redo, approve) from one database to another
     #[command(subcommand)]
     Decisions(DecisionsCommand),
+    /// Ask TMDB in advance about all movies, so that GET /movies/{id}/details finds its answers
+    #[command(after_help = ENRICH)]
+    Enrich(EnrichArguments),
     /// Add, list and change the users that sign in with a password
     #[command(subcommand, after_help = USERS)]
     Users(UsersCommand),
@@ -174,6 +177,13 @@ pub(crate) struct UserArguments {
 }
 
 #[derive(Args)]
+pub(crate) struct EnrichArguments {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
 pub(crate) struct ValidateArguments {
     /// Print one JSON object a line for each file, instead of text
     #[arg(long)]
@@ -216,6 +226,11 @@ Environment:
   MRU_OIDC_NAME_CLAIM
                     claim with the name of the caller; without it the subject
                     [preferred_username]
+  MRU_TMDB_TOKEN    API read access token of The Movie Database (TMDB), from which
+                    GET /movies/{id}/details comes [none: it is never asked]
+  MRU_TMDB_TOKEN_SECRET_ARN
+                    secret in AWS Secrets Manager that holds it
+  MRU_TMDB_URL      address of its API [https://api.themoviedb.org/3]
   MRU_PUBLIC_LEDGER true lets everybody read the ingests: object keys, and pieces of
                     rejected files [false]
   MRU_BUCKETS       buckets that a notification may name, separated by commas
@@ -340,6 +355,18 @@ Examples:
   rest-api users add studio --role producer --prefix studio/ < password.txt
   rest-api users roles ann editor producer
   rest-api users disable ann";
+
+const ENRICH: &str = "\
+Movies are asked about whose details are not kept yet, or are older than 30 days (7
+days if no film matched). What is kept is kept in the database: whatever ends the
+command, the next time it goes on from there. It shares the limit of requests with
+the running service: at most 33 a second, of which a movie takes at least two. It needs
+MRU_TMDB_TOKEN. Progress goes to standard error.
+
+With --json: {\"movies\", \"asked\", \"found\", \"none\", \"unusable\"}. The last are
+movies whose answer was of no use; after an hour they can be asked about again.
+
+Exit status: 0 done, 1 error, 2 wrong usage";
 
 const VALIDATE: &str = "\
 A file is a JSON array of movies, one movie, or NDJSON (one movie a line); plain

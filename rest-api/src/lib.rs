@@ -14,9 +14,11 @@
 //!  problem   the table of error codes
 //!  events    what has happened, for those who follow it
 //!  accounts  who is calling, and what the caller may do
+//!  enrich    what TMDB says of movies
 //!  store     every SQL statement
 //!  ----------------------------------------------------------
 //!  secrets   Secrets Manager
+//!  fetch     requests to other services
 //!  telemetry logging
 //!  terminal  text from outside, made safe to print
 //!  shutdown  the signal to stop
@@ -34,7 +36,9 @@
 pub mod accounts;
 pub mod config;
 pub mod decisions;
+pub mod enrich;
 mod events;
+mod fetch;
 pub mod healthcheck;
 mod ignored_keys;
 pub mod ingest;
@@ -63,6 +67,7 @@ use tracing::{info, warn};
 use accounts::{Accounts, Issuer, KeyError};
 use aws::{Secret, SecretError, SecretsManager};
 use config::{Config, CorsOrigins, ServerLimits};
+use enrich::{Enricher, EnricherError};
 use ingest::Worker;
 use metrics::Metrics;
 use objects::ObjectStore;
@@ -117,6 +122,9 @@ pub enum StartError {
     /// The root certificates for the outside issuer cannot be loaded.
     #[error("MRU_OIDC_ISSUER: {0}")]
     OutsideIssuer(#[source] reqwest::Error),
+    /// Details of movies cannot be had.
+    #[error(transparent)]
+    Enricher(#[from] EnricherError),
     /// The address of the listener for probes is not available.
     #[error("MRU_PROBE_LISTEN {0}: {1}")]
     ProbeListener(SocketAddr, io::Error),
@@ -204,6 +212,10 @@ async fn serve(
         upload_origin,
         trusted_proxies: config.trusted_proxies,
     };
+    let enricher = match &config.tmdb {
+        Some(tmdb) => Some(Arc::new(Enricher::new(store.clone(), tmdb, &aws.secrets).await?)),
+        None => None,
+    };
     let metrics = Arc::new(Metrics::default());
     let decode_pool = DecodePool::default();
     let (stop, stopping) = watch::channel(false);
@@ -239,7 +251,8 @@ async fn serve(
         Arc::clone(&metrics),
         stopping.clone(),
         config.cache_bytes,
-    );
+    )
+    .with_enricher(enricher);
     let background = tokio::spawn({
         let events = Arc::clone(&app.events);
         async move {

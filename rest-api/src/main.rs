@@ -8,6 +8,7 @@ use std::{
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser;
@@ -15,6 +16,7 @@ use rest_api::{
     Aws,
     config::Config,
     decisions::{self, DecisionError},
+    enrich::{Enricher, fill},
     healthcheck,
     objects::ObjectStore,
     reconcile::{self, Event, Options, Printer},
@@ -30,8 +32,8 @@ use tokio::{
 };
 
 use cli::{
-    ApproveArguments, Arguments, Command, DecisionArguments, DecisionsCommand, ReconcileArguments,
-    UndoArguments, UserArguments, UsersCommand, ValidateArguments,
+    ApproveArguments, Arguments, Command, DecisionArguments, DecisionsCommand, EnrichArguments,
+    ReconcileArguments, UndoArguments, UserArguments, UsersCommand, ValidateArguments,
 };
 
 /// The exit code of `reconcile` if files that could be queued were not.
@@ -60,6 +62,7 @@ async fn execute(command: Command) -> Result<ExitCode, String> {
         Command::Approve(arguments) => approve(arguments).await?,
         Command::Decisions(DecisionsCommand::Export) => export().await?,
         Command::Decisions(DecisionsCommand::Import { file, json }) => import(&file, json).await?,
+        Command::Enrich(arguments) => enrich(&arguments).await?,
         Command::Users(command) => manage_users(command).await?,
         Command::Healthcheck { url } => {
             let listen = lookup("MRU_PROBE_LISTEN").filter(|address| !address.is_empty());
@@ -187,6 +190,16 @@ async fn import(file: &Path, json: bool) -> Result<(), String> {
     let imported = decisions::import(&open(&config, &aws).await?, input).await.map_err(describe)?;
     let printed = decisions::print_imported(&imported, json, io::stdout());
     printed.map_err(|error| format!("standard output: {error}"))
+}
+
+async fn enrich(arguments: &EnrichArguments) -> Result<(), String> {
+    let (config, aws) = configure().await?;
+    let tmdb = config.tmdb.as_ref().ok_or("MRU_TMDB_TOKEN is not set")?;
+    let store = open(&config, &aws).await?;
+    let enricher = Enricher::new(store, tmdb, &aws.secrets).await;
+    let enricher = Arc::new(enricher.map_err(|error| chain(&error))?);
+    let filled = fill(&enricher, arguments.json, io::stdout(), io::stderr()).await;
+    filled.map(drop).map_err(|error| chain(&error))
 }
 
 async fn manage_users(command: UsersCommand) -> Result<(), String> {

@@ -35,6 +35,8 @@ pub enum Code {
     SessionEnded,
     Forbidden,
     NotFound,
+    NoDetails,
+    DetailsOff,
     MethodNotAllowed,
     RequestTimeout,
     NotFailed,
@@ -75,7 +77,7 @@ impl Code {
     ];
 
     /// All codes, in the order of their declaration.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::InvalidParameter,
         Self::InvalidHeader,
         Self::MalformedJson,
@@ -84,6 +86,8 @@ impl Code {
         Self::SessionEnded,
         Self::Forbidden,
         Self::NotFound,
+        Self::NoDetails,
+        Self::DetailsOff,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::NotFailed,
@@ -125,6 +129,8 @@ impl Code {
             Self::SessionEnded => (Some(S::UNAUTHORIZED), "session_ended", "The session has ended"),
             Self::Forbidden => (Some(S::FORBIDDEN), "forbidden", "Your roles do not allow this"),
             Self::NotFound => (Some(S::NOT_FOUND), "not_found", "There is nothing here"),
+            Self::NoDetails => (Some(S::NOT_FOUND), "no_details", "No film of TMDB matches the movie"),
+            Self::DetailsOff => (Some(S::NOT_FOUND), "details_off", "This service does not ask TMDB"),
             Self::MethodNotAllowed => (Some(S::METHOD_NOT_ALLOWED), "method_not_allowed", "Not with this method"),
             Self::RequestTimeout => (Some(S::REQUEST_TIMEOUT), "request_timeout", "The request took too long to arrive"),
             Self::NotFailed => (Some(S::CONFLICT), "not_failed", "This ingest is neither failed nor gone"),

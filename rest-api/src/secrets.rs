@@ -1,4 +1,5 @@
-//! The API token, the key of access tokens and the database credentials, which may be secrets in Secrets Manager.
+//! The API token, the key of access tokens, the token for TMDB and the database credentials, which may be secrets in
+//! Secrets Manager.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
-use crate::config::{ApiToken, JwtKey, Login, TokenDigest};
+use crate::config::{ApiToken, JwtKey, Login, TmdbToken, TokenDigest};
 
 /// Returns the digests of the accepted API tokens. Of a secret, these are the current and the
 /// previous version, so that clients may use the old token during a rotation.
@@ -39,6 +40,25 @@ pub(crate) async fn jwt_keys(
         JwtKey::Fixed(text) => Ok(vec![text.clone()]),
         JwtKey::Managed(id) => versions(id, secrets).await,
     }
+}
+
+/// Returns the token for TMDB.
+///
+/// # Errors
+/// If the secret cannot be read, or is empty.
+pub(crate) async fn tmdb_token(
+    token: &TmdbToken,
+    secrets: &SecretsManager,
+) -> Result<Secret, SecretError> {
+    let id = match token {
+        TmdbToken::Fixed(text) => return Ok(text.clone()),
+        TmdbToken::Managed(id) => id,
+    };
+    let text = secrets.current(id).await?;
+    if text.expose().trim().is_empty() {
+        return Err(SecretError::new(id, "it is empty"));
+    }
+    Ok(text)
 }
 
 /// Returns the current and the previous version of a secret, without those that are empty.

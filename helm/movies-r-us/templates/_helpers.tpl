@@ -55,7 +55,7 @@ resources: {{- toYaml .Values.resources | nindent 2 }}
 envFrom:
   - configMapRef:
       name: {{ .Release.Name }}
-{{- if or .Values.database.existingSecret .Values.apiToken.existingSecret .Values.jwtKey.existingSecret .Values.aws.env }}
+{{- if or .Values.database.existingSecret .Values.apiToken.existingSecret .Values.jwtKey.existingSecret .Values.tmdb.existingSecret .Values.aws.env }}
 env:
   {{- with .Values.database.existingSecret }}
   - name: MRU_DB_USER
@@ -74,6 +74,11 @@ env:
   - name: MRU_JWT_KEY
     valueFrom:
       secretKeyRef: { name: {{ . }}, key: key }
+  {{- end }}
+  {{- with .Values.tmdb.existingSecret }}
+  - name: MRU_TMDB_TOKEN
+    valueFrom:
+      secretKeyRef: { name: {{ . }}, key: token }
   {{- end }}
   {{- with .Values.aws.env }}
   {{- toYaml . | nindent 2 }}

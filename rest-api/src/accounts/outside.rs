@@ -10,7 +10,7 @@ use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, Header, Validation,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tokio::{
@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use super::{Caller, KeyPrefixes, Refusal, Role, Roles, ring_provider};
 use crate::{
     config::{OutsideIssuer, is_protected},
+    fetch,
     telemetry::chain,
     terminal::excerpt,
 };
@@ -115,14 +116,7 @@ impl Outside {
     /// If the root certificates cannot be loaded.
     pub(super) fn new(config: OutsideIssuer) -> Result<Self, reqwest::Error> {
         ring_provider::install();
-        // Fails if the process already has a provider, which serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = Client::builder()
-            .connect_timeout(REQUEST_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            // The issuer is what the configuration says, and nobody else.
-            .redirect(redirect::Policy::none())
-            .build()?;
+        let http = fetch::client(REQUEST_TIMEOUT)?;
         let (fetched, wanted) = (watch::Sender::default(), Notify::new());
         Ok(Self { config, http, fetched, wanted })
     }
@@ -185,13 +179,8 @@ impl Outside {
         let response = self.http.get(url.clone()).send().await;
         let mut response =
             response.and_then(reqwest::Response::error_for_status).map_err(failed)?;
-        let mut document = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if document.len() + chunk.len() > MAX_DOCUMENT {
-                return Err(FetchError::TooLarge(url));
-            }
-            document.extend_from_slice(&chunk);
-        }
+        let document = fetch::body(&mut response, MAX_DOCUMENT).await.map_err(failed)?;
+        let Some(document) = document else { return Err(FetchError::TooLarge(url)) };
         serde_json::from_slice(&document).map_err(|error| FetchError::Malformed(url, error))
     }
 

@@ -41,6 +41,8 @@ pub struct Config {
     pub jwt_key: Option<JwtKey>,
     /// The outside issuer whose access tokens are accepted (`MRU_OIDC_*`), if any.
     pub outside_issuer: Option<OutsideIssuer>,
+    /// Where details of movies come from (`MRU_TMDB_*`); none if no request goes there.
+    pub tmdb: Option<Tmdb>,
     /// Whether everybody reads the ledger (`MRU_PUBLIC_LEDGER`).
     pub public_ledger: bool,
     /// How many proxies in front of the service append the address of their client to `X-Forwarded-For`
@@ -203,6 +205,31 @@ pub struct OutsideIssuer {
     pub name_claim: String,
     /// The shortest time between two fetches of its keys.
     pub min_fetch_interval: Duration,
+}
+
+/// Where details of movies come from: The Movie Database.
+#[derive(Clone, Debug)]
+pub struct Tmdb {
+    /// The token that its requests carry.
+    pub token: TmdbToken,
+    /// Where its API is (`MRU_TMDB_URL`), without a slash at the end.
+    pub url: String,
+}
+
+impl Tmdb {
+    /// Returns the API of TMDB itself, with this token.
+    pub fn new(token: TmdbToken) -> Self {
+        Self { token, url: "https://api.themoviedb.org/3".to_owned() }
+    }
+}
+
+/// The source of the token for TMDB.
+#[derive(Clone, Debug)]
+pub enum TmdbToken {
+    /// Set in the environment (`MRU_TMDB_TOKEN`).
+    Fixed(Secret),
+    /// Read from a secret, by its ARN or name in Secrets Manager (`MRU_TMDB_TOKEN_SECRET_ARN`).
+    Managed(String),
 }
 
 /// How connections to the database are protected.

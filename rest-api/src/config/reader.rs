@@ -7,8 +7,11 @@ use reqwest::Url;
 use super::{
     ApiToken, Budget, Config, CorsOrigins, DEFAULT_CACHE, Database, IgnoredKeys, JwtKey, LogFormat,
     Login, MaxWithdraw, OutsideIssuer, Retry, Secret, ServerLimits, SnapshotPrefixes, Snapshots,
-    Tls, TokenDigest,
+    Tls, Tmdb, TmdbToken, TokenDigest,
 };
+
+/// What [`is_protected`] demands.
+const PROTECTED: &str = "an address with https, or with http on loopback";
 
 /// Reads variables, and collects all errors. A variable with an error gets a substitute value.
 pub(super) struct Reader<L> {
@@ -49,6 +52,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             },
             jwt_key: self.jwt_key(),
             outside_issuer: self.outside_issuer(),
+            tmdb: self.tmdb(),
             public_ledger: self.parsed("MRU_PUBLIC_LEDGER", false, "true or false"),
             trusted_proxies: self.parsed("MRU_TRUSTED_PROXIES", 0, "a number of proxies"),
             ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
@@ -120,10 +124,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             }
             return None;
         };
-        let is_plain = |url: &Url| url.query().is_none() && url.fragment().is_none();
         if !Url::parse(&issuer).is_ok_and(|url| is_protected(&url) && is_plain(&url)) {
-            let form = "an address with https, or with http on loopback";
-            self.errors.push(format!("{name} must be {form}: {issuer}"));
+            self.errors.push(format!("{name} must be {PROTECTED}: {issuer}"));
         }
         let text = self.required("MRU_OIDC_AUDIENCE");
         let audiences = text.split(',').map(str::trim).filter(|one| !one.is_empty());
@@ -139,6 +141,29 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             issuer,
             min_fetch_interval: Duration::from_secs(60),
         })
+    }
+
+    fn tmdb(&mut self) -> Option<Tmdb> {
+        let (token, secret_id, url) =
+            ("MRU_TMDB_TOKEN", "MRU_TMDB_TOKEN_SECRET_ARN", "MRU_TMDB_URL");
+        if self.optional(token).or_else(|| self.optional(secret_id)).is_none() {
+            if self.optional(url).is_some() {
+                self.errors.push(format!("{url} is set, but {token} is not"));
+            }
+            return None;
+        }
+        let token = match self.value_or_secret_id(token, secret_id) {
+            ValueOrSecretId::Value(token) => TmdbToken::Fixed(Secret::new(token)),
+            ValueOrSecretId::SecretId(id) => TmdbToken::Managed(id),
+        };
+        let mut tmdb = Tmdb::new(token);
+        if let Some(text) = self.optional(url) {
+            if !Url::parse(&text).is_ok_and(|url| is_protected(&url) && is_plain(&url)) {
+                self.errors.push(format!("{url} must be {PROTECTED}: {text}"));
+            }
+            tmdb.url = text.trim_end_matches('/').to_owned();
+        }
+        Some(tmdb)
     }
 
     fn budget(&mut self) -> Budget {
@@ -331,6 +356,11 @@ enum ValueOrSecretId {
 pub(super) fn is_bucket_name(bucket: &str) -> bool {
     bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b))
         && !bucket.contains("..")
+}
+
+/// Returns whether an address has neither query nor fragment.
+fn is_plain(url: &Url) -> bool {
+    url.query().is_none() && url.fragment().is_none()
 }
 
 /// Returns whether nobody can change on its way what is fetched from `url`.

@@ -15,6 +15,7 @@
 mod accounts;
 mod cache;
 mod counts;
+mod details;
 mod docs;
 mod edits;
 mod events;
@@ -50,6 +51,7 @@ use tokio::sync::watch;
 use crate::{
     accounts::{Accounts, Attempts, Passwords},
     config::IgnoredKeys,
+    enrich::Enricher,
     events::Events,
     metrics::Metrics,
     objects::ObjectStore,
@@ -81,6 +83,8 @@ pub(crate) struct App {
     passwords: Passwords,
     /// The limits of failed attempts to sign in.
     attempts: Attempts,
+    /// None if no request goes to TMDB.
+    enricher: Option<Arc<Enricher>>,
 }
 
 /// Who may call, what a notification may name, and which files may be put.
@@ -123,7 +127,13 @@ impl App {
             cache,
             passwords,
             attempts: Attempts::default(),
+            enricher: None,
         }
+    }
+
+    /// Returns the same with what TMDB says of movies.
+    pub(crate) fn with_enricher(self, enricher: Option<Arc<Enricher>>) -> Self {
+        Self { enricher, ..self }
     }
 }
 

@@ -8,8 +8,8 @@ use tracing::error;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use super::{
-    App, accounts, counts, docs, edits, events, health, history, ingests, metrics, movie, movies,
-    notify,
+    App, accounts, counts, details, docs, edits, events, health, history, ingests, metrics, movie,
+    movies, notify,
     openapi::{Describe, operations as about},
     page, pages,
     request::{self, Request},
@@ -32,7 +32,7 @@ const DECIDE: Access = Roles(&[Role::Editor, Role::Service]);
 /// Every route of the service. HEAD is served by the GET route of its path, OPTIONS and 405 by the
 /// methods of a path.
 #[rustfmt::skip] // one row a line
-pub(super) static ROUTES: [Route; 41] = [
+pub(super) static ROUTES: [Route; 42] = [
     //   path                       who may call  largest body       description           handler
     get( "/",                       Public,                          about::home,          |r| page::home(r).boxed()),
     get( "/.well-known/jwks.json",  Unchecked,                       about::read_keys,     |r| accounts::keys(r).boxed()),
@@ -59,6 +59,7 @@ pub(super) static ROUTES: [Route; 41] = [
     put( "/movies/{id}",            EDIT,         edits::MAX_BODY,   about::replace_movie, |r| edits::replace(r).boxed()),
     patch("/movies/{id}",           EDIT,         edits::MAX_BODY,   about::patch_movie,   |r| edits::patch(r).boxed()),
     delete("/movies/{id}",          EDIT,                            about::delete_movie,  |r| edits::delete(r).boxed()),
+    get( "/movies/{id}/details",    Public,                          about::read_details,  |r| details::read(r).boxed()),
     get( "/movies/{id}/history",    Ledger,                          about::list_changes,  |r| history::list(r).boxed()),
     put( "/movies/{id}/hold",       EDIT,         0,                 about::hold_movie,    |r| edits::hold(r).boxed()),
     delete("/movies/{id}/hold",     EDIT,                            about::release_movie, |r| edits::release(r).boxed()),

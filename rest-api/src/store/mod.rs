@@ -16,6 +16,7 @@
 //! | what movies were | `history` |
 //! | users | `users`, `sessions` |
 //! | querying the catalogue | `revision`, `filters`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
+//! | what TMDB says of movies | `details` |
 
 mod affected;
 mod batch;
@@ -29,6 +30,7 @@ mod convert;
 mod counting;
 mod counts;
 mod decisions;
+mod details;
 mod edit_movie;
 mod edits;
 mod error;
@@ -88,6 +90,7 @@ pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane, NULL_VERSION};
 pub use counts::{GenreCount, YearCount};
 pub use decisions::{Decided, Decision, Imported};
+pub use details::{KeptDetails, NewDetails, Turn};
 pub use edit_movie::{Content, Edit, Edited, IdempotencyKey};
 pub use error::StoreError;
 pub use export::Export;

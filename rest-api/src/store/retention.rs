@@ -1,5 +1,6 @@
 //! Removes what nothing needs any more: old ingests, versions of objects that do not count, former states of movies,
-//! answers to requests that nobody repeats, and sessions that are over. The catalogue is the same without them.
+//! answers to requests that nobody repeats, sessions that are over, and what TMDB said too long ago. The catalogue is
+//! the same without them.
 
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub struct Removed {
     pub answers: u64,
     /// Sessions that are over.
     pub sessions: u64,
+    /// What TMDB said of movies.
+    pub details: u64,
 }
 
 impl Store {
@@ -59,10 +62,15 @@ impl Store {
         loop {
             match self.remove_unneeded(retention).await {
                 Ok(removed) if removed == Removed::default() => {}
-                Ok(Removed { ingests, versions, states, answers, sessions }) => {
+                Ok(Removed { ingests, versions, states, answers, sessions, details }) => {
                     info!(
                         ingests,
-                        versions, states, answers, sessions, "removed what nothing needs any more"
+                        versions,
+                        states,
+                        answers,
+                        sessions,
+                        details,
+                        "removed what nothing needs any more"
                     );
                 }
                 Err(error) => warn!(error = chain(&error), "removing what nothing needs failed"),
@@ -72,8 +80,8 @@ impl Store {
     }
 
     /// Removes ingests and former states of movies that ended before the time that `retention` keeps them, versions that
-    /// nothing needs, answers to requests that were sent more than a day ago, and sessions that are over. Does nothing
-    /// while another process does so.
+    /// nothing needs, answers to requests that were sent more than a day ago, sessions that are over, and what TMDB said
+    /// longer ago than it is kept. Does nothing while another process does so.
     ///
     /// # Errors
     /// If the database is unavailable. What was removed until then stays so.
@@ -96,7 +104,8 @@ impl Store {
             };
             let versions = self.remove_versions().await?;
             let (answers, sessions) = (self.remove_answers().await?, self.remove_sessions().await?);
-            Ok(Removed { ingests, versions, states, answers, sessions })
+            let details = self.remove_details().await?;
+            Ok(Removed { ingests, versions, states, answers, sessions, details })
         };
         let removed: Result<_, StoreError> = removed.await;
         let unlock = "
@@ -274,6 +283,29 @@ impl Store {
                 order by created_at
                 limit $1
             ))";
+        let mut removed = 0;
+        loop {
+            let count = execute(&self.bulk().await?, remove, &[&BATCH]).await?;
+            removed += count;
+            if count < BATCH.cast_unsigned() {
+                return Ok(removed);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Removes what TMDB said of movies longer ago than it is kept.
+    async fn remove_details(&self) -> Result<u64, StoreError> {
+        let remove = "
+            /* retention::remove_details */
+            delete from movie_details
+            where movie_id = any(array(
+                select movie_id
+                from movie_details
+                where keep_until <= now()
+                order by keep_until
+                limit $1
+            )) and keep_until <= now()";
         let mut removed = 0;
         loop {
             let count = execute(&self.bulk().await?, remove, &[&BATCH]).await?;

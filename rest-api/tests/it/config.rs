@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use rest_api::config::{
     ApiToken, Budget, Config, ConfigError, JwtKey, LogFormat, Login, MaxWithdraw, OutsideIssuer,
-    ServerLimits, Snapshots, Tls, TokenDigest,
+    ServerLimits, Snapshots, Tls, TmdbToken, TokenDigest,
 };
 
 const COMPLETE: [(&str, &str); 6] = [
@@ -184,6 +184,33 @@ fn accounts_are_configured_by_a_key_and_an_outside_issuer() {
         assert!(message.starts_with(named), "{message}");
     }
     assert!(outside(&[("MRU_OIDC_ISSUER", "http://127.0.0.1:8090")]).is_ok());
+}
+
+#[test]
+fn tmdb_is_asked_only_with_a_token() {
+    assert!(read(&[]).unwrap().tmdb.is_none());
+    let config = read(&[("MRU_TMDB_TOKEN", "read-me")]).unwrap();
+    assert!(!format!("{config:?}").contains("read-me"));
+    let tmdb = config.tmdb.unwrap();
+    assert_eq!(tmdb.url, "https://api.themoviedb.org/3");
+    assert!(matches!(tmdb.token, TmdbToken::Fixed(token) if token.expose() == "read-me"));
+    let secret = ("MRU_TMDB_TOKEN_SECRET_ARN", "movies-r-us/tmdb-token");
+    let tmdb =
+        read(&[secret, ("MRU_TMDB_URL", "https://proxy.example.com/3/")]).unwrap().tmdb.unwrap();
+    assert_eq!(tmdb.url, "https://proxy.example.com/3");
+    assert!(matches!(tmdb.token, TmdbToken::Managed(id) if id == "movies-r-us/tmdb-token"));
+    assert_eq!(
+        error(&[secret, ("MRU_TMDB_TOKEN", "read-me")]),
+        "MRU_TMDB_TOKEN and MRU_TMDB_TOKEN_SECRET_ARN are both set: choose one"
+    );
+    assert_eq!(
+        error(&[("MRU_TMDB_URL", "https://proxy.example.com/3")]),
+        "MRU_TMDB_URL is set, but MRU_TMDB_TOKEN is not"
+    );
+    for wrong in ["http://proxy.example.com/3", "proxy.example.com", "https://a.example.com/?x"] {
+        let message = error(&[secret, ("MRU_TMDB_URL", wrong)]);
+        assert!(message.starts_with("MRU_TMDB_URL must be an address with https"), "{message}");
+    }
 }
 
 #[test]

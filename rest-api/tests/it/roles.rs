@@ -40,6 +40,7 @@ const RULES: &[(&str, Rule)] = &[
     ("PUT /movies/{id}", EDIT),
     ("PATCH /movies/{id}", EDIT),
     ("DELETE /movies/{id}", EDIT),
+    ("GET /movies/{id}/details", Rule::Anybody),
     ("GET /movies/{id}/history", LEDGER),
     ("PUT /movies/{id}/hold", EDIT),
     ("DELETE /movies/{id}/hold", EDIT),

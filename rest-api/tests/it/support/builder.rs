@@ -150,6 +150,7 @@ fn config(database: Database) -> Config {
         api_token: ApiToken::Fixed(TokenDigest::of(TOKEN)),
         jwt_key: Some(JwtKey::Fixed(KEY.clone())),
         outside_issuer: None,
+        tmdb: None,
         public_ledger: true,
         trusted_proxies: 0,
         buckets: Vec::new(),

@@ -18,6 +18,7 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod secure_postgres;
 pub(crate) mod service;
+pub(crate) mod tmdb;
 pub(crate) mod tokens;
 pub(crate) mod topic;
 

@@ -21,7 +21,8 @@ pub(in crate::http) use ingests::{
     approve_ingest, list_ingests, notify, read_ingest, redo_ingest, retry_ingest, undo_ingest,
 };
 pub(in crate::http) use movie::{
-    delete_movie, hold_movie, list_changes, patch_movie, read_movie, release_movie, replace_movie,
+    delete_movie, hold_movie, list_changes, patch_movie, read_details, read_movie, release_movie,
+    replace_movie,
 };
 pub(in crate::http) use movies::{
     count_genres, count_years, create_movies, list_movies, suggest, validate_file,

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     http::{
+        details::MovieDetails,
         edits::{MAX_KEY, MEDIA_TYPE, PATCH_MEDIA_TYPE},
         history::MovieChange,
     },
@@ -78,6 +79,19 @@ pub(in crate::http) fn delete_movie(_: &mut Schemas) -> Operation {
         Deletes a movie. Older files that arrive later do not bring it back; a newer one does, unless it is held.";
     changed("deleteMovie", "Delete a movie", description)
         .answer(StatusCode::NO_CONTENT, Answer::new("The movie is deleted."))
+}
+
+/// `GET /movies/{id}/details`.
+pub(in crate::http) fn read_details(schemas: &mut Schemas) -> Operation {
+    let description = "\
+        Returns what The Movie Database (TMDB) says of a movie: of the film that fits title, year and cast, or of none. It \
+        is kept for some time. Whoever shows it also shows the `attribution`, and the logo of TMDB. If TMDB does not \
+        answer, `state` is `unavailable`: that is no fault of the service.";
+    let answer = Answer::new("What is known, or that TMDB does not answer.");
+    Operation::new("readDetails", MOVIES, "Read what TMDB says of a movie", description)
+        .parameters([movie_id()])
+        .answer(StatusCode::OK, answer.json(schemas.of::<MovieDetails>()))
+        .fails(&[Code::NotFound, Code::NoDetails, Code::DetailsOff, Code::Withdrawn])
 }
 
 /// `GET /movies/{id}/history`.
