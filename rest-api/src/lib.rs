@@ -10,11 +10,11 @@
 //!  users     users, on the command line
 //!  ----------------------------------------------------------
 //!  objects   the S3 client
+//!  enrich    what TMDB says of movies
 //!  metrics   counters and gauges
 //!  problem   the table of error codes
 //!  events    what has happened, for those who follow it
 //!  accounts  who is calling, and what the caller may do
-//!  enrich    what TMDB says of movies
 //!  store     every SQL statement
 //!  ----------------------------------------------------------
 //!  secrets   Secrets Manager
@@ -212,11 +212,14 @@ async fn serve(
         upload_origin,
         trusted_proxies: config.trusted_proxies,
     };
+    let metrics = Arc::new(Metrics::default());
     let enricher = match &config.tmdb {
-        Some(tmdb) => Some(Arc::new(Enricher::new(store.clone(), tmdb, &aws.secrets).await?)),
+        Some(tmdb) => {
+            let metrics = Arc::clone(&metrics);
+            Some(Arc::new(Enricher::new(store.clone(), tmdb, &aws.secrets, metrics).await?))
+        }
         None => None,
     };
-    let metrics = Arc::new(Metrics::default());
     let decode_pool = DecodePool::default();
     let (stop, stopping) = watch::channel(false);
 

@@ -196,7 +196,7 @@ async fn enrich(arguments: &EnrichArguments) -> Result<(), String> {
     let (config, aws) = configure().await?;
     let tmdb = config.tmdb.as_ref().ok_or("MRU_TMDB_TOKEN is not set")?;
     let store = open(&config, &aws).await?;
-    let enricher = Enricher::new(store, tmdb, &aws.secrets).await;
+    let enricher = Enricher::new(store, tmdb, &aws.secrets, Arc::default()).await;
     let enricher = Arc::new(enricher.map_err(|error| chain(&error))?);
     let filled = fill(&enricher, arguments.json, io::stdout(), io::stderr()).await;
     filled.map(drop).map_err(|error| chain(&error))

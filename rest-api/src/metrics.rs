@@ -96,6 +96,7 @@ pub struct Metrics {
     cache: Counters<1>,
     sign_ins: Counters<1>,
     password_hashes: Total,
+    tmdb_requests: Counters<1>,
 }
 
 /// How a request for a cacheable answer was served.
@@ -144,6 +145,36 @@ impl SignIn {
     }
 }
 
+/// How a request to TMDB has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TmdbAnswer {
+    /// With an answer.
+    Answered,
+    /// The token was refused.
+    Refused,
+    /// There were too many requests.
+    Limited,
+    /// Without an answer, or with trouble of TMDB.
+    Failed,
+    /// With an answer that is of no use.
+    Unusable,
+}
+
+impl TmdbAnswer {
+    const ALL: [Self; 5] =
+        [Self::Answered, Self::Refused, Self::Limited, Self::Failed, Self::Unusable];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Limited => "limited",
+            Self::Failed => "failed",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
@@ -164,6 +195,7 @@ impl Default for Metrics {
             cache: Family::default(),
             sign_ins: Family::default(),
             password_hashes: Total::default(),
+            tmdb_requests: Family::default(),
         };
         // Series with known labels start at 0: Prometheus does not notice the first increment of a
         // series that starts with it.
@@ -178,6 +210,9 @@ impl Default for Metrics {
         }
         for outcome in SignIn::ALL {
             drop(metrics.sign_ins.get_or_create(&[("outcome", outcome.name())]));
+        }
+        for answer in TmdbAnswer::ALL {
+            drop(metrics.tmdb_requests.get_or_create(&[("outcome", answer.name())]));
         }
         metrics.merged(&Merged::default());
         metrics.register()
@@ -210,6 +245,11 @@ impl Metrics {
             "password_hashes_total",
             "Hashes of passwords that this process has begun to compute",
             self.password_hashes.clone(),
+        );
+        registry.register(
+            "tmdb_requests_total",
+            "Requests that this process has sent to TMDB, by outcome",
+            self.tmdb_requests.clone(),
         );
         registry.register(
             "ingest_duration_seconds",
@@ -284,6 +324,11 @@ impl Metrics {
     /// Counts a failed attempt at an ingest that is retried.
     pub fn retried(&self, code: Code) {
         self.retries.get_or_create(&[("code", code.name())]).0.inc();
+    }
+
+    /// Counts a request to TMDB.
+    pub fn tmdb_request(&self, answer: TmdbAnswer) {
+        self.tmdb_requests.get_or_create(&[("outcome", answer.name())]).0.inc();
     }
 
     /// Counts a request for a cacheable answer.

@@ -1,4 +1,4 @@
-//! Which film of TMDB a movie is: the best one by points, or none (docs/adr/0017-details.md has the rule).
+//! Which film of TMDB a movie is: the best one by points, or none (docs/adr/0018-details.md has the rule).
 //!
 //! | | points |
 //! | --- | --- |
@@ -30,6 +30,9 @@ const MIN_MISSPELT: usize = 5;
 
 /// What tells parts of a work apart: a title that has more of these is another one.
 const PARTS: [&str; 8] = ["part", "parts", "vol", "volume", "chapter", "episode", "book", "season"];
+
+/// How many characters of a title are compared: all of one of the catalogue.
+const MAX_TITLE: usize = 1_000;
 
 /// What stands in front of a subtitle.
 const SUBTITLES: [&str; 5] = [":", " (", " – ", " — ", " - "];
@@ -69,7 +72,7 @@ pub(super) enum Fit {
 #[derive(Clone, Debug)]
 struct Title {
     words: Vec<String>,
-    /// Each beginning that a subtitle may follow.
+    /// What may be the title without its subtitle.
     main: Vec<Vec<String>>,
 }
 
@@ -134,8 +137,10 @@ impl Subject {
 
 impl Title {
     fn new(title: &str) -> Self {
-        let ends = SUBTITLES.iter().flat_map(|mark| title.match_indices(mark));
-        let main = ends.map(|(at, _)| words(&title[..at])).filter(|words| !words.is_empty());
+        let end = title.char_indices().nth(MAX_TITLE).map_or(title.len(), |(at, _)| at);
+        let title = &title[..end];
+        let ends = SUBTITLES.iter().filter_map(|mark| title.find(mark));
+        let main = ends.map(|at| words(&title[..at])).filter(|words| !words.is_empty());
         Self { words: words(title), main: main.collect() }
     }
 
@@ -231,5 +236,114 @@ impl<T> Best<T> {
         let (points, film) = self.best?;
         let is_it = points >= NEEDED && points - self.next >= LEAD;
         is_it.then(|| (f64::from(points.min(BEST)) / f64::from(BEST), film))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    fn points(movie: (&str, i32, &[&str]), film: (&[&str], &[&str], i32, &[&str])) -> Option<i32> {
+        let (title, year, cast) = movie;
+        let (titles, other_titles, film_year, film_cast) = film;
+        let candidate = Candidate {
+            year: Some(film_year),
+            titles: strings(titles),
+            other_titles: strings(other_titles),
+            cast: strings(film_cast),
+        };
+        Subject::new(title, year, &strings(cast)).points(&candidate)
+    }
+
+    #[test]
+    fn the_points_are_those_of_the_table() {
+        let cast: &[&str] = &["Ann A", "Bob B", "Cy C"];
+        let movie = ("The Film", 1950, cast);
+        let of =
+            |title: &str, year, film_cast: &[&str]| points(movie, (&[title], &[], year, film_cast));
+        assert_eq!(of("the film!", 1950, &[]), Some(90));
+        assert_eq!(of("The Film", 1951, &[]), Some(70));
+        assert_eq!(of("The Film", 1952, cast), None);
+        assert_eq!(of("A Film", 1950, &[]), Some(65));
+        assert_eq!(of("The Film: A Story", 1950, &[]), Some(65));
+        assert_eq!(of("The Film: Part One", 1950, cast), None);
+        assert_eq!(of("Another", 1950, cast), None);
+        assert_eq!(of("The Film", 1950, &["X Y", "Ann A"]), Some(100));
+        assert_eq!(of("The Film", 1950, &["Bob B", "Ann A"]), Some(115));
+        assert_eq!(of("The Film", 1950, cast), Some(120));
+        assert_eq!(of("The Film", 1950, &["X Y", "V W"]), Some(90));
+        assert_eq!(of("The Film", 1950, &["X Y", "V W", "T U"]), Some(60));
+        assert_eq!(of("The Film", 1950, &["X Y", "V W", "Dan A"]), Some(90));
+        assert_eq!(points(movie, (&["Le Film"], &["The Film"], 1950, &[])), Some(85));
+        // A name that is there twice counts once.
+        let twice = ("The Film", 1950, &["Ann A", "ann a"][..]);
+        assert_eq!(points(twice, (&["The Film"], &[], 1950, &["Ann A"])), Some(100));
+    }
+
+    #[test]
+    fn titles_are_near_that_differ_in_little() {
+        let fit = |one: &str, two: &str| {
+            let fit = Title::new(one).fit(&Title::new(two));
+            assert_eq!(Title::new(two).fit(&Title::new(one)), fit, "{one} {two}");
+            fit
+        };
+        for (one, two) in [
+            ("Amélie", "AMELIE"),
+            ("Pride & Prejudice", "Pride and Prejudice"),
+            ("WALL·E", "Wall-E"),
+            ("$", "$"),
+            ("Ocean's Eleven", "Ocean’s Eleven"),
+        ] {
+            assert_eq!(fit(one, two), Fit::Same, "{one} {two}");
+        }
+        for (one, two) in [
+            ("Spiderman", "Spider-Man"),
+            ("8½", "8 1/2"),
+            ("The Gold Rush", "Gold Rush"),
+            ("Le Samouraï", "The Samourai"),
+            ("Borat", "Borat: Cultural Learnings"),
+            ("Night of the Hunter", "The Night of the Huntre"),
+        ] {
+            assert_eq!(fit(one, two), Fit::Near, "{one} {two}");
+        }
+        for (one, two) in [
+            ("Rocky II", "Rocky III"),
+            ("Film 2001", "Film 2010"),
+            ("Alien", "Alien 3"),
+            ("The Kiss", "The Kit"),
+            ("$", "%"),
+            ("Kill Bill", "Kill Bill: Vol. 1"),
+            ("Dune", "Dune: Part Two"),
+            ("Star Wars", "Star Wars: Episode I"),
+            ("Spider", "Spider-Man"),
+            ("The", "A"),
+            ("Saw", "Saw V"),
+            ("Hannah", "Hannah and Her Sisters"),
+        ] {
+            assert_eq!(fit(one, two), Fit::Another, "{one} {two}");
+        }
+    }
+
+    #[test]
+    fn the_best_film_needs_enough_points_and_a_lead() {
+        let best = |points: &[i32]| {
+            let mut best = Best::new();
+            for (film, points) in points.iter().enumerate() {
+                best.add(*points, film);
+            }
+            best.film()
+        };
+        assert_eq!(best(&[]), None);
+        assert_eq!(best(&[80]), None);
+        assert_eq!(best(&[85]), Some((0.85, 0)));
+        assert_eq!(best(&[60, 120, 90]), Some((1.0, 1)));
+        assert_eq!(best(&[90, 90]), None);
+        assert_eq!(best(&[90, 85, 95]), None);
+        assert_eq!(best(&[120, 60, 111]), None);
+        assert_eq!(best(&[100, 90]), Some((1.0, 0)));
     }
 }

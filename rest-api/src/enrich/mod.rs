@@ -1,5 +1,5 @@
 //! What TMDB says of movies: asked for when somebody wants to see it, or in advance, and kept for some time
-//! (docs/adr/0017-details.md).
+//! (docs/adr/0018-details.md).
 //!
 //! - `tmdb` is the client, which waits for its turn among all replicas.
 //! - `matching` says which film a movie is, or none.
@@ -35,6 +35,7 @@ use tracing::{error, warn};
 
 use crate::{
     config::Tmdb as TmdbConfig,
+    metrics::Metrics,
     secrets,
     store::{KeptDetails, MovieDocument, NewDetails, Store, StoreError},
     telemetry::chain,
@@ -68,7 +69,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How many movies are asked about at once.
 const MAX_ASKED: usize = 100;
 
-/// How many films of a search are looked at.
+/// How many films a page of a search has, and how many of them are looked at.
+const PAGE: usize = 20;
 const MAX_LOOKED_AT: usize = 5;
 
 /// How many titles and names of a film are compared.
@@ -146,11 +148,12 @@ impl Enricher {
         store: Store,
         config: &TmdbConfig,
         secrets: &SecretsManager,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, EnricherError> {
         let token = secrets::tmdb_token(&config.token, secrets).await?;
         let token = HeaderValue::try_from(format!("Bearer {}", token.expose().trim()));
         let token = token.map_err(|_| EnricherError::Token)?;
-        let tmdb = Tmdb::new(store.clone(), config.url.clone(), token);
+        let tmdb = Tmdb::new(store.clone(), metrics, config.url.clone(), token);
         let (asking, images, token) =
             (Mutex::default(), tokio::sync::Mutex::default(), TokenState::default());
         Ok(Self { store, tmdb: tmdb.map_err(EnricherError::Client)?, asking, images, token })
@@ -271,8 +274,9 @@ impl Enricher {
         let mut best = Best::new();
         for year in years {
             let mut found = self.tmdb.search(&question.title, *year).await?.results;
+            found.truncate(PAGE);
             found.retain(|film| !film.adult && year_of(film.release_date.as_ref()) == Some(*year));
-            found.sort_by_key(fit);
+            found.sort_by_cached_key(fit);
             for film in found.iter().take(MAX_LOOKED_AT) {
                 // Those with other titles may have this one elsewhere.
                 if best.is_certain() && fit(film) != Fit::Same {

@@ -1,7 +1,7 @@
 //! The client of TMDB (<https://developer.themoviedb.org/reference>): every request waits for its turn, and every answer
 //! is bounded.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::Client;
@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::{
     fetch,
+    metrics::{Metrics, TmdbAnswer},
     store::{Store, StoreError, Turn},
     telemetry::chain,
 };
@@ -39,6 +40,7 @@ const APPENDED: &str = "alternative_titles,credits,external_ids,translations,vid
 /// A client of TMDB.
 pub(super) struct Tmdb {
     store: Store,
+    metrics: Arc<Metrics>,
     http: Client,
     url: String,
     token: HeaderValue,
@@ -190,11 +192,12 @@ impl Tmdb {
     /// If the root certificates cannot be loaded.
     pub(super) fn new(
         store: Store,
+        metrics: Arc<Metrics>,
         url: String,
         mut token: HeaderValue,
     ) -> Result<Self, reqwest::Error> {
         token.set_sensitive(true);
-        Ok(Self { store, http: fetch::client(TIMEOUT)?, url, token })
+        Ok(Self { store, metrics, http: fetch::client(TIMEOUT)?, url, token })
     }
 
     /// Returns the first page of the films of a year that fit a title. TMDB also compares alternative and translated
@@ -249,6 +252,7 @@ impl Tmdb {
             Turn::NotWithin(wait) => return Err(AskError::Later(wait)),
         }
         let answered = self.send(path, query).await;
+        self.metrics.tmdb_request(outcome(&answered));
         let pause = match &answered {
             Err(AskError::TooMany(pause)) => *pause,
             Err(AskError::Down(_) | AskError::Trouble(_)) => PAUSE,
@@ -286,6 +290,16 @@ impl Tmdb {
         let body = body.ok_or_else(|| AskError::Unusable("it is larger than 2 MiB".to_owned()))?;
         let parsed = serde_json::from_slice(&body);
         parsed.map(Some).map_err(|error| AskError::Unusable(error.to_string()))
+    }
+}
+
+fn outcome<T>(answered: &Result<T, AskError>) -> TmdbAnswer {
+    match answered {
+        Ok(_) => TmdbAnswer::Answered,
+        Err(AskError::Refused(_)) => TmdbAnswer::Refused,
+        Err(AskError::TooMany(_)) => TmdbAnswer::Limited,
+        Err(AskError::Unusable(_)) => TmdbAnswer::Unusable,
+        Err(_) => TmdbAnswer::Failed,
     }
 }
 

@@ -20,8 +20,10 @@ use crate::{
 const NOTICE: &str = "This product uses the TMDB API but is not endorsed or certified by TMDB.";
 const TMDB: &str = "https://www.themoviedb.org";
 
-/// For how long clients may use an answer without asking again. It is kept much longer here.
-const MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=3600");
+/// For how long clients may use an answer without asking again. It is kept much longer here. What a caller gets is for
+/// that client's own cache alone.
+const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=3600");
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, max-age=3600");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Whether there are details.
@@ -34,7 +36,7 @@ enum DetailsState {
     Unavailable,
 }
 
-/// What TMDB says of a movie. All but `state` and `attribution` only if it is `found`.
+/// What TMDB says of a movie. What it says of the film is there only if `state` is `found`.
 #[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct MovieDetails {
     state: DetailsState,
@@ -86,7 +88,8 @@ pub(super) async fn read(request: Request) -> Answer {
         Details::Found(film, asked_at) => {
             let (film, asked_at) = (Some(*film), Some(asked_at));
             let state = DetailsState::Found;
-            (MovieDetails { state, film, asked_at, retry_after: None, attribution }, MAX_AGE)
+            let caching = if request.caller.is_some() { PRIVATE } else { PUBLIC };
+            (MovieDetails { state, film, asked_at, retry_after: None, attribution }, caching)
         }
         Details::Unavailable(after) => {
             let (state, retry_after) = (DetailsState::Unavailable, Some(after.as_secs().max(1)));

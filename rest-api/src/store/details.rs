@@ -1,4 +1,4 @@
-//! What TMDB says of movies, and when the next request may go there (migration 17, docs/adr/0017-details.md).
+//! What TMDB says of movies, and when the next request may go there (migration 17, docs/adr/0018-details.md).
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use aws_sdk_secretsmanager::Client;
 use ingest_lambda::Token;
 use reqwest::StatusCode;
 use rest_api::{
-    config::{ApiToken, Config, Database, Login},
+    config::{ApiToken, Config, Database, Login, Tmdb, TmdbToken},
     store,
 };
 use serde_json::json;
@@ -20,6 +20,7 @@ use crate::support::{
     movies::MOVIE,
     notification,
     secure_postgres::secure_postgres,
+    tmdb::{Standin, TMDB_TOKEN, TmdbFilm},
 };
 
 /// Returns a client that writes secrets, and the client of the service.
@@ -49,6 +50,21 @@ async fn database(name: &str, writer: &Client, reader: &SecretsManager) -> Datab
     let database = Database { login: Login::Managed { secret_id, user: None }, ..database };
     store::migrate(&database, reader).await.unwrap();
     database
+}
+
+#[tokio::test]
+async fn the_token_for_tmdb_comes_from_its_secret() {
+    let (writer, reader) = secrets().await;
+    let secret = create(&writer, "tmdb-token", format!("{TMDB_TOKEN}\n")).await;
+    let tmdb = Standin::start(vec![TmdbFilm::new(1, "A", 2000, &[])]).await;
+    let url = tmdb.url();
+    let service = Service::builder()
+        .config(|config| config.tmdb = Some(Tmdb { token: TmdbToken::Managed(secret), url }))
+        .secrets(reader)
+        .start()
+        .await;
+    service.send(service.post("/movies", MOVIE)).await;
+    assert_eq!(service.get("/movies/1/details").await.json()["tmdb_id"], 1);
 }
 
 /// Changes the password in the database, as RDS does some time before it changes the secret.
