@@ -126,12 +126,13 @@ fn judge(movies: &[Expected], matches: &[Option<u64>]) -> (usize, usize) {
             Some(film) => {
                 wrong.push(format!("{} is taken for the film of line {film}", expected.movie))
             }
-            None if expected.film.is_some() => println!("not found: {}", expected.movie),
+            None if expected.film.is_some() => eprintln!("not found: {}", expected.movie),
             None => {}
         }
     }
+    let none = movies.len() - all;
+    eprintln!("{all} movies with a film, {none} without: {found} found, {} wrong", wrong.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
-    println!("{found} of {all} films found, {} movies", movies.len());
     (found, all)
 }
 

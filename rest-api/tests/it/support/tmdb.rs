@@ -1,6 +1,8 @@
 //! A stand-in for TMDB, which answers as its documentation says, or as a test tells it
 //! (<https://developer.themoviedb.org/reference>).
 
+#![expect(clippy::disallowed_methods, reason = "limits and timeouts do not matter in a test")]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
