@@ -21,7 +21,7 @@ const AT_ONCE: usize = 8;
 /// The shortest time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long TMDB is waited for altogether, before the command gives up.
+/// How long TMDB is waited for with one movie, before the command gives up.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(15 * 60);
 
 /// Why not all movies could be asked about. What was asked is kept.
@@ -31,7 +31,9 @@ pub enum FillError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// TMDB does not answer.
-    #[error("TMDB has not answered for 15 minutes: run the command again, it goes on from here")]
+    #[error(
+        "TMDB has not answered for 15 minutes, or wants a longer pause: run the command again later, it goes on from here"
+    )]
     NoAnswer,
     /// TMDB refuses the token.
     #[error("TMDB refuses the token: check MRU_TMDB_TOKEN")]

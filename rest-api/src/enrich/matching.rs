@@ -10,9 +10,10 @@
 //! | both have a cast, and not even a surname is the same | -30 |
 //!
 //! The best film needs 85 points, and 10 more than the next. So the same title and year are enough if nothing speaks
-//! against them; another year, or nearly the title, needs two people.
+//! against them; another year, or nearly the title, needs two people. If there are more films than are looked at, it
+//! needs 100 points: also a name of the cast.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use strsim::osa_distance;
 
@@ -22,11 +23,11 @@ use crate::store::search_key;
 const NEEDED: i32 = 85;
 const LEAD: i32 = 10;
 
-/// Points beyond these do not make a match any better.
+/// Points beyond these do not make a match any better. Title and year alone give fewer.
 const BEST: i32 = 100;
 
-/// The shortest word, in letters, in which one may be wrong. Roman numbers are shorter.
-const MIN_MISSPELT: usize = 5;
+/// The length of words, in letters, in which one may be wrong. Roman numbers are shorter.
+const MISSPELT: RangeInclusive<usize> = 5..=50;
 
 /// What tells parts of a work apart: a title that has more of these is another one.
 const PARTS: [&str; 8] = ["part", "parts", "vol", "volume", "chapter", "episode", "book", "season"];
@@ -90,6 +91,8 @@ struct Name {
 pub(super) struct Best<T> {
     best: Option<(i32, T)>,
     next: i32,
+    /// Whether films were left out that may fit as well.
+    has_unseen: bool,
 }
 
 impl Subject {
@@ -186,7 +189,7 @@ fn is_misspelt(one: &[String], two: &[String]) -> bool {
         return false;
     };
     let may_be_misspelt = |word: &String| {
-        word.chars().count() >= MIN_MISSPELT && !word.chars().any(|c| c.is_ascii_digit())
+        MISSPELT.contains(&word.chars().count()) && !word.chars().any(|c| c.is_ascii_digit())
     };
     one.len() == two.len()
         && may_be_misspelt(one_word)
@@ -211,7 +214,12 @@ fn names(cast: &[String]) -> Vec<Name> {
 
 impl<T> Best<T> {
     pub(super) fn new() -> Self {
-        Self { best: None, next: 0 }
+        Self { best: None, next: 0, has_unseen: false }
+    }
+
+    /// Notes that there are more films than are looked at.
+    pub(super) fn note_unseen(&mut self) {
+        self.has_unseen = true;
     }
 
     pub(super) fn add(&mut self, points: i32, film: T) {
@@ -237,7 +245,8 @@ impl<T> Best<T> {
     /// Returns the film that it is, and a score from 0 to 1; none if no one is good enough, or no one the best.
     pub(super) fn film(self) -> Option<(f64, T)> {
         let (points, film) = self.best?;
-        let is_it = points >= NEEDED && points - self.next >= LEAD;
+        let needed = if self.has_unseen { BEST } else { NEEDED };
+        let is_it = points >= needed && points - self.next >= LEAD;
         is_it.then(|| (f64::from(points.min(BEST)) / f64::from(BEST), film))
     }
 }
@@ -347,5 +356,11 @@ mod tests {
         assert_eq!(best(&[90, 85, 95]), None);
         assert_eq!(best(&[120, 60, 111]), None);
         assert_eq!(best(&[100, 90]), Some((1.0, 0)));
+        for (points, film) in [(90, None), (100, Some((1.0, ())))] {
+            let mut crowded = Best::new();
+            crowded.note_unseen();
+            crowded.add(points, ());
+            assert_eq!(crowded.film(), film);
+        }
     }
 }

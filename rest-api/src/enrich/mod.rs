@@ -273,10 +273,15 @@ impl Enricher {
         let fit = |film: &FoundFilm| question.subject.fit([&film.title, &film.original_title]);
         let mut best = Best::new();
         for year in years {
-            let mut found = self.tmdb.search(&question.title, *year).await?.results;
+            let page = self.tmdb.search(&question.title, *year).await?;
+            let mut found = page.results;
             found.truncate(PAGE);
             found.retain(|film| !film.adult && year_of(film.release_date.as_ref()) == Some(*year));
             found.sort_by_cached_key(fit);
+            let is_left_out = found.get(MAX_LOOKED_AT).is_some_and(|film| fit(film) == Fit::Same);
+            if page.total_pages > 1 || is_left_out {
+                best.note_unseen();
+            }
             for film in found.iter().take(MAX_LOOKED_AT) {
                 // Those with other titles may have this one elsewhere.
                 if best.is_certain() && fit(film) != Fit::Same {

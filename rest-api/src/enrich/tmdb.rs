@@ -70,10 +70,12 @@ pub(super) enum AskError {
     Store(#[from] StoreError),
 }
 
-/// A page of a search.
+/// The first page of a search.
 #[derive(Debug, Deserialize)]
 pub(super) struct Found {
     pub(super) results: Vec<FoundFilm>,
+    #[serde(default)]
+    pub(super) total_pages: u32,
 }
 
 /// A film that a search has found.
@@ -250,6 +252,10 @@ impl Tmdb {
         match self.store.next_turn(APART, LONGEST_WAIT).await? {
             Turn::In(wait) => tokio::time::sleep(wait).await,
             Turn::NotWithin(wait) => return Err(AskError::Later(wait)),
+        }
+        // An answer to others may have asked for a pause meanwhile.
+        if let Some(pause) = self.store.request_pause().await? {
+            return Err(AskError::Later(pause));
         }
         let answered = self.send(path, query).await;
         self.metrics.tmdb_request(outcome(&answered));

@@ -17,8 +17,9 @@ use crate::{
 };
 
 /// The notice that the terms of TMDB demand (<https://www.themoviedb.org/api-terms-of-use>).
-const NOTICE: &str = "This product uses the TMDB API but is not endorsed or certified by TMDB.";
+const NOTICE: &str = "This product uses TMDB and the TMDB APIs but is not endorsed, certified, or otherwise approved by TMDB.";
 const TMDB: &str = "https://www.themoviedb.org";
+const LOGOS: &str = "https://www.themoviedb.org/about/logos-attribution";
 
 /// For how long clients may use an answer without asking again. It is kept much longer here. What a caller gets is for
 /// that client's own cache alone.
@@ -53,13 +54,15 @@ pub(super) struct MovieDetails {
     attribution: Attribution,
 }
 
-/// What whoever shows details must show with them, beside the logo of TMDB.
+/// What whoever shows details must show with them.
 #[derive(Debug, JsonSchema, Serialize)]
 struct Attribution {
     /// A notice.
     text: &'static str,
     /// Where it leads.
     url: &'static str,
+    /// Where the logos are, one of which must be shown, too.
+    logos: &'static str,
 }
 
 /// `GET /movies/{id}/details`: what TMDB says of a movie.
@@ -83,7 +86,7 @@ pub(super) async fn read(request: Request) -> Answer {
         }
         FoundById::Nothing => return Err(movie::missing()),
     };
-    let attribution = Attribution { text: NOTICE, url: TMDB };
+    let attribution = Attribution { text: NOTICE, url: TMDB, logos: LOGOS };
     let (details, caching) = match enricher.details(&movie).await? {
         Details::Found(film, asked_at) => {
             let (film, asked_at) = (Some(*film), Some(asked_at));

@@ -161,6 +161,20 @@ impl Store {
         Ok(())
     }
 
+    /// Returns for how long no request goes to TMDB; none if requests may go there.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn request_pause(&self) -> Result<Option<Duration>, StoreError> {
+        let left = "
+            /* details::request_pause */
+            select extract(epoch from paused_until - clock_timestamp())::float8 as left
+            from tmdb_requests
+            where paused_until > clock_timestamp()";
+        let row = query_opt(&self.writer().await?, left, &[]).await?;
+        Ok(row.map(|row| seconds(row.get("left"))))
+    }
+
     /// Returns the next movies behind the number `after` that TMDB is to be asked about, by their numbers.
     ///
     /// # Errors

@@ -16,7 +16,12 @@ use crate::support::{
     tmdb::{Behaviour, Standin, TMDB_TOKEN, TmdbFilm},
 };
 
-const NOTICE: &str = "This product uses the TMDB API but is not endorsed or certified by TMDB.";
+/// What must be shown with details.
+fn attribution() -> Value {
+    let text = "This product uses TMDB and the TMDB APIs but is not endorsed, certified, or otherwise approved by TMDB.";
+    let logos = "https://www.themoviedb.org/about/logos-attribution";
+    json!({ "text": text, "url": "https://www.themoviedb.org", "logos": logos })
+}
 
 fn films() -> Vec<TmdbFilm> {
     vec![
@@ -74,9 +79,8 @@ fn assert_unavailable(response: &Response) -> u64 {
     assert_eq!(response.header("cache-control"), "no-store");
     let mut shown = response.json();
     let after = shown["retry_after"].take().as_u64().unwrap();
-    let attribution = json!({ "text": NOTICE, "url": "https://www.themoviedb.org" });
     let expected =
-        json!({ "state": "unavailable", "retry_after": null, "attribution": attribution });
+        json!({ "state": "unavailable", "retry_after": null, "attribution": attribution() });
     assert_eq!(shown, expected);
     after
 }
@@ -111,7 +115,7 @@ async fn details_show_the_film_with_its_images_and_the_attribution() {
         "backdrop": "https://image.tmdb.org/t/p/w1280/aBackdrop.jpg",
         "trailer": "https://www.youtube.com/watch?v=a-trailer",
         "asked_at": null,
-        "attribution": { "text": NOTICE, "url": "https://www.themoviedb.org" },
+        "attribution": attribution(),
     });
     assert_eq!(shown, expected);
     let paths: Vec<String> = tmdb.received().into_iter().map(|received| received.path).collect();
@@ -269,6 +273,41 @@ async fn too_many_requests_pause_all_replicas_as_long_as_tmdb_says() {
         service.sql().await.execute("delete from movie_details", &[]).await.unwrap();
         tmdb.behave(Behaviour::TooMany(after));
         assert_eq!(assert_unavailable(&details(&service, 1).await), longest, "{after}");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_also_holds_for_those_who_wait_for_their_turn() {
+    let movies: Vec<Value> =
+        (0..80).map(|n| json!({ "title": format!("Film {n}"), "year": 1950 })).collect();
+    let tmdb = Standin::start(Vec::new()).await;
+    let service = service_with(&tmdb, &movies).await;
+    tmdb.behave(Behaviour::TooMany("30"));
+    let all = futures_util::future::join_all((1..=80).map(|id| details(&service, id))).await;
+    for response in &all {
+        assert_unavailable(response);
+    }
+    // Their turns are 30 ms apart. The answer to the first comes sooner than most of them.
+    assert!(tmdb.count() < 40, "{} requests", tmdb.count());
+}
+
+#[tokio::test]
+async fn of_more_films_than_are_seen_only_one_with_a_known_name_is_the_movie() {
+    // They fill more than a page. What was added last is found first.
+    let mut films: Vec<TmdbFilm> =
+        (0..25).map(|n| TmdbFilm::new(n, &format!("Home {n}"), 2008, &[])).collect();
+    films.push(TmdbFilm::new(100, "Home", 2008, &["Isabelle Huppert"]));
+    let tmdb = Standin::start(films).await;
+    let nobody = json!({ "title": "Home", "year": 2008, "href": "1" });
+    let known = json!({ "title": "Home", "year": 2008, "href": "2", "cast": ["Isabelle Huppert"] });
+    let service = service_with(&tmdb, &[nobody, known]).await;
+    for movie in service.movies("").await {
+        let shown = details(&service, movie["id"].as_i64().unwrap()).await.json();
+        if movie["href"] == "1" {
+            assert_eq!(shown["code"], "no_details", "{shown}");
+        } else {
+            assert_eq!(shown["tmdb_id"], 100, "{shown}");
+        }
     }
 }
 
