@@ -56,6 +56,7 @@ Environment:
                  password of the user admin; it replaces an earlier one
                  [default: a random one, which the first start prints]
   MRU_TMDB_TOKEN API read access token of TMDB, for GET /movies/{id}/details [default: none]
+  MRU_IMAGES     on lets the page show the pictures that movies name [default: off]
   MRU_LOG        tracing filter [default: info]
   PG_BIN_DIR     directory of the Postgres programs to use
                  [default: the newest found; otherwise one is fetched with pip]

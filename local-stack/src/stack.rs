@@ -120,10 +120,8 @@ impl Stack {
         let sns_at = sns.local_addr()?;
         let sns_sdk = sdk(sns_at).into_builder();
         let sns_sdk = sns_sdk.endpoint_url(format!("http://{sns_at}/{sns_path}")).build();
-        let token = env::var("MRU_API_TOKEN").ok().filter(|token| !token.is_empty());
-        let token = token.unwrap_or_else(|| DEFAULT_TOKEN.to_owned());
-
-        let tmdb_token = env::var("MRU_TMDB_TOKEN").ok().filter(|token| !token.is_empty());
+        let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        let token = variable("MRU_API_TOKEN").unwrap_or_else(|| DEFAULT_TOKEN.to_owned());
 
         let (postgres, database) = start_database(&options.data_dir).await?;
         let aws = Aws {
@@ -177,7 +175,9 @@ impl Stack {
             api_token: ApiToken::Fixed(TokenDigest::of(&token)),
             jwt_key: Some(JwtKey::Fixed(signing_key(&options.data_dir)?)),
             outside_issuer: None,
-            tmdb: tmdb_token.map(|token| Tmdb::new(TmdbToken::Fixed(Secret::new(token)))),
+            tmdb: variable("MRU_TMDB_TOKEN")
+                .map(|token| Tmdb::new(TmdbToken::Fixed(Secret::new(token)))),
+            images: variable("MRU_IMAGES").is_some_and(|value| value == "on"),
             public_ledger: true,
             trusted_proxies: 0,
             buckets: vec![options.bucket.clone()],

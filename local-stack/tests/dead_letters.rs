@@ -105,6 +105,7 @@ impl Environment {
             jwt_key: None,
             outside_issuer: None,
             tmdb: None,
+            images: false,
             public_ledger: true,
             workers: 2,
             budget: Budget::default(),

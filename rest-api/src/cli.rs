@@ -231,6 +231,8 @@ Environment:
   MRU_TMDB_TOKEN_SECRET_ARN
                     secret in AWS Secrets Manager that holds it
   MRU_TMDB_URL      address of its API [https://api.themoviedb.org/3]
+  MRU_IMAGES        on lets the page show the pictures that movies name as thumbnail, of
+                    any host with https [off: it draws them]
   MRU_PUBLIC_LEDGER true lets everybody read the ingests: object keys, and pieces of
                     rejected files [false]
   MRU_BUCKETS       buckets that a notification may name, separated by commas

@@ -255,7 +255,7 @@ async fn serve(
         stopping.clone(),
         config.cache_bytes,
     )
-    .with_enricher(enricher);
+    .with_pictures(enricher, config.images);
     let background = tokio::spawn({
         let events = Arc::clone(&app.events);
         async move {

@@ -43,6 +43,8 @@ pub struct Config {
     pub outside_issuer: Option<OutsideIssuer>,
     /// Where details of movies come from (`MRU_TMDB_*`); none if no request goes there.
     pub tmdb: Option<Tmdb>,
+    /// Whether the page shows the pictures that movies name as `thumbnail` (`MRU_IMAGES`).
+    pub images: bool,
     /// Whether everybody reads the ledger (`MRU_PUBLIC_LEDGER`).
     pub public_ledger: bool,
     /// How many proxies in front of the service append the address of their client to `X-Forwarded-For`

@@ -53,6 +53,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             jwt_key: self.jwt_key(),
             outside_issuer: self.outside_issuer(),
             tmdb: self.tmdb(),
+            images: self.is_on("MRU_IMAGES"),
             public_ledger: self.parsed("MRU_PUBLIC_LEDGER", false, "true or false"),
             trusted_proxies: self.parsed("MRU_TRUSTED_PROXIES", 0, "a number of proxies"),
             ignored_keys: self.ignored_keys("MRU_IGNORE_KEYS"),
@@ -164,6 +165,18 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             tmdb.url = text.trim_end_matches('/').to_owned();
         }
         Some(tmdb)
+    }
+
+    /// Reads a switch, which is off by default.
+    fn is_on(&mut self, name: &str) -> bool {
+        match self.optional(name).as_deref() {
+            None | Some("off") => false,
+            Some("on") => true,
+            Some(other) => {
+                self.errors.push(format!("{name} must be on or off: {other}"));
+                false
+            }
+        }
     }
 
     fn budget(&mut self) -> Budget {

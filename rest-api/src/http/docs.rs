@@ -3,7 +3,7 @@
 //! The program contains the viewer, which comes from a crate (`build.rs` unpacks it), so that the page needs
 //! nothing from elsewhere. The policy of the page forbids it to.
 
-use http::header;
+use http::{HeaderValue, header};
 
 use super::{
     pages::{self, Document, JAVASCRIPT, Page},
@@ -17,7 +17,7 @@ static PAGE: Page = Page::new(|| {
                   img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                   frame-ancestors 'none'";
     Document::new("text/html; charset=utf-8", include_str!("docs/page.html"))
-        .with(header::CONTENT_SECURITY_POLICY, policy)
+        .with(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy))
 });
 
 /// The files that the page loads.

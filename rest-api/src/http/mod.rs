@@ -59,6 +59,8 @@ use crate::{
 };
 use cache::ResponseCache;
 pub(crate) use openapi::document;
+use page::Pictures;
+use pages::Document;
 pub(crate) use routes::{probe_routes, routes};
 pub(crate) use server::{Listener, serve};
 use validate::Validations;
@@ -85,6 +87,8 @@ pub(crate) struct App {
     attempts: Attempts,
     /// None if no request goes to TMDB.
     enricher: Option<Arc<Enricher>>,
+    /// The page at `/`.
+    index: Document,
 }
 
 /// Who may call, what a notification may name, and which files may be put.
@@ -115,6 +119,7 @@ impl App {
     ) -> Self {
         let (validations, cache) = (Validations::default(), ResponseCache::new(cache_bytes));
         let passwords = Passwords::default().counted_by(metrics.password_hashes());
+        let index = page::index(Pictures::default(), access.upload_origin.as_deref());
         Self {
             store,
             objects,
@@ -128,12 +133,16 @@ impl App {
             passwords,
             attempts: Attempts::default(),
             enricher: None,
+            index,
         }
     }
 
-    /// Returns the same with what TMDB says of movies.
-    pub(crate) fn with_enricher(self, enricher: Option<Arc<Enricher>>) -> Self {
-        Self { enricher, ..self }
+    /// Returns the same with what TMDB says of movies, and a page that shows its pictures, and those that movies name if
+    /// `thumbnails` says so.
+    pub(crate) fn with_pictures(self, enricher: Option<Arc<Enricher>>, thumbnails: bool) -> Self {
+        let pictures = Pictures { details: enricher.is_some(), thumbnails };
+        let index = page::index(pictures, self.access.upload_origin.as_deref());
+        Self { enricher, index, ..self }
     }
 }
 

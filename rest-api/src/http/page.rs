@@ -16,13 +16,17 @@ use super::{
     request::Request,
     response::Answer,
 };
-use crate::problem::{Code, Problem};
+use crate::{
+    enrich::IMAGE_ORIGIN,
+    problem::{Code, Problem},
+};
 use Load::{First, Later};
 
-/// The page runs and shows its own files and asks its own service, nothing else. Text never becomes markup or script.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-                      base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
-                      require-trusted-types-for 'script'; trusted-types 'none'; connect-src 'self'";
+/// The page runs and shows its own files and asks its own service, nothing else but for what [`policy`] adds. Text never
+/// becomes markup or script.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; base-uri 'none'; \
+                      form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+                      trusted-types 'none'";
 
 /// The page uses none of these.
 const PERMISSIONS: &str =
@@ -74,34 +78,56 @@ const FILES: [(&str, Load, &str); 30] = [
     ("years.js",         First, include_str!("page/years.js")),
 ];
 
-/// The page and its files, made when it is first asked for.
-static PAGE: LazyLock<Built> = LazyLock::new(Built::new);
-
-struct Built {
-    /// Changes with the content of any file.
-    version: String,
-    index: Document,
-    files: Vec<(&'static str, Document)>,
-}
-
-impl Built {
-    fn new() -> Self {
-        let mut digest = Sha256::new();
-        for (name, _, text) in FILES {
-            digest.update(format!("{name} {}\n{text}", text.len()));
-        }
-        let version = URL_SAFE_NO_PAD.encode(&digest.finalize()[..12]);
-        let index = Document::new("text/html; charset=utf-8", index(&version))
-            .with(header::REFERRER_POLICY, "no-referrer")
-            .with(HeaderName::from_static("cross-origin-opener-policy"), "same-origin")
-            .with(HeaderName::from_static("permissions-policy"), PERMISSIONS);
-        let files = FILES.iter().map(|(name, _, text)| (*name, document(name, text)));
-        Self { version, index, files: files.collect() }
+/// Changes with the content of any file.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let mut digest = Sha256::new();
+    for (name, _, text) in FILES {
+        digest.update(format!("{name} {}\n{text}", text.len()));
     }
+    URL_SAFE_NO_PAD.encode(&digest.finalize()[..12])
+});
+
+/// The files of the page, made when one is first asked for.
+static DOCUMENTS: LazyLock<Vec<(&str, Document)>> =
+    LazyLock::new(|| FILES.iter().map(|(name, _, text)| (*name, document(name, text))).collect());
+
+/// Which pictures the page shows beside those that it draws.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pictures {
+    /// Those of TMDB.
+    pub(super) details: bool,
+    /// Those that movies name, wherever they are.
+    pub(super) thumbnails: bool,
 }
 
-/// Returns the document that loads the files of this version.
-fn index(version: &str) -> String {
+/// Returns the document that loads the files. It tells them, and the browser, which pictures there are.
+pub(super) fn index(pictures: Pictures, upload_origin: Option<&str>) -> Document {
+    Document::new("text/html; charset=utf-8", html(pictures))
+        .with(header::CONTENT_SECURITY_POLICY, policy(pictures, upload_origin))
+        .with(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
+        .with(
+            HeaderName::from_static("cross-origin-opener-policy"),
+            HeaderValue::from_static("same-origin"),
+        )
+        .with(HeaderName::from_static("permissions-policy"), HeaderValue::from_static(PERMISSIONS))
+}
+
+/// Returns [`POLICY`] with where images come from, and with the one other origin that the page sends files to.
+fn policy(pictures: Pictures, upload_origin: Option<&str>) -> HeaderValue {
+    let images = match pictures {
+        Pictures { thumbnails: true, .. } => Some("https:"),
+        Pictures { details: true, .. } => Some(IMAGE_ORIGIN),
+        _ => None,
+    };
+    let further = |source: Option<&str>| source.map(|it| format!(" {it}")).unwrap_or_default();
+    let (images, uploads) = (further(images), further(upload_origin));
+    let policy = format!("{POLICY}; img-src 'self' data:{images}; connect-src 'self'{uploads}");
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(POLICY))
+}
+
+fn html(pictures: Pictures) -> String {
+    let version = &*VERSION;
+    let switch = |is_on| if is_on { "on" } else { "off" };
     let first = FILES.iter().filter(|(_, load, _)| *load == First);
     let links = first.map(|(name, ..)| {
         if name.ends_with(".css") {
@@ -113,13 +139,15 @@ fn index(version: &str) -> String {
     include_str!("page/index.html")
         .replace("{links}\n", &links.collect::<String>())
         .replace("{version}", version)
+        .replace("{details}", switch(pictures.details))
+        .replace("{thumbnails}", switch(pictures.thumbnails))
 }
 
 fn document(name: &str, text: &'static str) -> Document {
     let media_type = if name.ends_with(".css") { "text/css; charset=utf-8" } else { JAVASCRIPT };
     // A browser finds no package by its name.
     let text = text.replace(r#"from"preact""#, r#"from"./preact.js""#);
-    Document::new(media_type, text).with(header::CACHE_CONTROL, IMMUTABLE)
+    Document::new(media_type, text).with(header::CACHE_CONTROL, HeaderValue::from_static(IMMUTABLE))
 }
 
 /// Returns the names of the files that the page loads.
@@ -130,32 +158,19 @@ pub(super) fn file_names() -> impl Iterator<Item = &'static str> {
 /// `GET /`: the page.
 pub(super) async fn home(request: Request) -> Answer {
     params::none(&request.query)?;
-    let mut response = pages::respond(&request.headers, &built().await?.index);
-    let policy = policy(request.app.access.upload_origin.as_deref());
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-    Ok(response)
-}
-
-/// Returns [`POLICY`] with the one other origin that the page sends files to.
-fn policy(upload_origin: Option<&str>) -> HeaderValue {
-    let policy = upload_origin.map(|origin| HeaderValue::try_from(format!("{POLICY} {origin}")));
-    policy.and_then(Result::ok).unwrap_or(HeaderValue::from_static(POLICY))
+    Ok(pages::respond(&request.headers, &request.app.index))
 }
 
 /// `GET /page/{version}/{file}`: a file that the page loads.
 pub(super) async fn file(request: Request) -> Answer {
     params::none(&request.query)?;
     let missing = || Problem::new(Code::NotFound, "no such file; / is the page");
-    let built = built().await?;
+    // The first request waits until they are made and compressed.
+    let documents = spawn_blocking(|| LazyLock::force(&DOCUMENTS)).await;
+    let documents = documents.map_err(|error| Problem::internal(&error))?;
     let [version, name] = request.path_values() else { return Err(missing()) };
     // A file of another release does not fit to those of this one.
-    let mut files = built.files.iter().filter(|_| *version == built.version);
+    let mut files = documents.iter().filter(|_| *version == *VERSION);
     let (_, file) = files.find(|(known, _)| known == name).ok_or_else(missing)?;
     Ok(pages::respond(&request.headers, file))
-}
-
-/// Returns the page. The first request waits until it is made and compressed.
-async fn built() -> Result<&'static Built, Problem> {
-    let built = spawn_blocking(|| LazyLock::force(&PAGE)).await;
-    built.map_err(|error| Problem::internal(&error))
 }

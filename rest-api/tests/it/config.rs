@@ -214,6 +214,14 @@ fn tmdb_is_asked_only_with_a_token() {
 }
 
 #[test]
+fn pictures_of_other_hosts_are_switched_on() {
+    assert!(!read(&[]).unwrap().images);
+    assert!(!read(&[("MRU_IMAGES", "off")]).unwrap().images);
+    assert!(read(&[("MRU_IMAGES", "on")]).unwrap().images);
+    assert_eq!(error(&[("MRU_IMAGES", "true")]), "MRU_IMAGES must be on or off: true");
+}
+
+#[test]
 fn the_topic_for_results_is_a_standard_topic_of_the_configured_region() {
     const NAME: &str = "MRU_RESULTS_TOPIC_ARN";
     assert_eq!(read(&[]).unwrap().results_topic_arn, None);

@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use http::StatusCode;
-use rest_api::config::Config;
+use rest_api::{config::Config, enrich::IMAGE_ORIGIN};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -148,6 +148,34 @@ async fn without_a_token_nothing_is_asked() {
             (StatusCode::NOT_FOUND, &json!("details_off"))
         );
     }
+}
+
+#[tokio::test]
+async fn the_page_may_load_images_of_other_hosts_only_where_they_are_switched_on() {
+    let tmdb = Standin::start(Vec::new()).await;
+    for (details, thumbnails, images) in [
+        (false, false, String::new()),
+        (true, false, format!(" {IMAGE_ORIGIN}")),
+        (false, true, " https:".to_owned()),
+        (true, true, " https:".to_owned()),
+    ] {
+        let configure = |config: &mut Config| {
+            config.images = thumbnails;
+            if details {
+                tmdb.configure(config);
+            }
+        };
+        let service = Service::builder().config(configure).start().await;
+        let home = service.get("/").await;
+        let policy = home.header("content-security-policy");
+        assert!(policy.contains(&format!("; img-src 'self' data:{images};")), "{policy}");
+        assert!(policy.contains("; connect-src 'self'"), "{policy}");
+        let switch = |is_on| if is_on { "on" } else { "off" };
+        let (details, thumbnails) = (switch(details), switch(thumbnails));
+        let app = format!("id=\"app\" data-details=\"{details}\" data-thumbnails=\"{thumbnails}\"");
+        assert!(home.text.contains(&app), "{}", home.text);
+    }
+    assert_eq!(tmdb.count(), 0);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@
 //! | `corpus::` | the oracle of the fuzzer, on the corpus and on the files of the tests |
 //! | `decisions::` | undo, redo, approve, and their export and import |
 //! | `deployment::` | chart, Terraform and health check agree with the programs |
-//! | `details::` | what TMDB says of movies: a stand-in that answers as documented, slowly, badly, or not; `rest-api enrich` |
+//! | `details::` | what TMDB says of movies: a stand-in that answers as documented, slowly, badly, or not; `rest-api enrich`; which images the page may load |
 //! | `details_matching::` | which film a movie is, on real titles that are easily taken for each other |
 //! | `equal_text::` | texts that are equal: normal forms, case |
 //! | `events::` | `GET /events`: what followers are told, across replicas and outages |

@@ -151,6 +151,7 @@ fn config(database: Database) -> Config {
         jwt_key: Some(JwtKey::Fixed(KEY.clone())),
         outside_issuer: None,
         tmdb: None,
+        images: false,
         public_ledger: true,
         trusted_proxies: 0,
         buckets: Vec::new(),
