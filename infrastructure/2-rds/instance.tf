@@ -16,6 +16,11 @@ resource "aws_db_parameter_group" "this" {
     name  = "log_min_duration_statement"
     value = "1000" # ms
   }
+
+  # The group of another major version must exist before the database changes to it, and the old one until then.
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "aws_db_instance" "this" {
@@ -55,6 +60,10 @@ resource "aws_db_instance" "this" {
 
   maintenance_window         = local.maintenance_window
   auto_minor_version_upgrade = true
+
+  allow_major_version_upgrade = var.allow_major_version_upgrade
+  # Terraform removes the old parameter group after the upgrade, so it must not wait for the maintenance window.
+  apply_immediately = var.allow_major_version_upgrade
 
   performance_insights_enabled          = true
   performance_insights_retention_period = 7 # days; free of charge

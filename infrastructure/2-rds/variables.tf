@@ -77,6 +77,13 @@ variable "max_allocated_storage" {
   }
 }
 
+variable "allow_major_version_upgrade" {
+  description = "Set to true only for the apply that upgrades Postgres to another major version. RDS then upgrades at once, and applies other changes at once, too."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "deletion_protection" {
   description = "Set to false only before `terraform destroy`."
   type        = bool

@@ -127,6 +127,36 @@ run "instance" {
   }
 }
 
+run "no_major_version_upgrade" {
+  assert {
+    condition     = !aws_db_instance.this[0].allow_major_version_upgrade && !aws_db_instance.this[0].apply_immediately
+    error_message = "A plan must not be able to upgrade the major version, and changes must wait for the maintenance window."
+  }
+}
+
+run "major_version_upgrade" {
+  variables {
+    allow_major_version_upgrade = true
+  }
+
+  assert {
+    condition     = aws_db_instance.this[0].allow_major_version_upgrade && aws_db_instance.this[0].apply_immediately
+    error_message = "The upgrade must be allowed and immediate: terraform removes the old parameter group after it."
+  }
+}
+
+run "major_version_upgrade_with_a_reader" {
+  variables {
+    allow_major_version_upgrade = true
+    reader                      = true
+  }
+
+  assert {
+    condition     = aws_rds_cluster.this[0].allow_major_version_upgrade && aws_rds_cluster.this[0].apply_immediately
+    error_message = "The upgrade must be allowed and immediate: terraform removes the old parameter group after it."
+  }
+}
+
 run "network" {
   assert {
     condition     = aws_vpc_security_group_ingress_rule.from_nodes.referenced_security_group_id == "sg-0a0a0a0a0a0a0a0a0"
