@@ -119,6 +119,22 @@ INVALID_VALUES = [
     ("image: {digest: 'sha256:123'}", "'/image/digest'"),
     ("image: {pullPolicy: Sometimes}", "'/image/pullPolicy'"),
     ("preStopSeconds: 0", "'/preStopSeconds': minimum"),
+    ("commonLabels: {app.kubernetes.io/name: other}", "invalid propertyName 'app.kubernetes.io/name'"),
+    ("commonLabels: {team: 'films and series'}", "'/commonLabels/team'"),
+    ("podLabels: {app.kubernetes.io/component: other}", "invalid propertyName 'app.kubernetes.io/component'"),
+    ("commonAnnotations: {helm.sh/hook: test}", "invalid propertyName 'helm.sh/hook'"),
+    ("podAnnotations: {checksum/config: none}", "invalid propertyName 'checksum/config'"),
+    ("imagePullSecrets: [registry]", "'/imagePullSecrets/0': got string, want object"),
+    ("fullnameOverride: Movies", "'/fullnameOverride'"),
+    ("ingress: {className: ''}", "'/ingress/className'"),
+    ("autoscaling: {behavior: {up: {}}}", "additional properties 'up' not allowed"),
+    ("resources: {limits: {ephemeral-storage: 1G}}", "'/resources/limits/ephemeral-storage'"),
+    ("tolerations: [{key: x, effect: Never}]", "'/tolerations/0/effect'"),
+    ("affinity: {zoneAffinity: {}}", "additional properties 'zoneAffinity' not allowed"),
+    ("extraEnv: [{name: MRU_DB_HOST, value: db.example.com}]", "'/extraEnv/0/name'"),
+    ("extraEnv: [{name: EXAMPLE_PASSWORD, value: hunter2}]", "missing property 'valueFrom'"),
+    ("extraVolumes: [{name: host, hostPath: {path: /}}]", "'/extraVolumes/0'"),
+    ("extraVolumeMounts: [{name: x}]", "missing property 'mountPath'"),
     ("rollingUpdate: {maxSurge: 0}", "'/rollingUpdate': 'anyOf' failed"),
     ("rollingUpdate: {maxSurge: 25%}", "'/rollingUpdate/maxSurge': got string, want integer"),
     ("topologySpread: {whenUnsatisfiable: Maybe}", "'/topologySpread/whenUnsatisfiable'"),
@@ -324,7 +340,11 @@ def check_ingress(where, ingress, service, sleep, probe_port):
     alb = {key.removeprefix("alb.ingress.kubernetes.io/"): value for key, value in annotations.items()}
     internal = ingress["metadata"]["name"].endswith("-internal")
     check(all(isinstance(value, str) for value in annotations.values()), at, "an annotation is not a string")
-    check(ingress["spec"].get("ingressClassName") == "alb", at, "the ingress class is not alb")
+    check(
+        ingress["spec"].get("ingressClassName") == ("alb-shared" if where == "conventions.yaml" else "alb"),
+        at,
+        "the ingress class is not alb",
+    )
     check(alb.get("scheme") == ("internal" if internal else "internet-facing"), at, f"scheme is {alb.get('scheme')}")
     check(alb.get("target-type") == "ip", at, "a ClusterIP service needs target-type ip")
     check(
@@ -480,9 +500,10 @@ def check_manifests(where, text):
                 where,
                 "the ServiceMonitor scrapes an unknown port or path",
             )
-    account = only("ServiceAccount")["metadata"]["name"]
+    account = only("ServiceAccount")
     check(
-        all(pod["spec"]["serviceAccountName"] == account for pod in pods.values()),
+        {pod["spec"]["serviceAccountName"] for pod in pods.values()}
+        == {account["metadata"]["name"] if account else "catalogue"},
         where,
         "the pods use different service accounts",
     )
@@ -515,6 +536,34 @@ def check_manifests(where, text):
         where,
         f"the test does not request {address}",
     )
+
+
+def check_conventions(where, text):
+    """Checks that what ci/conventions.yaml sets reaches every object and every pod."""
+    values = yaml.safe_load((CHART / "ci" / where).read_text())
+    for manifest in filter(None, yaml.safe_load_all(text)):
+        at = f"{where}, {manifest['kind']}"
+        template = manifest["spec"].get("template", {}) if "spec" in manifest else {}
+        pod = manifest["spec"] if manifest["kind"] == "Pod" else template.get("spec", {})
+        for metadata in (manifest["metadata"], *([template["metadata"]] if template else [])):
+            for key, common in (("labels", "commonLabels"), ("annotations", "commonAnnotations")):
+                check(values[common].items() <= metadata.get(key, {}).items(), at, f"{common} are missing")
+        check(manifest["metadata"]["name"].startswith("catalogue"), at, "fullnameOverride does not hold")
+        if manifest["kind"] == "HorizontalPodAutoscaler":
+            check(manifest["spec"].get("behavior") == values["autoscaling"]["behavior"], at, "behavior is missing")
+        if not pod:
+            continue
+        for key in ("imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"):
+            check(pod.get(key) == values[key], at, f"{key} is missing")
+        container = pod["containers"][0]
+        check(container["resources"] == values["resources"], at, "resources differ")
+        if manifest["kind"] != "Pod":
+            for key, extra in (("env", "extraEnv"), ("volumeMounts", "extraVolumeMounts")):
+                check(all(item in container[key] for item in values[extra]), at, f"{extra} is missing")
+            check(all(item in pod["volumes"] for item in values["extraVolumes"]), at, "extraVolumes is missing")
+        if manifest["kind"] == "Deployment":
+            for key, own in (("labels", "podLabels"), ("annotations", "podAnnotations")):
+                check(values[own].items() <= template["metadata"][key].items(), at, f"{own} are missing")
 
 
 # The checks run for the cluster's Kubernetes version and the oldest version that the chart supports.
@@ -556,6 +605,7 @@ for name, text in rendered.items():
         check_manifests(name, text)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         check(False, name, f"a required field is missing: {error!r}")
+check_conventions("conventions.yaml", rendered["conventions.yaml"])
 report("ports, probes, selectors, pod security, secrets, shutdown, spread, ingresses, network policy")
 
 routes = pathlib.Path("rest-api/src/http/routes.rs").read_text()

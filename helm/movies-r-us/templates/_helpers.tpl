@@ -1,3 +1,8 @@
+{{/* The name of the objects, and the beginning of their names. */}}
+{{- define "movies-r-us.name" -}}
+{{ .Values.fullnameOverride | default .Release.Name }}
+{{- end }}
+
 {{/* Labels that select pods; they must never change. Arguments: root, component. */}}
 {{- define "movies-r-us.selector" -}}
 app.kubernetes.io/name: movies-r-us
@@ -11,6 +16,9 @@ app.kubernetes.io/part-of: movies-r-us
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "movies-r-us.image" -}}
@@ -30,6 +38,21 @@ serviceAccountName: {{ .Values.serviceAccount.name }}
 automountServiceAccountToken: false
 # Without this, every service in the namespace adds environment variables.
 enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
@@ -54,8 +77,8 @@ resources: {{- toYaml .Values.resources | nindent 2 }}
 {{- define "movies-r-us.environment" -}}
 envFrom:
   - configMapRef:
-      name: {{ .Release.Name }}
-{{- if or .Values.database.existingSecret .Values.apiToken.existingSecret .Values.jwtKey.existingSecret .Values.tmdb.existingSecret .Values.aws.env }}
+      name: {{ include "movies-r-us.name" . }}
+{{- if or .Values.database.existingSecret .Values.apiToken.existingSecret .Values.jwtKey.existingSecret .Values.tmdb.existingSecret .Values.aws.env .Values.extraEnv }}
 env:
   {{- with .Values.database.existingSecret }}
   - name: MRU_DB_USER
@@ -83,21 +106,34 @@ env:
   {{- with .Values.aws.env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
-{{- if .Values.database.caConfigMap }}
+{{- if or .Values.database.caConfigMap .Values.extraVolumeMounts }}
 volumeMounts:
+  {{- if .Values.database.caConfigMap }}
   - name: database-ca
     mountPath: /etc/movies-r-us
     readOnly: true
+  {{- end }}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "movies-r-us.volumes" -}}
-{{- with .Values.database.caConfigMap }}
+{{- if or .Values.database.caConfigMap .Values.extraVolumes }}
 volumes:
+  {{- with .Values.database.caConfigMap }}
   - name: database-ca
     configMap:
       name: {{ . }}
+  {{- end }}
+  {{- with .Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
@@ -127,7 +163,7 @@ alb.ingress.kubernetes.io/certificate-arn: {{ . }}
 {{- with .ingress.groupName }}
 alb.ingress.kubernetes.io/group.name: {{ . }}
 {{- end }}
-{{- with .ingress.annotations }}
+{{- with mergeOverwrite dict .root.Values.commonAnnotations .ingress.annotations }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
