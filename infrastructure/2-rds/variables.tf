@@ -100,3 +100,15 @@ variable "final_snapshot_identifier" {
     error_message = "final_snapshot_identifier must consist of lower-case letters, digits and single hyphens, and start with a letter."
   }
 }
+
+variable "tags" {
+  description = "Tags of all resources, beside Project."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = !contains(keys(var.tags), "Project")
+    error_message = "tags must not contain Project, which is movies-r-us."
+  }
+}

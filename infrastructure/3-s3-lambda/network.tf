@@ -75,3 +75,30 @@ resource "aws_vpc_endpoint" "secrets_manager" {
     }
   }
 }
+
+data "aws_route_tables" "private" {
+  vpc_id = data.aws_vpc.this.id
+
+  filter {
+    name   = "association.subnet-id"
+    values = local.subnet_ids
+  }
+}
+
+# Free, while each GB through a NAT gateway costs. It has the default policy, because the nodes read images and packages
+# from S3, too; the bucket's policy and the roles decide who reads what.
+resource "aws_vpc_endpoint" "s3" {
+  count = var.s3_endpoint ? 1 : 0
+
+  vpc_id            = data.aws_vpc.this.id
+  vpc_endpoint_type = "Gateway"
+  service_name      = "com.amazonaws.eu-west-1.s3"
+  route_table_ids   = data.aws_route_tables.private.ids
+
+  lifecycle {
+    precondition {
+      condition     = length(data.aws_route_tables.private.ids) >= 1
+      error_message = "No route table is associated with the private subnets: associate one, or set s3_endpoint to false."
+    }
+  }
+}

@@ -134,3 +134,22 @@ variable "pod_role_name" {
   type        = string
   default     = "movies-r-us-api"
 }
+
+variable "s3_endpoint" {
+  description = "Whether the private subnets reach S3 by a gateway endpoint instead of the NAT gateways. Set to false if the VPC has such an endpoint already."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
+variable "tags" {
+  description = "Tags of all resources, beside Project."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = !contains(keys(var.tags), "Project")
+    error_message = "tags must not contain Project, which is movies-r-us."
+  }
+}

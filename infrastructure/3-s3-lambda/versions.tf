@@ -21,6 +21,6 @@ provider "aws" {
   region = "eu-west-1"
 
   default_tags {
-    tags = { Project = "movies-r-us" }
+    tags = merge(var.tags, { Project = "movies-r-us" })
   }
 }

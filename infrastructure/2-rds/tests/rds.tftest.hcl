@@ -294,6 +294,16 @@ run "free_storage_with_a_reader" {
   }
 }
 
+run "refuses_another_project_tag" {
+  command = plan
+
+  variables {
+    tags = { Project = "other" }
+  }
+
+  expect_failures = [var.tags]
+}
+
 run "refuses_a_malformed_instance_class" {
   command = plan
 

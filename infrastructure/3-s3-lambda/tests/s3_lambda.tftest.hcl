@@ -212,6 +212,50 @@ run "network" {
   }
 }
 
+run "s3_endpoint" {
+  assert {
+    condition     = aws_vpc_endpoint.s3[0].vpc_endpoint_type == "Gateway" && aws_vpc_endpoint.s3[0].service_name == "com.amazonaws.eu-west-1.s3" && aws_vpc_endpoint.s3[0].vpc_id == "vpc-0b0b0b0b0b0b0b0b0" && aws_vpc_endpoint.s3[0].route_table_ids == toset(["rtb-0a", "rtb-0b", "rtb-0c"])
+    error_message = "S3 must have a gateway endpoint in the route tables of the private subnets."
+  }
+
+  assert {
+    condition     = one(data.aws_route_tables.private.filter).name == "association.subnet-id" && one(data.aws_route_tables.private.filter).values == toset(["subnet-0a", "subnet-0b", "subnet-0c"])
+    error_message = "The route tables must be those of the private subnets."
+  }
+}
+
+run "without_s3_endpoint" {
+  variables {
+    s3_endpoint = false
+  }
+
+  assert {
+    condition     = length(aws_vpc_endpoint.s3) == 0
+    error_message = "A VPC that has an endpoint of S3 must not get a second one."
+  }
+}
+
+run "refuses_subnets_without_a_route_table" {
+  command = plan
+
+  override_data {
+    target = data.aws_route_tables.private
+    values = { ids = [] }
+  }
+
+  expect_failures = [aws_vpc_endpoint.s3]
+}
+
+run "refuses_another_project_tag" {
+  command = plan
+
+  variables {
+    tags = { Project = "other" }
+  }
+
+  expect_failures = [var.tags]
+}
+
 run "loopback_for_emulators" {
   variables {
     movies_r_us_notify_api_url = "http://127.0.0.1:8080/notify"

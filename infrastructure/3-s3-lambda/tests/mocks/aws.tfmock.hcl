@@ -15,6 +15,10 @@ mock_data "aws_subnets" {
   defaults = { ids = ["subnet-0a", "subnet-0b", "subnet-0c"] }
 }
 
+mock_data "aws_route_tables" {
+  defaults = { ids = ["rtb-0a", "rtb-0b", "rtb-0c"] }
+}
+
 mock_data "aws_secretsmanager_secret" {
   defaults = { arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:movies-r-us/api-token-abcdef" }
 }
