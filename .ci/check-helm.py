@@ -48,6 +48,7 @@ PUBLIC = [
     "/users",
     "/users/1",
 ]
+PRIVATE_RANGES = {"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"}
 POD_IDENTITY_AGENT = "169.254.170.23/32"
 
 # Invalid values: an override of ci/aws.yaml, and a substring of the expected error message.
@@ -424,6 +425,15 @@ def check_network(where, policy, pods, ports, database_port):
     ]
     for port in (53, 443, database_port):
         check(any(port == other for _, other in out), where, f"the network policy does not allow egress to port {port}")
+    for rule in spec["egress"]:
+        check(rule.get("to"), where, "the network policy allows egress to everywhere")
+        for peer in rule.get("to", []):
+            block = peer.get("ipBlock", {})
+            check(
+                block.get("cidr") != "0.0.0.0/0" or PRIVATE_RANGES <= set(block.get("except", [])),
+                where,
+                "the network policy allows egress to private networks",
+            )
     check((POD_IDENTITY_AGENT, 80) in out, where, "the network policy does not allow egress to the pod identity agent")
 
 

@@ -8,8 +8,8 @@ fail() {
 }
 
 # By interpreter, because the commands have no suffix.
-mapfile -t python < <(grep -lE '^#!.*\bpython3$' .ci/* scripts/*)
-mapfile -t shell < <(grep -lE '^#!.*\b(bash|sh)$' .ci/* scripts/*)
+mapfile -t python < <(grep --directories=skip -lE '^#!.*\bpython3$' .ci/* scripts/*)
+mapfile -t shell < <(grep --directories=skip -lE '^#!.*\b(bash|sh)$' .ci/* scripts/*)
 
 echo "check-scripts: ruff, ${#python[@]} files"
 ruff check --no-cache --quiet --config .ci/ruff.toml "${python[@]}"

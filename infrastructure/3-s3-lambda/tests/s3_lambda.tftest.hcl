@@ -174,6 +174,11 @@ run "alarms" {
   }
 
   assert {
+    condition     = [for s in jsondecode(aws_kms_key.alarms.policy).Statement : s.Condition if s.Sid == "SendAlarms"] == [{ StringEquals = { "aws:SourceAccount" = "111122223333" } }]
+    error_message = "CloudWatch may use the key for alarms of this account only."
+  }
+
+  assert {
     condition     = length(aws_sns_topic_subscription.alarms) == 0
     error_message = "Without an address there must be no subscription."
   }
@@ -209,6 +214,20 @@ run "network" {
   assert {
     condition     = alltrue([for text in [aws_security_group.ingest.description, aws_security_group.secrets_manager.description, aws_vpc_security_group_egress_rule.ingest_to_vpc.description, aws_vpc_security_group_ingress_rule.secrets_manager_from_vpc.description] : can(regex("^[0-9A-Za-z ._:/()#,@+=&;{}!$*\\[\\]-]+$", text))])
     error_message = "Descriptions of security groups and rules must contain only characters that EC2 accepts."
+  }
+}
+
+run "secrets_manager_endpoint" {
+  assert {
+    condition = jsondecode(aws_vpc_endpoint.secrets_manager.policy).Statement == [{
+      Sid       = "ReadSecretsOfThisAccount"
+      Effect    = "Allow"
+      Principal = "*"
+      Action    = "secretsmanager:GetSecretValue"
+      Resource  = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:*"
+      Condition = { StringEquals = { "aws:PrincipalAccount" = "111122223333" } }
+    }]
+    error_message = "The endpoint must serve secrets of this account to its own roles only."
   }
 }
 
