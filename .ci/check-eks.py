@@ -19,6 +19,8 @@ TOPIC = "arn:aws:sns:eu-west-1:*:movies-r-us-results"
 TOKEN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/api-token-??????"
 JWT_KEY = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/jwt-key-??????"
 TMDB_TOKEN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/tmdb-token-??????"
+LOGS = "amazon-cloudwatch-observability"
+POD_LOGS = "arn:aws:logs:eu-west-1:*:log-group:/aws/containerinsights/movies-r-us-cluster/*"
 POD_PERMISSIONS = {
     ("s3:GetObject", BUCKET + "/*"),
     ("s3:GetObjectVersion", BUCKET + "/*"),
@@ -78,8 +80,16 @@ def check_cluster(config):
 
 def check_addons(config):
     addons = {addon["name"]: addon for addon in config.get("addons", [])}
-    for name in ("eks-pod-identity-agent", "vpc-cni", "coredns", "kube-proxy", "metrics-server"):
+    for name in ("eks-pod-identity-agent", "vpc-cni", "coredns", "kube-proxy", "metrics-server", LOGS):
         check(f"the addon {name}", name in addons)
+    logs = addons.get(LOGS, {})
+    values = yaml.safe_load(logs.get("configurationValues") or "{}")
+    check("no metrics of containers in CloudWatch", values.get("containerInsights") == {"enabled": False})
+    accounts = {a["serviceAccountName"]: a for a in logs.get("podIdentityAssociations", [])}
+    check("one pod identity for the addon of logs, cloudwatch-agent", accounts.keys() == {"cloudwatch-agent"})
+    granted = permissions(accounts.get("cloudwatch-agent", {}).get("permissionPolicy", {"Statement": []}))
+    actions = ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")
+    check("the addon of logs writes logs of pods only", granted == {(f"logs:{action}", POD_LOGS) for action in actions})
     values = yaml.safe_load(addons.get("vpc-cni", {}).get("configurationValues") or "{}")
     check("vpc-cni enforces NetworkPolicies", values.get("enableNetworkPolicy") == "true")
 

@@ -430,7 +430,7 @@ def check_network(where, policy, pods, ports, database_port):
         for peer in rule.get("to", []):
             block = peer.get("ipBlock", {})
             check(
-                block.get("cidr") != "0.0.0.0/0" or PRIVATE_RANGES <= set(block.get("except", [])),
+                block.get("cidr") != "0.0.0.0/0" or set(block.get("except", [])) >= PRIVATE_RANGES,
                 where,
                 "the network policy allows egress to private networks",
             )

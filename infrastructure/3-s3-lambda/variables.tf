@@ -135,6 +135,19 @@ variable "pod_role_name" {
   default     = "movies-r-us-api"
 }
 
+
+variable "load_balancers" {
+  description = "Load balancers that get alarms: a name, and the part of the ARN after `:loadbalancer/`. scripts/load-balancers prints it."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name, suffix in var.load_balancers : can(regex("^[a-z0-9-]+$", name)) && can(regex("^app/[A-Za-z0-9-]+/[0-9a-f]+$", suffix))])
+    error_message = "load_balancers must map names to values that look like app/k8s-movies/0123456789abcdef."
+  }
+}
+
 variable "s3_endpoint" {
   description = "Whether the private subnets reach S3 by a gateway endpoint instead of the NAT gateways. Set to false if the VPC has such an endpoint already."
   type        = bool

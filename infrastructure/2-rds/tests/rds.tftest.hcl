@@ -213,6 +213,40 @@ run "free_storage" {
   }
 }
 
+run "database_alarms" {
+  assert {
+    condition     = { for name, alarm in aws_cloudwatch_metric_alarm.database : name => "${alarm.metric_name} > ${alarm.threshold}" } == { movies-r-us-connections = "DatabaseConnections > 720", movies-r-us-processor = "CPUUtilization > 90" }
+    error_message = "The instance must have alarms on processor and connections; db.m7g.large accepts about 900 connections."
+  }
+
+  assert {
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.database : alarm.namespace == "AWS/RDS" && alarm.dimensions == tomap({ DBInstanceIdentifier = aws_db_instance.this[0].identifier }) && alarm.comparison_operator == "GreaterThanThreshold" && alarm.statistic == "Average" && alarm.alarm_actions == toset(["arn:aws:sns:eu-west-1:111122223333:movies-r-us-alarms"])])
+    error_message = "The alarms must watch the instance and go to the topic of 3-s3-lambda."
+  }
+}
+
+run "connections_of_a_small_class" {
+  variables {
+    instance_class = "db.t4g.micro"
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.database["movies-r-us-connections"].threshold == 89
+    error_message = "db.t4g.micro accepts about 110 connections."
+  }
+}
+
+run "connections_of_a_large_class" {
+  variables {
+    instance_class = "db.r7g.4xlarge"
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.database["movies-r-us-connections"].threshold == 4000
+    error_message = "RDS accepts at most 5000 connections."
+  }
+}
+
 run "given_network" {
   variables {
     vpc_id     = "vpc-0123456789abcdef0"
@@ -291,6 +325,17 @@ run "free_storage_with_a_reader" {
   assert {
     condition     = keys(aws_cloudwatch_metric_alarm.free_storage) == [for number in [1, 2, 3] : "${aws_rds_cluster.this[0].cluster_identifier}-instance-${number}"]
     error_message = "Each instance of the cluster must have an alarm on free storage."
+  }
+}
+
+run "database_alarms_with_a_reader" {
+  variables {
+    reader = true
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_metric_alarm.database) == 9 && alltrue([for number in [1, 2, 3] : aws_cloudwatch_metric_alarm.database["movies-r-us-instance-${number}-replica-lag"].metric_name == "ReplicaLag" && aws_cloudwatch_metric_alarm.database["movies-r-us-instance-${number}-replica-lag"].dimensions == tomap({ DBInstanceIdentifier = "movies-r-us-instance-${number}" })])
+    error_message = "Each instance of the cluster must have alarms on processor, connections and lag."
   }
 }
 

@@ -184,6 +184,50 @@ run "alarms" {
   }
 }
 
+run "alarms_on_load_balancers" {
+  variables {
+    load_balancers = {
+      movies-r-us-public   = "app/k8s-public/0123456789abcdef"
+      movies-r-us-internal = "app/k8s-internal/fedcba9876543210"
+    }
+  }
+
+  assert {
+    condition     = keys(aws_cloudwatch_metric_alarm.load_balancers) == ["movies-r-us-internal-errors", "movies-r-us-internal-latency", "movies-r-us-internal-unhealthy-hosts", "movies-r-us-public-errors", "movies-r-us-public-latency", "movies-r-us-public-unhealthy-hosts"]
+    error_message = "Each load balancer must have three alarms."
+  }
+
+  assert {
+    condition     = alltrue([for name, alarm in aws_cloudwatch_metric_alarm.load_balancers : alarm.comparison_operator == "GreaterThanThreshold" && alarm.treat_missing_data == "notBreaching" && alarm.alarm_actions == toset([aws_sns_topic.alarms.arn]) && length([for query in alarm.metric_query : query if query.return_data]) == 1])
+    error_message = "The alarms must compare one result, be quiet without requests, and go to the topic."
+  }
+
+  assert {
+    condition     = alltrue(flatten([for name, alarm in aws_cloudwatch_metric_alarm.load_balancers : [for query in alarm.metric_query : [for metric in query.metric : metric.namespace == "AWS/ApplicationELB" && metric.dimensions == tomap({ LoadBalancer = startswith(name, "movies-r-us-public-") ? "app/k8s-public/0123456789abcdef" : "app/k8s-internal/fedcba9876543210" }) && metric.period == 300]]]))
+    error_message = "The alarms must watch their load balancer."
+  }
+
+  assert {
+    condition     = sort([for query in aws_cloudwatch_metric_alarm.load_balancers["movies-r-us-public-errors"].metric_query : "${query.id}=${join("", query.metric[*].metric_name)}"]) == tolist(["by_itself=HTTPCode_ELB_5XX_Count", "by_pods=HTTPCode_Target_5XX_Count", "requests=RequestCount", "result="]) && aws_cloudwatch_metric_alarm.load_balancers["movies-r-us-public-errors"].threshold == 5
+    error_message = "The alarm on errors must compare the share of 5xx of pods and load balancer."
+  }
+
+  assert {
+    condition     = one([for query in aws_cloudwatch_metric_alarm.load_balancers["movies-r-us-public-unhealthy-hosts"].metric_query : "${query.period} ${query.expression}"]) == "60 SELECT MAX(UnHealthyHostCount) FROM SCHEMA(\"AWS/ApplicationELB\", LoadBalancer, TargetGroup) WHERE LoadBalancer = 'app/k8s-public/0123456789abcdef'"
+    error_message = "The alarm on unhealthy hosts must cover all target groups of the load balancer."
+  }
+}
+
+run "refuses_the_arn_of_a_load_balancer" {
+  command = plan
+
+  variables {
+    load_balancers = { public = "arn:aws:elasticloadbalancing:eu-west-1:111122223333:loadbalancer/app/k8s-public/0123456789abcdef" }
+  }
+
+  expect_failures = [var.load_balancers]
+}
+
 run "alarms_by_email" {
   variables {
     alarm_email = "operators@example.com"
