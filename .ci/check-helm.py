@@ -139,6 +139,11 @@ INVALID_VALUES = [
     ("rollingUpdate: {maxSurge: 0}", "'/rollingUpdate': 'anyOf' failed"),
     ("rollingUpdate: {maxSurge: 25%}", "'/rollingUpdate/maxSurge': got string, want integer"),
     ("topologySpread: {whenUnsatisfiable: Maybe}", "'/topologySpread/whenUnsatisfiable'"),
+    ("reconcile: {schedule: daily}", "'/reconcile/schedule'"),
+    ("reconcile: {deadlineSeconds: 0}", "'/reconcile/deadlineSeconds': minimum"),
+    ("prometheusRule: {enabled: true}", "'/serviceMonitor/enabled'"),
+    ("prometheusRule: {labels: {release: 'the first'}}", "'/prometheusRule/labels'"),
+    ("grafanaDashboard: {labels: {grafana_dashboard: 1}}", "'/grafanaDashboard/labels/grafana_dashboard': got number"),
     ("networkPolicy: {extraEgress: [{ports: [{port: 70000}]}]}", "'/networkPolicy/extraEgress/0'"),
 ]
 
@@ -456,10 +461,16 @@ def check_manifests(where, text):
         check(len(found) == 1, where, f"{len(found)} objects of kind {kind}, expected 1")
         return found[0]
 
+    dashboards = [m for m in by_kind["ConfigMap"] if m["metadata"]["name"].endswith("-dashboard")]
+    by_kind["ConfigMap"] = [m for m in by_kind["ConfigMap"] if m not in dashboards]
     deployment, job, service, config = only("Deployment"), only("Job"), only("Service"), only("ConfigMap")
     budget, autoscaler, policy = only("PodDisruptionBudget"), only("HorizontalPodAutoscaler"), only("NetworkPolicy")
     test, monitor = only("Pod"), only("ServiceMonitor")
     pods = {"api": deployment["spec"]["template"], "migrate": job["spec"]["template"], "test": test}
+    reconcile = only("CronJob")
+    if reconcile:
+        pods["reconcile"] = reconcile["spec"]["jobTemplate"]["spec"]["template"]
+        check(reconcile["spec"]["concurrencyPolicy"] == "Forbid", where, "two runs of reconcile could overlap")
     ports = {
         port["name"]: port["containerPort"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]
     }
@@ -553,7 +564,8 @@ def check_conventions(where, text):
     values = yaml.safe_load((CHART / "ci" / where).read_text())
     for manifest in filter(None, yaml.safe_load_all(text)):
         at = f"{where}, {manifest['kind']}"
-        template = manifest["spec"].get("template", {}) if "spec" in manifest else {}
+        spec = manifest.get("spec", {})
+        template = spec.get("jobTemplate", {}).get("spec", spec).get("template", {})
         pod = manifest["spec"] if manifest["kind"] == "Pod" else template.get("spec", {})
         for metadata in (manifest["metadata"], *([template["metadata"]] if template else [])):
             for key, common in (("labels", "commonLabels"), ("annotations", "commonAnnotations")):
@@ -605,10 +617,12 @@ for version in (KUBERNETES, OLDEST):
     )
     for line in (out + err).splitlines():
         # kubernetes-validate only warns about an unknown kind, so a removed API version would pass.
-        known = line.startswith("INFO") or "kind ServiceMonitor with api version monitoring.coreos.com/v1" in line
+        known = line.startswith("INFO") or re.search(
+            "kind (ServiceMonitor|PrometheusRule) with api version monitoring.coreos.com/v1", line
+        )
         check(known, "kubernetes-validate", line)
     check(code == 0, "kubernetes-validate", f"exit code {code}")
-report(f"schemas of Kubernetes {KUBERNETES} and {OLDEST}, strict (except ServiceMonitor, which has no schema)")
+report(f"schemas of Kubernetes {KUBERNETES} and {OLDEST}, strict (except ServiceMonitor and PrometheusRule)")
 
 for name, text in rendered.items():
     try:

