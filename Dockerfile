@@ -16,6 +16,24 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --locked --release -p rest-api \
     && cp target/release/rest-api /usr/local/bin/rest-api
 
+# What `cargo run` starts, for compose.yaml (--target local). No other image contains anything of it.
+FROM ${RUST_IMAGE} AS build-local
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --locked --release -p local-stack \
+    && cp target/release/local-stack /usr/local/bin/local-stack \
+    && mkdir /data
+
+FROM ${RUNTIME_IMAGE} AS local
+COPY --from=build-local /usr/local/bin/local-stack /local-stack
+# A new volume has the owner of the directory.
+COPY --from=build-local --chown=65532:65532 /data /data
+USER 65532:65532
+EXPOSE 8080 9000
+ENTRYPOINT ["/local-stack", "--data-dir", "/data", "--api", "0.0.0.0:8080", "--s3", "0.0.0.0:9000"]
+
 FROM ${RUNTIME_IMAGE}
 # Makes BuildKit's SBOM include the crates of Cargo.lock, not only Debian's packages.
 ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
