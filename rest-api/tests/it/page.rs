@@ -1,13 +1,19 @@
 //! The page at `/`: how it is served, and how a real browser uses it (`page/browser.mjs`).
 
 use reqwest::StatusCode;
-use rest_api::{accounts::Role, config::Config};
+use rest_api::{
+    accounts::Role,
+    config::{Config, MaxWithdraw},
+    store::Mode,
+};
 use serde_json::json;
 
 use crate::support::{
     BUCKET, Service,
     browser::run,
+    movies::{movie, ndjson},
     proxy::{Proxy, Upstream},
+    tmdb::{Standin, TmdbFilm},
     tokens::token,
 };
 
@@ -122,6 +128,32 @@ async fn ingests_are_shown_with_what_they_did_and_undone() {
     let good = service.ingest("good.json", good).await;
     let argument = json!({ "good": good["id"] }).to_string();
     run("ingests", &service.url(""), &argument, async |_| {}).await;
+}
+
+#[tokio::test]
+async fn what_a_blocked_snapshot_would_withdraw_is_shown_and_approved() {
+    let limit = |config: &mut Config| config.snapshots.max_withdraw = MaxWithdraw::Movies(1);
+    let service = Service::builder().config(limit).start().await;
+    service.enable_versioning().await;
+    service.add_user("ada", &["editor"], &[]).await;
+    let movies = ["A", "B", "C"].map(|title| movie(title, "x"));
+    let all = service.put_version("k", Mode::Snapshot, ndjson(&movies)).await;
+    assert_eq!(service.notify(&all).await["state"], "succeeded");
+    let short = service.put_version("k", Mode::Snapshot, ndjson(&movies[..1])).await;
+    let blocked = service.notify(&short).await["id"].to_string();
+    run("blocked", &service.url(""), &blocked, async |_| {}).await;
+}
+
+#[tokio::test]
+async fn details_of_tmdb_are_shown_with_their_notice() {
+    let film = TmdbFilm::new(1, "The Maltese Falcon", 1941, &["Humphrey Bogart", "Mary Astor"]);
+    let tmdb = Standin::start(vec![film]).await;
+    let service = Service::builder().config(|config| tmdb.configure(config)).start().await;
+    let falcon =
+        json!({ "title": "The Maltese Falcon", "year": 1941, "cast": ["Humphrey Bogart"] });
+    let posted = service.send(service.post("/movies", falcon.to_string())).await;
+    assert_eq!(posted.status, StatusCode::CREATED, "{}", posted.text);
+    run("details", &service.url(""), "", async |_| {}).await;
 }
 
 #[tokio::test]

@@ -303,6 +303,32 @@ const FLOWS = {
     await page.waitForSelector("button >> text=Undo");
   },
 
+  async blocked({ page, sees, address: at, signIn, allow }) {
+    allow(401);
+    await signIn();
+    await page.goto(`${at}/#/ingests/${argument}`);
+    await sees(".state.blocked", "blocked");
+    await page.click("button >> text=Approve");
+    await sees("dialog", "would withdraw 2 of the 3 movies");
+    await sees("dialog .effect", "C (2000)");
+    await page.click("dialog button.danger");
+    // It follows what the worker does.
+    await sees(".state.succeeded", "succeeded");
+    await sees("[role=status]", "2 withdrawn");
+  },
+
+  async details({ page, sees, address: at, allowOrigin }) {
+    const images = "https://image.tmdb.org";
+    allowOrigin(images);
+    const picture = '<svg xmlns="http://www.w3.org/2000/svg" width="2" height="3"/>';
+    await page.route(`${images}/**`, (route) => route.fulfill({ contentType: "image/svg+xml", body: picture }));
+    await page.goto(`${at}/#/movies/1`);
+    await sees(".details", "not endorsed");
+    await page.waitForFunction(() => document.querySelector(".movie > img.picture")?.naturalWidth > 0);
+    const link = page.locator(".details a >> text=TMDB").first();
+    assert.ok((await link.getAttribute("href")).startsWith("https://www.themoviedb.org/"));
+  },
+
   async hostile({ page, sees, address: at }) {
     const title = `<img src=x onerror="document.title='owned'">`;
     await sees(".card .name", title);
