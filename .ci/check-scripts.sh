@@ -9,6 +9,7 @@ fail() {
 
 # By interpreter, because the commands have no suffix.
 mapfile -t python < <(grep --directories=skip -lE '^#!.*\bpython3$' .ci/* scripts/*)
+python+=(.ci/gate/*.py)
 mapfile -t shell < <(grep --directories=skip -lE '^#!.*\b(bash|sh)$' .ci/* scripts/*)
 
 echo "check-scripts: ruff, ${#python[@]} files"
