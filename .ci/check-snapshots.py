@@ -12,7 +12,7 @@ import shutil
 import sys
 
 import yaml
-from gate import chart
+from gate import chart, cluster, image, terraform, workflows
 
 SNAPSHOTS = pathlib.Path(".ci/snapshots")
 RENEW = ".ci/check-snapshots.py --renew"
@@ -47,7 +47,65 @@ def snapshots_of_chart():
         yield f"{values.stem}/notes.txt", chart.notes(values)
 
 
-PARTS = {"chart": snapshots_of_chart}
+def snapshots_of_terraform():
+    for directory in terraform.PLANS:
+        variables = {name: body for block in terraform.blocks(directory, "variable") for name, body in block.items()}
+        for body in variables.values():
+            body.pop("description", None)
+        settings = {
+            kind: terraform.blocks(directory, kind) for kind in ("terraform", "provider", "moved", "import", "removed")
+        }
+        yield f"{directory}/settings.yaml", dump({**settings, "variable": variables})
+        first = None
+        for name, plan in terraform.plans(directory).items():
+            effect = {"resources": terraform.resources(plan), "outputs": plan["planned_values"].get("outputs", {})}
+            for output in effect["outputs"].values():
+                output.pop("type", None)
+            if first is None:
+                first = effect
+                entries = terraform.references(plan)
+                for address, lifecycle in terraform.lifecycles(directory).items():
+                    entries[address]["lifecycle"] = lifecycle
+                yield f"{directory}/references.yaml", dump(entries)
+                yield f"{directory}/{name}.yaml", dump(effect)
+            else:
+                yield f"{directory}/{name}.yaml", dump({kind: changes(first[kind], effect[kind]) for kind in effect})
+
+
+def changes(before, after):
+    """Returns the entries that differ; null is one that is gone."""
+    return {name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def snapshots_of_cluster():
+    yield "config.yaml", dump(cluster.config())
+    committed = SNAPSHOTS / "cluster/defaults.yaml"
+    if cluster.SCHEMA.exists():
+        yield committed.name, dump(dict(cluster.defaults()))
+    elif committed.exists():
+        print(f"check-snapshots: {cluster.SCHEMA} not found: {committed} is not compared")
+        yield committed.name, committed.read_text()
+
+
+def snapshots_of_workflows():
+    for name, effect in workflows.effects().items():
+        yield f"{name}.yaml", dump(effect)
+    for name in ("dependabot", "zizmor"):
+        yield f"{name}.yaml", dump(yaml.safe_load((workflows.GITHUB / f"{name}.yml").read_text()))
+
+
+def snapshots_of_image():
+    yield "instructions.txt", "".join(f"{name} {value}\n" for name, value in image.instructions())
+    yield "ignored.txt", "\n".join(image.ignored()) + "\n"
+
+
+PARTS = {
+    "chart": snapshots_of_chart,
+    "cluster": snapshots_of_cluster,
+    "image": snapshots_of_image,
+    "terraform": snapshots_of_terraform,
+    "workflows": snapshots_of_workflows,
+}
 
 
 def differences(part, produced):
