@@ -1,5 +1,6 @@
 """The chart: its default values, its schema, and what helm renders."""
 
+import functools
 import json
 import pathlib
 import re
@@ -32,13 +33,15 @@ def _helm(*arguments):
     return done.stdout
 
 
+@functools.cache
 def manifests(values):
     """Returns the objects that helm renders for a values file."""
     version = yaml.safe_load(CLUSTER.read_text())["metadata"]["version"]
     text = _helm("template", RELEASE, str(CHART), "--values", str(values), "--kube-version", f"{version}.0")
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    return [manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest]
 
 
+@functools.cache
 def notes(values):
     """Returns what helm prints after an installation."""
     text = _helm("install", RELEASE, str(CHART), "--dry-run=client", "--values", str(values))
@@ -77,3 +80,10 @@ def flat_schema(node, path="", definitions=None):
                 yield from flat_schema(child, f"{path}<{key} {number}>", definitions)
         else:
             yield f"{path or '.'} {key}: {json.dumps(value)}"
+
+
+def pod_of(manifest):
+    """Returns the specification of the pods that an object creates, or None."""
+    if manifest["kind"] == "Pod":
+        return manifest["spec"]
+    return manifest.get("spec", {}).get("template", {}).get("spec") if manifest["kind"] != "Ingress" else None

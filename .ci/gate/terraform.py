@@ -1,6 +1,7 @@
 """The plans of infrastructure/2-rds and 3-s3-lambda, which terraform makes with a stand-in for AWS."""
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ INFRASTRUCTURE = pathlib.Path("infrastructure")
 # The same file as for `terraform validate` where the registry cannot be reached. Elsewhere terraform fetches it.
 OFFLINE_SCHEMA = pathlib.Path("../shared/infra/aws-provider-6.62.0.schema.json")
 FETCHED_SCHEMA = pathlib.Path("target/ci-tools/aws-provider.schema.json")
+KEPT = pathlib.Path("target/plans")
 
 NOTIFY = {"movies_r_us_notify_api_url": "https://notify.movies.example.com/notify", "lambda_package": "package.zip"}
 # Each directory is planned with these variables. The first plan is that of the defaults.
@@ -75,7 +77,20 @@ def sources(directory):
 
 @functools.cache
 def plans(directory):
-    """Returns `terraform show -json` of each plan of a directory."""
+    """Returns `terraform show -json` of each plan of a directory. Several checks need it: it is kept in target."""
+    inputs = [*sources(directory), *sorted(pathlib.Path(__file__).parent.glob("*.py"))]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in inputs)).hexdigest()
+    kept = KEPT / f"{directory}-{digest[:16]}.json"
+    if not kept.exists():
+        found = _plan(directory)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=KEPT, delete=False) as file:
+            json.dump(found, file)
+        pathlib.Path(file.name).rename(kept)
+    return json.loads(kept.read_text())
+
+
+def _plan(directory):
     text = "".join(file.read_text() for file in sources(directory))
     with tempfile.TemporaryDirectory() as work, provider.serve(_schema(text)) as variables:
         variables["TF_DATA_DIR"] = f"{work}/.data"
@@ -159,12 +174,14 @@ def _referred(expression):
                 yield name
 
 
+@functools.cache
+def _written(directory):
+    return [_plain(hcl2.loads(file.read_text())) for file in sources(directory)]
+
+
 def blocks(directory, kind):
     """Returns the blocks of one kind as they are written: what a plan does not show."""
-    found = []
-    for file in sources(directory):
-        found += hcl2.loads(file.read_text()).get(kind, [])
-    return _plain(found)
+    return [block for file in _written(directory) for block in file.get(kind, [])]
 
 
 def _plain(node):

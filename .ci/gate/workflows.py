@@ -1,6 +1,7 @@
 """The workflows as GitHub runs them: called workflows, inputs and matrices expanded, environments merged."""
 
 import copy
+import functools
 import pathlib
 import re
 
@@ -13,8 +14,9 @@ def files():
     return sorted((GITHUB / "workflows").glob("*.yml"))
 
 
+@functools.cache
 def load(file):
-    document = yaml.safe_load(file.read_text())
+    document = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
     # YAML 1.1 reads the key `on` as true.
     document["on"] = document.pop(True, {})
     return document
@@ -48,8 +50,8 @@ def _in_condition(text, context, values):
 def expanded_jobs(document):
     """Returns every job by its name, with those of called workflows as `caller / job`."""
     found = {}
-    for name, job in document.get("jobs", {}).items():
-        job = copy.deepcopy(job)
+    for name, written in document.get("jobs", {}).items():
+        job = copy.deepcopy(written)
         if "uses" in job:
             called = load(pathlib.Path(job["uses"]))
             declared = (called["on"].get("workflow_call") or {}).get("inputs") or {}
@@ -77,6 +79,7 @@ def _matrix(job):
         yield f" ({', '.join(map(str, entry.values()))})", substitute(job, "matrix", entry)
 
 
+@functools.cache
 def effects():
     """Returns by name what each workflow does that is not only called."""
     found = {}

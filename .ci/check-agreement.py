@@ -1,0 +1,579 @@
+#!/usr/bin/env python3
+"""Checks that the deployment files, the programs and the documents agree.
+
+AGREEMENTS is the table of what several files say, and must say alike. Below it are rules for everything that a
+file may name: variables, subcommands, annotations, resources, files, outputs.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+import yaml
+from gate import annotations, chart, cluster, documents, image, names, program, terraform, workflows
+from gate import commands as rules
+
+CLUSTER = cluster.config()
+NODES = CLUSTER["managedNodeGroups"]
+IDENTITIES = {(i["namespace"], i["serviceAccountName"]): i for i in CLUSTER["iam"]["podIdentityAssociations"]}
+SERVICE = next(i for i in IDENTITIES.values() if i["roleName"].endswith("-api"))
+DEFAULTS = chart.defaults()
+RENDERED = {file.stem: chart.manifests(file) for file in chart.values_files()}
+AWS = {manifest["kind"]: manifest for manifest in RENDERED["aws"]}
+POD = AWS["Deployment"]["spec"]["template"]["spec"]
+CONFIG = AWS["ConfigMap"]["data"]
+PLANS = {directory: terraform.plans(directory) for directory in terraform.PLANS}
+RESOURCES = {
+    directory: {name: terraform.resources(plan) for name, plan in plans.items()} for directory, plans in PLANS.items()
+}
+DATABASE, READER = (RESOURCES["2-rds"][name] for name in ("defaults", "reader"))
+DIRECT = RESOURCES["3-s3-lambda"]["direct"]
+FUNCTION = DIRECT["aws_lambda_function.ingest"]
+JOBS = {
+    f"{file.name}, {name}": job
+    for file in workflows.files()
+    for name, job in workflows.expanded_jobs(workflows.load(file)).items()
+}
+problems = []
+
+
+def check(holds, message):
+    if not holds:
+        problems.append(message)
+
+
+def variable(directory, name):
+    declared = PLANS[directory][next(iter(PLANS[directory]))]["configuration"]["root_module"]["variables"]
+    return declared.get(name, {}).get("default")
+
+
+def backend(directory):
+    return terraform.blocks(directory, "terraform")[0]["backend"][0]["s3"]
+
+
+def provider(directory):
+    return terraform.blocks(directory, "provider")[0]["aws"]
+
+
+def text(file, pattern):
+    """Returns what the groups of a pattern match in a file."""
+    return set(re.findall(pattern, pathlib.Path(file).read_text(), re.MULTILINE))
+
+
+def commands(label, chosen, *options, key=None):
+    """Returns the values of an option by place, for the commands that are chosen."""
+    found = {}
+    for command in documents.commands():
+        if chosen(command):
+            values = command.values(*options)
+            if key:
+                values = [v.partition("=")[2] for value in values for v in value.split(",") if v.startswith(key + "=")]
+            if values := [value for value in values if value and "$" not in value]:
+                found.setdefault(f"{command.place}, {label}", set()).update(values)
+    return found
+
+
+def job_values(pick):
+    """Returns a value by job, where the job has it."""
+    return {name: value for name, job in JOBS.items() if (value := pick(job))}
+
+
+def steps_with(action, key):
+    return job_values(
+        lambda job: {step["with"][key] for step in job["steps"] if action in step.get("uses", "") and "with" in step}
+    )
+
+
+def policy_resource(sid):
+    statement = next(s for s in SERVICE["permissionPolicy"]["Statement"] if s["Sid"] == sid)
+    return names.without_account(statement["Resource"])
+
+
+def docker(argument):
+    return dict(value.split("=", 1) for name, value in image.instructions() if name == "ARG")[argument]
+
+
+def of_service(command):
+    """Tells whether a command is about the release, or one of its objects."""
+    return command.program in ("helm", "kubectl") and any(
+        re.fullmatch(r"((deploy|deployment|service|job)/)?movies-r-us", word) for word in command.words[1:]
+    )
+
+
+def agreements():
+    """Returns the table: what must agree, and the value or values at each place."""
+    return {
+        "cluster": {
+            "1-eks": CLUSTER["metadata"]["name"],
+            "2-rds, cluster_name": variable("2-rds", "cluster_name"),
+            "3-s3-lambda, cluster_name": variable("3-s3-lambda", "cluster_name"),
+            **job_values(lambda job: job["env"].get("CLUSTER")),
+            **commands("--cluster", lambda c: c.program in ("aws", "eksctl"), "--cluster", "--cluster-name"),
+            **commands("--name", lambda c: c.has("aws", "eks"), "--name"),
+            **commands("clusterName", lambda c: c.program == "helm", "--set", key="clusterName"),
+            **commands("txtOwnerId", lambda c: c.program == "helm", "--set", key="txtOwnerId"),
+            "destroy.yml, confirmation": text(".github/workflows/destroy.yml", r"Type (\S+) to confirm"),
+        },
+        "region": {
+            "1-eks": CLUSTER["metadata"]["region"],
+            "chart, aws.region": DEFAULTS["aws"]["region"],
+            "2-rds, provider": provider("2-rds")["region"],
+            "3-s3-lambda, provider": provider("3-s3-lambda")["region"],
+            "2-rds, backend": backend("2-rds")["region"],
+            "3-s3-lambda, backend": backend("3-s3-lambda")["region"],
+            **job_values(lambda job: job["env"].get("AWS_REGION")),
+            **commands("--region", lambda c: c.program in ("aws", "eksctl"), "--region"),
+            **{f"{place}, text": found for place, found in names.regions().items()},
+        },
+        "namespace of the service": {
+            "1-eks, pod identity": SERVICE["namespace"],
+            **commands("-n", of_service, "-n", "--namespace"),
+            "namespaces that are created": {
+                command.words[command.words.index("namespace") + 1]
+                for command in documents.commands()
+                if command.program == "kubectl" and "namespace" in command.words
+            },
+        },
+        "service account": {
+            "1-eks, pod identity": SERVICE["serviceAccountName"],
+            "chart, serviceAccount.name": DEFAULTS["serviceAccount"]["name"],
+            "chart, pods": {p["serviceAccountName"] for m in RENDERED["aws"] for p in [chart.pod_of(m)] if p},
+        },
+        "role of the pods": {
+            "1-eks, pod identity": SERVICE["roleName"],
+            "2-rds, pod_role_name": variable("2-rds", "pod_role_name"),
+            "docs/operations.md": text("docs/operations.md", r"the role `([^`]+)` lacks"),
+        },
+        "secret of the API token": {
+            "1-eks, permission": policy_resource("ReadApiToken").rpartition("secret:")[2].rstrip("?").rstrip("-"),
+            "chart, apiToken.secretArn": DEFAULTS["apiToken"]["secretArn"],
+            "3-s3-lambda, api_token_secret_name": variable("3-s3-lambda", "api_token_secret_name"),
+            **{
+                place: found - {"movies-r-us/jwt-key"}
+                for place, found in commands(
+                    "secret", lambda c: c.has("aws", "secretsmanager"), "--secret-id", "--name"
+                ).items()
+                if found - {"movies-r-us/jwt-key"} and not any(value.startswith("arn:") for value in found)
+            },
+        },
+        "secret of the signing key": {
+            "1-eks, permission": policy_resource("ReadJwtKey").rpartition("secret:")[2].rstrip("?").rstrip("-"),
+            "helm/movies-r-us/README.md": text("helm/movies-r-us/README.md", r"`(movies-r-us/jwt[^`]*)`"),
+            "docs/installation.md": text("docs/installation.md", r"jwtKey\.secretArn=([\w/-]+)"),
+            **{
+                place: found - {"movies-r-us/api-token"}
+                for place, found in commands(
+                    "secret", lambda c: c.has("aws", "secretsmanager"), "--secret-id", "--name"
+                ).items()
+                if any("jwt" in value for value in found)
+            },
+        },
+        "bucket of the files": {
+            "1-eks, objects": policy_resource("ReadObjects").removeprefix("arn:aws:s3:::").removesuffix("/*"),
+            "1-eks, list": policy_resource("ListObjects").removeprefix("arn:aws:s3:::"),
+            "3-s3-lambda": names.without_account(DIRECT["aws_s3_bucket.files"]["bucket"]),
+            **job_values(
+                lambda job: {
+                    names.without_account(step["env"]["BUCKET"])
+                    for step in job["steps"]
+                    if "BUCKET" in step.get("env", {})
+                }
+            ),
+            **{
+                place: {names.without_account(value) for value in found}
+                for place, found in commands("bucket", lambda c: c.program == "helm", "--set", key="bucket").items()
+                if "BUCKET" not in str(found)
+            },
+        },
+        "topic of the results": {
+            "1-eks, permission": policy_resource("PublishResults").rpartition(":")[2],
+            "3-s3-lambda": DIRECT["aws_sns_topic.results"]["name"],
+            **job_values(lambda job: job["env"].get("RESULTS_TOPIC", "").rpartition(":")[2]),
+            **{
+                place: {value.rpartition(":")[2] for value in found}
+                for place, found in {
+                    **commands("topic", lambda c: c.program == "helm", "--set", key="results.topicArn"),
+                    **commands("--topic-arn", lambda c: c.program == "aws", "--topic-arn"),
+                }.items()
+                if "RESULTS_TOPIC" not in str(found)
+            },
+        },
+        "topic of the alarms": {
+            "3-s3-lambda": DIRECT["aws_sns_topic.alarms"]["name"],
+            "2-rds": {
+                arn.rpartition(":")[2]
+                for name, resource in DATABASE.items()
+                if "metric_alarm" in name
+                for arn in resource["alarm_actions"] + resource["ok_actions"]
+            },
+            "docs/operations.md": text("docs/operations.md", r"The topic `([^`]+)` mails"),
+        },
+        "function": {
+            "3-s3-lambda": FUNCTION["function_name"],
+            "3-s3-lambda, log group": DIRECT["aws_cloudwatch_log_group.ingest"]["name"].rpartition("/")[2],
+            "3-s3-lambda, logging": FUNCTION["logging_config"][0]["log_group"].rpartition("/")[2],
+            **commands("--function-name", lambda c: c.program == "aws", "--function-name"),
+            **{
+                place: {value.rpartition("/")[2] for value in found}
+                for place, found in commands("log group", lambda c: c.program == "aws", "--log-group-name").items()
+            },
+        },
+        "queue of failed events": {
+            "3-s3-lambda": DIRECT["aws_sqs_queue.failures[0]"]["name"],
+            "scripts/redrive-failures": text("scripts/redrive-failures", r"^queue_name=(\S+)"),
+            "scripts/redrive-failures --help": text("scripts/redrive-failures", r"the queue \[([^\]]+)\]"),
+        },
+        "identifier of the database": {
+            "2-rds": DATABASE["aws_db_instance.this[0]"]["identifier"],
+            "2-rds with a reader": READER["aws_rds_cluster.this[0]"]["cluster_identifier"],
+            "destroy.yml": text(".github/workflows/destroy.yml", r"Identifier=='([^']+)'"),
+            **commands(
+                "identifier",
+                lambda c: c.has("aws", "rds"),
+                "--db-instance-identifier",
+                "--db-cluster-identifier",
+                "--source-identifier",
+            ),
+        },
+        "name of the database": {
+            "2-rds": DATABASE["aws_db_instance.this[0]"]["db_name"],
+            "2-rds with a reader": READER["aws_rds_cluster.this[0]"]["database_name"],
+            "2-rds, output": PLANS["2-rds"]["defaults"]["planned_values"]["outputs"]["database_name"]["value"],
+            "chart, database.name": DEFAULTS["database"]["name"],
+        },
+        "port of the database": {
+            "2-rds": DATABASE["aws_db_instance.this[0]"]["port"],
+            "2-rds with a reader": READER["aws_rds_cluster.this[0]"]["port"],
+            "2-rds, output": PLANS["2-rds"]["defaults"]["planned_values"]["outputs"]["database_port"]["value"],
+            "2-rds, rule": {
+                DATABASE["aws_vpc_security_group_ingress_rule.from_nodes"][end] for end in ("from_port", "to_port")
+            },
+            "chart, database.port": DEFAULTS["database"]["port"],
+        },
+        "final snapshot": {
+            "2-rds, final_snapshot_identifier": variable("2-rds", "final_snapshot_identifier"),
+            "docs/installation.md": text("docs/installation.md", r"leaves the snapshot ([\w-]+)"),
+        },
+        "addresses of the VPC": {
+            "1-eks": CLUSTER["vpc"]["cidr"],
+            "chart, vpcCidrs": set(DEFAULTS["vpcCidrs"]),
+            **{str(file): text(file, r"\b(192\.168\.[\d.]+/\d+)") or None for file in documents.files()},
+        },
+        "tag of the VPC": {
+            "eksctl": annotations.VPC_TAG,
+            **{d: set(RESOURCES[d][next(iter(PLANS[d]))]["data.aws_vpc.this"]["tags"]) for d in PLANS},
+        },
+        "tag of the private subnets": {
+            "EKS": f"{annotations.SUBNET_TAG}=1",
+            **{
+                d: {
+                    f"{k}={v}"
+                    for k, v in RESOURCES[d][next(iter(PLANS[d]))]["data.aws_subnets.private"]["tags"].items()
+                }
+                for d in PLANS
+            },
+        },
+        "tag Project": {
+            "1-eks": CLUSTER["metadata"]["tags"].get("Project"),
+            **{d: provider(d)["default_tags"][0]["tags"].get("Project") for d in PLANS},
+        },
+        "bucket of the state": {
+            **job_values(
+                lambda job: {
+                    names.without_account(value)
+                    for env in [job["env"], *(step.get("env", {}) for step in job["steps"])]
+                    if (value := env.get("STATE_BUCKET"))
+                }
+            ),
+            **{
+                place: {names.without_account(value.removeprefix("bucket=")) for value in found}
+                for place, found in commands("init", lambda c: c.program == "terraform", "-backend-config").items()
+            },
+            ".github/workflows/README.md": names.without_account_in(".github/workflows/README.md", r"^state=(.+)$"),
+        },
+        "repository of the image": {
+            "scripts/build-image": text("scripts/build-image", r"^tag=([\w/-]+):"),
+            **job_values(lambda job: job["env"].get("REPOSITORY")),
+            **job_values(lambda job: job["env"].get("IMAGE", "").partition("amazonaws.com/")[2]),
+            **commands("--repository-name", lambda c: c.program == "aws", "--repository-name"),
+            **{
+                place: {value.partition("/")[2] for value in found}
+                for place, found in commands(
+                    "image", lambda c: c.program == "helm", "--set", key="image.repository"
+                ).items()
+            },
+        },
+        "architecture": {
+            "1-eks, instance types": {names.architecture_of(group["instanceType"]) for group in NODES},
+            "1-eks, node groups": {group["name"] for group in NODES},
+            "3-s3-lambda": set(FUNCTION["architectures"]),
+            "scripts/package-lambda": text("scripts/package-lambda", r"^arch=(\w+)"),
+            "release.yml": commands("--arch", lambda c: c.program == "package-lambda", "--arch").get(
+                "release.yml, lambda, --arch"
+            ),
+            "docs/installation.md, nodes": text("docs/installation.md", r"The nodes are (\w+)\."),
+            "docs/installation.md, platform": text("docs/installation.md", r"--platform linux/(\w+)"),
+            **{
+                f"{place}, node group": found
+                for place, found in commands("--name", lambda c: c.has("eksctl", "nodegroup"), "--name").items()
+            },
+        },
+        "CA certificates of RDS": {
+            "Dockerfile, ADD": image.value_of("ADD").split()[-1],
+            "Dockerfile, ENV": image.value_of("ENV").partition("=")[2],
+            "chart": CONFIG["MRU_DB_CA_FILE"],
+        },
+        "user of the image": {
+            "Dockerfile": image.value_of("USER"),
+            "chart": f"{POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}",
+        },
+        "port of the service": {
+            "Dockerfile": image.value_of("EXPOSE"),
+            "chart, container": str(POD["containers"][0]["ports"][0]["containerPort"]),
+            "chart, MRU_LISTEN": CONFIG["MRU_LISTEN"].rpartition(":")[2],
+            "rest-api, default": text("rest-api/src/config/reader.rs", r"\[0, 0, 0, 0\], (\d+)\)"),
+        },
+        "port of the probes": {
+            "chart, container": str(POD["containers"][0]["ports"][1]["containerPort"]),
+            "chart, MRU_PROBE_LISTEN": CONFIG["MRU_PROBE_LISTEN"].rpartition(":")[2],
+            "chart, load balancers": {
+                value
+                for manifest in RENDERED["aws"]
+                for key, value in manifest["metadata"].get("annotations", {}).items()
+                if key.endswith("/healthcheck-port")
+            },
+            "docs/operations.md": text("docs/operations.md", r"use port (\d+) \(`MRU_PROBE_LISTEN`\)"),
+        },
+        "version of the release": {
+            "Cargo.toml": text("Cargo.toml", r'^version = "([^"]+)"'),
+            "chart, appVersion": str(yaml.safe_load((chart.CHART / "Chart.yaml").read_text())["appVersion"]),
+            "docs/installation.md": text("docs/installation.md", r"\bversion=(\S+)"),
+            "helm/movies-r-us/README.md": text("helm/movies-r-us/README.md", r"image\.tag=(\S+)"),
+        },
+        "version of Rust": {
+            "rust-toolchain.toml": text("rust-toolchain.toml", r'^channel = "([^"]+)"'),
+            "Dockerfile": re.search(r"/rust:([\d.]+)", docker("RUST_IMAGE"))[1],
+        },
+        "minor version of Rust": {
+            "rust-toolchain.toml": text("rust-toolchain.toml", r'^channel = "(\d+\.\d+)'),
+            "Cargo.toml": text("Cargo.toml", r'^rust-version = "([^"]+)"'),
+            "docs/installation.md": text("docs/installation.md", r"\| Rust, cargo-lambda \| (\d+\.\d+)"),
+        },
+        "version of cargo-lambda": {
+            "release.yml": text(".github/workflows/release.yml", r"cargo-lambda==(\d+\.\d+)"),
+            ".ci/emulate": text(".ci/emulate", r"cargo-lambda==(\d+\.\d+)"),
+            "docs/installation.md": text("docs/installation.md", r"\| Rust, cargo-lambda \| [\d.]+; (\d+\.\d+)"),
+        },
+        "version of Debian in the image": {
+            "build": re.search(r"-(\w+)@", docker("RUST_IMAGE"))[1],
+            "run": {"debian12": "bookworm", "debian13": "trixie"}.get(
+                re.search(r"-(debian\d+)", docker("RUNTIME_IMAGE"))[1]
+            ),
+        },
+        "version of terraform in the workflows": steps_with("hashicorp/setup-terraform", "terraform_version"),
+        "oldest terraform": {
+            **{d: terraform.blocks(d, "terraform")[0]["required_version"].removeprefix("~> ") for d in PLANS},
+            "docs/installation.md": text("docs/installation.md", r"\| terraform \| (\d+\.\d+)"),
+        },
+        "version of the AWS provider": {
+            d: terraform.blocks(d, "terraform")[0]["required_providers"][0]["aws"]["version"] for d in PLANS
+        },
+        "version of eksctl": {
+            "scripts/install-eksctl": text("scripts/install-eksctl", r"^version=(\d+\.\d+)"),
+            "docs/installation.md": text("docs/installation.md", r"\| eksctl \| (\d+\.\d+)"),
+            "infrastructure/1-eks/README.md": text("infrastructure/1-eks/README.md", r"eksctl (\d+\.\d+)"),
+        },
+        "version of Kubernetes": {
+            "1-eks": CLUSTER["metadata"]["version"],
+            "docs/installation.md": text("docs/installation.md", r"\bv(1\.\d+)\.\.\."),
+        },
+        "version of Postgres": {
+            "2-rds": DATABASE["aws_db_instance.this[0]"]["engine_version"],
+            "2-rds with a reader": READER["aws_rds_cluster.this[0]"]["engine_version"],
+            "2-rds, parameters": DATABASE["aws_db_parameter_group.this[0]"]["family"].removeprefix("postgres"),
+            "2-rds with a reader, parameters": READER["aws_rds_cluster_parameter_group.this[0]"]["family"].removeprefix(
+                "postgres"
+            ),
+            "infrastructure/2-rds/README.md": text("infrastructure/2-rds/README.md", r"Postgres (\d+)"),
+        },
+        "keys of Kubernetes secrets": {
+            "chart": names.together(
+                entry["valueFrom"]["secretKeyRef"]["key"]
+                for manifest in RENDERED["minimal"]
+                for container in (chart.pod_of(manifest) or {}).get("containers", [])
+                for entry in container.get("env", [])
+                if entry["name"].startswith("MRU_")
+            ),
+            "values.yaml": names.together(
+                key
+                for keys in text(chart.CHART / "values.yaml", r"Kubernetes Secret with the keys? (\w+(?: and \w+)?)")
+                for key in keys.split(" and ")
+            ),
+        },
+        **names.versions_of_charts(),
+    }
+
+
+def check_agreements():
+    for what, places in agreements().items():
+        said = {}
+        for place, values in places.items():
+            for value in values if isinstance(values, set) else {values}:
+                if value is not None:
+                    said.setdefault(str(value), []).append(place)
+            check(values != set(), f"{what}: {place}: nothing found; mend its entry in .ci/check-agreement.py")
+        if len(said) != 1:
+            lines = [f"{value!r} in {'; '.join(where)}" for value, where in sorted(said.items())]
+            check(False, f"{what}:\n      " + "\n      ".join(lines))
+
+
+def check_state():
+    keys = {directory: backend(directory)["key"] for directory in PLANS}
+    check(
+        len(set(keys.values())) == len(keys),
+        f"one state for two directories, the second would destroy the first: {keys}",
+    )
+    for directory, key in keys.items():
+        check(directory in key, f"{directory}: the state's key {key} does not name the directory")
+        check(
+            backend(directory)["encrypt"] is True and backend(directory)["use_lockfile"] is True,
+            f"{directory}: the state must be encrypted and locked",
+        )
+
+
+def check_variables():
+    known = program.variables(program.ALL)
+    for place, found in names.everywhere(r"\bMRU_[A-Z0-9_]*[A-Z0-9]\b").items():
+        for name in sorted(found - known):
+            # Names of a family, such as MRU_DB_*, are no names.
+            if not any(other.startswith(name + "_") for other in known) or name in known:
+                check(False, f"{place}: no program reads {name}")
+    service, function = program.variables(program.SERVICE), program.variables(program.FUNCTION)
+    for name, manifests in RENDERED.items():
+        for manifest in manifests:
+            given = set(manifest.get("data", {})) if manifest["kind"] == "ConfigMap" else set()
+            for container in (chart.pod_of(manifest) or {}).get("containers", []):
+                given |= {entry["name"] for entry in container.get("env", [])}
+            for key in sorted(given - service):
+                check(not key.startswith("MRU_"), f"chart with {name}.yaml: rest-api does not read {key}")
+    for key in sorted(set(FUNCTION["environment"][0]["variables"]) - function):
+        check(False, f"3-s3-lambda: the function does not read {key}")
+    for name, value in image.instructions():
+        if name == "ENV":
+            check(value.partition("=")[0] in service, f"Dockerfile: rest-api does not read {value.partition('=')[0]}")
+
+
+def subcommand_of(words):
+    """Returns the longest subcommand at the beginning of the words, or else None."""
+    known = program.subcommands()
+    return next((s for n in (2, 1) if (s := " ".join(words[:n])) in known), None)
+
+
+def check_subcommands():
+    known = program.subcommands()
+    groups = {name.split()[0] for name in known}
+    calls = [
+        (f"chart with {name}.yaml, {manifest['kind']}", container["args"])
+        for name, manifests in RENDERED.items()
+        for manifest in manifests
+        for container in (chart.pod_of(manifest) or {}).get("containers", [])
+    ]
+    calls += [(f"Dockerfile, {kind}", json.loads(image.value_of(kind))) for kind in ("CMD",)]
+    health = json.loads(image.value_of("HEALTHCHECK").partition("CMD ")[2])
+    entry = json.loads(image.value_of("ENTRYPOINT"))
+    copied = image.value_of("COPY").split()[-1]
+    check(health[:1] == entry == [copied], f"Dockerfile: {health[0]}, {entry} and {copied} must be the same program")
+    calls.append(("Dockerfile, HEALTHCHECK", health[1:]))
+    for command in documents.commands():
+        words = list(command.words)
+        if "rest-api" in words and "--" in words:
+            words = words[words.index("--") + 1 :]
+        elif program_at := next((n for n, word in enumerate(words) if word in ("/rest-api", "rest-api")), None):
+            words = words[program_at + 1 :]
+        elif words[0].endswith("rest-api"):
+            words = words[1:]
+        else:
+            continue
+        if command.program != "cargo" or "test" not in command.words:
+            calls.append((str(command), words))
+    for place, given in calls:
+        words = [word for word in given if word not in ("--help", "...")]
+        if not words or (words[0] in groups - known.keys() and len(words) == 1):
+            continue
+        subcommand = subcommand_of(words)
+        check(subcommand, f"{place}: rest-api has no subcommand {words[0]}")
+        for option in words if subcommand else ():
+            name = option.partition("=")[0]
+            check(
+                not name.startswith("--") or name in known[subcommand],
+                f"{place}: rest-api {subcommand} has no option {name}",
+            )
+
+
+def check_annotations():
+    for name, manifests in RENDERED.items():
+        for manifest in manifests:
+            for key in manifest["metadata"].get("annotations", {}):
+                check(annotations.is_known(key), f"chart with {name}.yaml: no controller knows the annotation {key}")
+    for command in documents.commands():
+        if command.program == "kubectl" and command.has("label", "namespace"):
+            for word in command.words:
+                key, equals, value = word.partition("=")
+                if equals and "/" in key:
+                    known = annotations.NAMESPACE_LABELS.get(key, set())
+                    check(value in known, f"{command}: no label of a namespace is {word}")
+
+
+def check_routes():
+    """Every path that is asked for is one of the program."""
+    for name, manifests in RENDERED.items():
+        for manifest in manifests:
+            where = f"chart with {name}.yaml, {manifest['kind']}"
+            for container in (chart.pod_of(manifest) or {}).get("containers", []):
+                for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                    path = container.get(probe, {}).get("httpGet", {}).get("path")
+                    check(path is None or program.serves(path), f"{where}: no route {path}")
+            path = manifest["metadata"].get("annotations", {}).get("alb.ingress.kubernetes.io/healthcheck-path")
+            check(path is None or program.serves(path), f"{where}: no route {path}")
+            for rule in manifest["spec"].get("rules", []) if manifest["kind"] == "Ingress" else ():
+                for entry in rule["http"]["paths"]:
+                    path, kind = entry["path"], entry["pathType"]
+                    known = program.serves(path) or (
+                        kind == "Prefix" and any(route.startswith(path + "/") for route in program.routes())
+                    )
+                    check(known, f"{where}: no route {path}")
+    for command in documents.commands():
+        for url in command.words[1:] if command.program == "curl" else ():
+            match = re.fullmatch(r"https?://(?:movies\.|notify\.|127\.0\.0\.1)[^/]*(/[^?]*)(\?.*)?", url)
+            if match and "$" not in match[1]:
+                path = re.sub(r"/ID\b", "/1", match[1])
+                check(program.serves(path), f"{command}: no route {path}")
+
+
+def check_metrics():
+    for place, found in names.everywhere(r"\bmru_[a-z_]*[a-z]\b").items():
+        for name in sorted(found):
+            check(program.has_metric(name), f"{place}: the service has no metric {name}")
+
+
+def main():
+    for rule in (
+        check_agreements,
+        check_state,
+        check_variables,
+        check_subcommands,
+        check_annotations,
+        check_routes,
+        check_metrics,
+        *rules.RULES,
+    ):
+        before = len(problems)
+        problems.extend(rule() or [])
+        result = "ok    " if len(problems) == before else "FAILED"
+        print(f"{result} {rule.__name__.removeprefix('check_').replace('_', ' ')}", flush=True)
+    if problems:
+        sys.exit("\n".join(["check-agreement: files disagree:", *(f"  - {problem}" for problem in problems)]))
+
+
+main()

@@ -1,0 +1,277 @@
+"""Values of the workflows, the image and the scripts that are valid, and yet wrong. Each assertion says why."""
+
+import itertools
+import pathlib
+import re
+
+from gate import documents, image, shell, terraform, workflows
+
+# A role of AWS may only be assumed in its environment, whose protection rules decide who may.
+ENVIRONMENTS = {
+    "AWS_DEPLOY_ROLE_ARN": "production",
+    "AWS_PLAN_ROLE_ARN": "plan",
+    "AWS_RELEASE_ROLE_ARN": "release",
+}
+TRIGGERS = {
+    "advisories": {"schedule", "workflow_dispatch"},
+    "deploy": {"workflow_dispatch"},
+    "destroy": {"workflow_dispatch"},
+    "release": {"push"},
+    "test": {"push", "pull_request", "workflow_call"},
+}
+# Jobs in the order in which they must run.
+ORDER = {
+    "deploy": ["cluster", "database", "service", "events"],
+    "destroy": ["ready", "events", "service", "database", "cluster"],
+    "release": ["test", "image", "publish", "release"],
+}
+# Permissions that a job may have beside reading the checkout.
+WRITES = {
+    "release / publish": {"id-token", "attestations"},
+    "release / release": {"contents", "id-token", "attestations"},
+}
+
+
+def workflow_values(require):
+    effects = workflows.effects()
+    for name, effect in effects.items():
+        if name in TRIGGERS:
+            require(set(effect["on"]) == TRIGGERS[name], f"{name}.yml: it may be started by {TRIGGERS[name]} only")
+        require(effect.get("permissions") == {}, f"{name}.yml: jobs get no permissions that they do not name")
+        for job_name, job in effect["jobs"].items():
+            _job(require, f"{name}.yml, {job_name}", f"{name} / {job_name}", job)
+    require(effects["release"]["on"]["push"] == {"tags": ["v*"]}, "release.yml: only a tag v* is a release")
+    for name in ("deploy", "destroy"):
+        require(
+            effects[name]["concurrency"] == {"group": "production", "cancel-in-progress": False},
+            f"{name}.yml: deploy and destroy must wait for each other, and never be cancelled midway",
+        )
+    require(
+        effects["release"]["concurrency"]["cancel-in-progress"] is False, "release.yml: a release must not be cancelled"
+    )
+    for file in workflows.files():
+        if file.stem in ORDER:
+            _order(require, file)
+    _plans(require, effects)
+    _steps(require, effects)
+
+
+def _changes(command):
+    """Tells whether a command changes an installation."""
+    words = command.words
+    return (
+        (command.program == "terraform" and {"apply", "destroy", "import"} & set(words))
+        or (command.program == "helm" and {"upgrade", "install", "uninstall", "rollback"} & set(words[:2]))
+        or (command.program == "eksctl" and {"create", "delete", "upgrade", "scale"} & set(words[:2]))
+        or (command.program == "kubectl" and {"apply", "create", "delete", "label"} & set(words))
+        or command.program == "install-controllers"
+    )
+
+
+def _job(require, where, name, job):
+    environment = job.get("environment")
+    for step in job["steps"]:
+        role = re.search(r"vars\.(\w+)", step.get("with", {}).get("role-to-assume", ""))
+        if role:
+            require(
+                environment == ENVIRONMENTS.get(role[1]),
+                f"{where}: {role[1]} belongs to the environment {ENVIRONMENTS.get(role[1])}, not {environment}",
+            )
+            duration = int(step["with"].get("role-duration-seconds", 3600))
+            require(
+                duration >= 60 * min(job["timeout-minutes"], 60) and (duration >= 60 * job["timeout-minutes"]),
+                f"{where}: the credentials end after {duration} s, before the job's {job['timeout-minutes']} minutes",
+            )
+        for command in shell.commands(step.get("run", ""), where):
+            if _changes(command):
+                require(environment == "production", f"{command}: it needs the approval of `production`")
+    require("timeout-minutes" in job, f"{where}: a job that hangs would run for six hours")
+    writes = {key for key, value in job["permissions"].items() if value == "write"}
+    assumes = any("role-to-assume" in step.get("with", {}) for step in job["steps"])
+    allowed = WRITES.get(name, set()) | ({"id-token"} if assumes else set())
+    require(writes <= allowed, f"{where}: it may not have the permissions {sorted(writes - allowed)}")
+    require(not assumes or "id-token" in writes, f"{where}: without id-token: write it gets no credentials of AWS")
+    fetches = any("gh release download" in step.get("run", "") for step in job["steps"])
+    verifies = any("gh attestation verify" in step.get("run", "") for step in job["steps"])
+    require(not fetches or verifies, f"{where}: it uses a package without verifying who built it")
+    for step in job["steps"]:
+        text = step.get("run", "")
+        require("|| true" not in text and "continue-on-error" not in step, f"{where}: it hides a failure")
+        require("-auto-approve" not in text, f"{where}: nobody has read what -auto-approve applies")
+        if "gh attestation verify" in text:
+            require(
+                text.count("gh attestation verify") == text.count(".github/workflows/release.yml"),
+                f"{where}: only the workflow `release` may have signed it",
+            )
+
+
+def _order(require, file):
+    jobs = workflows.load(file)["jobs"]
+    order = ORDER[file.stem]
+    for first, then in itertools.pairwise(order):
+        needs = jobs.get(then, {}).get("needs", [])
+        needs = [needs] if isinstance(needs, str) else needs
+        require(first in needs, f"{file.name}: {then} must wait for {first}")
+
+
+def _plans(require, effects):
+    for name, effect in effects.items():
+        for job_name, job in effect["jobs"].items():
+            if "caller" not in job or "directory" not in job["caller"].get("with", {}):
+                continue
+            where, given = f"{name}.yml, {job_name}", job["caller"]["with"]
+            require(
+                bool(given.get("destroy")) == (name == "destroy"), f"{where}: only the workflow destroy may destroy"
+            )
+            script = "\n".join(step.get("run", "") for step in job["steps"])
+            for command in shell.commands(script, where):
+                if command.program == "terraform" and "apply" in command.words:
+                    require(
+                        command.words[-1].endswith("planned/plan"), f"{command}: only the approved plan may be applied"
+                    )
+                    require("-lock=false" not in command.words, f"{command}: two applies at once destroy the state")
+                if command.program == "terraform" and "plan" in command.words:
+                    require(
+                        any(word.startswith("-out=") for word in command.words)
+                        and "-detailed-exitcode" in command.words,
+                        f"{command}: the plan must be kept, and an empty one recognised",
+                    )
+                    destroys = given.get("destroy") or "-destroy" not in command.words
+                    require(destroys, f"{command}: it plans the end of what it should create")
+            if job_name.endswith("/ apply"):
+                require(
+                    job.get("needs") == "plan" and "needs.plan.outputs.plan" in job.get("if", ""),
+                    f"{where}: it must apply what the job plan has planned",
+                )
+                require(job["timeout-minutes"] >= 60, f"{where}: a Multi-AZ database takes up to 30 minutes, twice")
+
+
+def _steps(require, effects):
+    deploy, destroy = effects["deploy"]["jobs"], effects["destroy"]["jobs"]
+    require(
+        "github.ref_type != 'tag'" in str(deploy["cluster"]["steps"][0].get("if")),
+        "deploy.yml: the first step must refuse what is no release",
+    )
+    ready = " ".join(step.get("run", "") for step in destroy["ready"]["steps"])
+    for needed, why in (
+        ('[ "$CONFIRM" = "$CLUSTER" ]', "somebody must have typed the cluster's name"),
+        ('[ "$GITHUB_REF_TYPE" = tag ]', "the files of the installed release must be used"),
+        ('[ "$remaining" = 0 ]', "a bucket with files must stop it"),
+        ("*True*)", "a protected database must stop it"),
+    ):
+        require(needed in ready, f"destroy.yml: {why}: {needed} is missing")
+    for command in documents.commands():
+        if command.place.startswith("deploy.yml, service") and command.has("upgrade", "movies-r-us"):
+            require("--atomic" in command.words, f"{command}: a failed upgrade must be rolled back")
+            digest = any("image.digest=" in value for value in command.words)
+            require(digest, f"{command}: the verified digest must be deployed, not a tag")
+    release = effects["release"]["jobs"]
+    version = " ".join(step.get("run", "") for step in release["version"]["steps"])
+    for file in ("Cargo.toml", "helm/movies-r-us/Chart.yaml"):
+        require(
+            re.search(rf"grep -qxF .*{re.escape(file)} \|\| \{{ .*exit 1", version),
+            f"release.yml: a tag that is not the version of {file} must fail",
+        )
+    for name in ("image (amd64, ubuntu-24.04)", "image (arm64, ubuntu-24.04-arm)"):
+        require(name in release, f"release.yml: {name} is missing: nodes or developers could not run the image")
+    push = " ".join(
+        step.get("run", "") for name, job in release.items() if name.startswith("image") for step in job["steps"]
+    )
+    require('--attest "type=sbom' in push and "type=provenance,mode=max" in push, "release.yml: SBOM and provenance")
+    for name in ("publish", "release"):
+        require(
+            any("actions/attest@" in step.get("uses", "") for step in release[name]["steps"]),
+            f"release.yml, {name}: what is not signed cannot be verified by deploy",
+        )
+    for name in ("image", "lambda"):
+        for job_name, job in release.items():
+            if job_name.startswith(name):
+                require(set(job["needs"]) == {"test", "version"}, f"release.yml, {job_name}: tests come first")
+    _namespaces(require)
+
+
+def _namespaces(require):
+    """Wherever the namespace is created, it gets both labels."""
+    places = {}
+    for command in documents.commands():
+        if command.program == "kubectl" and "namespace" in command.words:
+            places.setdefault(command.place, set()).update(command.words)
+    for place, words in places.items():
+        for label, why in (
+            ("elbv2.k8s.aws/pod-readiness-gate-inject=enabled", "a pod would be ready before its load balancer"),
+            ("pod-security.kubernetes.io/enforce=restricted", "any pod could run as root there"),
+        ):
+            require(label in words, f"{place}: without {label} {why}")
+
+
+def image_values(require):
+    instructions = image.instructions()
+    builds = [value for name, value in instructions if name == "RUN" and "cargo build" in value]
+    require(
+        len(builds) == 1 and "--locked" in builds[0] and "--release" in builds[0],
+        "Dockerfile: the build must use the versions of Cargo.lock, and be optimised",
+    )
+    require(image.value_of("CMD") == '["serve"]', "Dockerfile: the image serves by default")
+    add = image.value_of("ADD")
+    require(
+        add.startswith("--chmod=0444 https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"),
+        "Dockerfile: the certificates of RDS come from AWS by HTTPS, readable by every user",
+    )
+    require(
+        "distroless" in [value for name, value in instructions if name == "FROM"][-1],
+        "Dockerfile: the image has no shell and no package manager",
+    )
+    health = image.value_of("HEALTHCHECK")
+    interval, timeout = (int(re.search(rf"--{name}=(\d+)s", health)[1]) for name in ("interval", "timeout"))
+    require(
+        timeout < interval <= 60, "Dockerfile: the health check must end before the next, once a minute or more often"
+    )
+    copied = [value for name, value in instructions if name == "COPY"]
+    require(copied[-1] == "--from=build /usr/local/bin/rest-api /rest-api", "Dockerfile: only the program is copied")
+    for path in ("/.git", "/target", "/infrastructure", "/data"):
+        require(path in image.ignored(), f".dockerignore: {path} does not belong into a build")
+
+
+def script_values(require):
+    function = terraform.resources(terraform.plans("3-s3-lambda")["direct"])["aws_lambda_function.ingest"]
+    for script in documents.scripts():
+        require("set -euo pipefail" in script.read_text(), f"{script}: it would go on after a failure")
+    redrive = pathlib.Path("scripts/redrive-failures").read_text()
+    invisible = int(re.search(r"receive-message .*?--visibility-timeout (\d+)", redrive, re.DOTALL)[1])
+    waits = int(re.search(r"--cli-read-timeout (\d+)", redrive)[1])
+    require(
+        invisible > waits > function["timeout"],
+        f"scripts/redrive-failures: the message must stay invisible ({invisible} s) for longer than the call waits "
+        f"({waits} s), and that for longer than the function runs ({function['timeout']} s)",
+    )
+    hours = re.search(r"park_seconds=\$\(\((\d+) \* 3600\)\)", redrive)
+    require(hours and 1 <= int(hours[1]) < 12, "scripts/redrive-failures: SQS allows 12 hours of invisibility")
+    require(
+        re.search(r"PermanentFault.*\n +refuse", redrive), "scripts/redrive-failures: only a permanent fault is parked"
+    )
+    package = pathlib.Path("scripts/package-lambda").read_text()
+    require("--locked --release" in package, "scripts/package-lambda: the versions of Cargo.lock, optimised")
+    require(
+        '"$target.2.34"' in package and function["runtime"] == "provided.al2023",
+        "scripts/package-lambda: Amazon Linux 2023 has glibc 2.34; a binary for a newer one does not start there",
+    )
+    require(
+        f'ZipInfo("{function["handler"]}"' in package, "scripts/package-lambda: the package must contain the handler"
+    )
+    eksctl = pathlib.Path("scripts/install-eksctl").read_text()
+    require(
+        "sha256sum --check --strict" in eksctl and "curl --fail" in eksctl and "url=https://" in eksctl,
+        "scripts/install-eksctl: what is downloaded must be verified before it runs with an administrator's role",
+    )
+    build = pathlib.Path("scripts/build-image").read_text()
+    require("--format docker" in build, "scripts/build-image: buildah's other format has no health check")
+    values = pathlib.Path("scripts/database-values").read_text()
+    require("jq -e" in values, "scripts/database-values: missing outputs must fail, not install a chart without them")
+    for command in documents.commands():
+        if command.has("aws", "ecr", "create-repository"):
+            require(
+                command.values("--image-tag-mutability") == ["IMMUTABLE"],
+                f"{command}: a tag that can be moved could replace a release",
+            )
+        if command.has("aws", "s3api", "put-bucket-versioning"):
+            require("Status=Enabled" in command.words, f"{command}: a state without versions cannot be recovered")
