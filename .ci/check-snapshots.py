@@ -15,7 +15,7 @@ import yaml
 from gate import chart, cluster, image, terraform, workflows
 
 SNAPSHOTS = pathlib.Path(".ci/snapshots")
-RENEW = ".ci/check-snapshots.py --renew"
+RENEW = ".ci/run snapshots"
 
 
 class Dumper(yaml.SafeDumper):
@@ -149,7 +149,7 @@ def main():
     if failed:
         sys.exit(
             "check-snapshots: the effect of a deployment file differs from its snapshot: see above.\n"
-            f"If each line is meant, run `{RENEW}` and commit the snapshots with the change."
+            f"If each line is meant, run `{RENEW}`, and commit the snapshots with the change."
         )
 
 

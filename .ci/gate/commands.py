@@ -174,6 +174,9 @@ def check_objects():
     existing |= {name.replace("deployment/", "deploy/") for name in existing}
     labels = [m["spec"]["template"]["metadata"]["labels"] for m in manifests if "template" in m.get("spec", {})]
     identities = {(i["namespace"], i["serviceAccountName"]) for i in cluster.config()["iam"]["podIdentityAssociations"]}
+    for command in documents.commands():
+        if command.has("eksctl", "create", "podidentityassociation"):
+            identities |= set(zip(command.values("--namespace"), command.values("--service-account-name"), strict=True))
     namespaces = {namespace for namespace, _ in identities}
     for command in documents.commands():
         words = command.words
@@ -195,8 +198,8 @@ def check_objects():
                 problems.append(f"{command}: without --namespace it looks into the namespace default")
         elif command.program == "helm" and command.has("upgrade", "--install"):
             release = words[words.index("--install") + 1]
-            account = command.values("--set")
-            account = [v.partition("=")[2] for v in account if v.startswith("serviceAccount.name=")] or [release]
+            given = [value.partition("serviceAccount.name=")[2] for value in command.values("--set")]
+            account = [value for value in given if value] or [release]
             for namespace in command.values("--namespace"):
                 if (namespace, account[0]) not in identities:
                     problems.append(f"{command}: 1-eks has no pod identity for {namespace}/{account[0]}")
@@ -270,7 +273,7 @@ def check_tables():
             variables = documents.names(row[0])
             for name, said in zip(variables, defaults, strict=False):
                 default = module["variables"][name].get("default") if name in module["variables"] else None
-                if default is not None and len(variables) == len(defaults) and " " not in said:
+                if default not in (None, {}, []) and len(variables) == len(defaults) and " " not in said:
                     written = json.dumps(default).strip('"')
                     if written != said:
                         problems.append(f"{file}: the default of {name} is {written}, not {said}")
@@ -281,22 +284,25 @@ def check_tables():
     cells = [row[0] for row in documents.table(operations, "alarm")]
     documented = {name for cell in cells for name in documents.names(cell)} - set(terraform.PLANS["3-s3-lambda"])
     planned = {
-        re.sub(r"^movies-r-us(-ingest|-instance-\d)?-", "", resource["alarm_name"])
+        resource["alarm_name"]
         for directory in terraform.PLANS
         for plan in terraform.plans(directory).values()
         for address, resource in terraform.resources(plan).items()
         if address.startswith("aws_cloudwatch_metric_alarm.")
     }
-    problems += _differences(operations, "alarm", documented, planned)
+    # A document may leave out the beginning of a name.
+    known = {name for name in documented if any(f"-{alarm}".endswith(f"-{name.lstrip('-')}") for alarm in planned)}
+    listed = {alarm for alarm in planned if any(f"-{alarm}".endswith(f"-{name.lstrip('-')}") for name in documented)}
+    problems += [f"{operations}: there is no alarm {name}" for name in sorted(documented - known)]
+    problems += [f"{operations} does not have the alarm {alarm}" for alarm in sorted(planned - listed)]
     return problems + _workflow_tables()
 
 
 def _workflow_tables():
     problems = []
     readme = workflows.GITHUB / "workflows/README.md"
-    text = readme.read_text()
     used = set().union(*(re.findall(r"\bvars\.([A-Z_]+)", file.read_text()) for file in workflows.files()))
-    documented = {name for name in documents.names(text) if re.fullmatch(r"[A-Z][A-Z_]+", name)}
+    documented = {text for _, text in documents.code(readme) if re.fullmatch(r"[A-Z][A-Z_]+", text)}
     problems += _differences(readme, "variable", documented, used)
     environments = {
         job["environment"]

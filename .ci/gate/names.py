@@ -6,6 +6,10 @@ import re
 
 from gate import chart, cluster, documents, terraform
 
+# The releases of Debian by the tags of distroless images.
+DEBIAN = {"debian12": "bookworm", "debian13": "trixie"}
+# What no file creates, but an operator: the bucket of the state.
+BY_HAND = {"movies-r-us-terraform-ACCOUNT"}
 ACCOUNTS = re.compile(
     r"111122223333|000000000000|\$account\b|\$\{account\}|<account id>|\$\{\{ *vars\.AWS_ACCOUNT_ID *\}\}"
     r"|\$\{aws:PrincipalAccount\}|\$\{local\.account_id\}|\$\(aws sts get-caller-identity[^)]*\)"
@@ -62,6 +66,14 @@ def versions_of_charts():
     return rows
 
 
+def pins(package):
+    """Returns the minor version of a package of PyPI, by the file that pins it."""
+    places = [*pathlib.Path(".github/workflows").glob("*.yml"), pathlib.Path(".ci/emulate")]
+    places += pathlib.Path(".ci").glob("requirements/*.txt")
+    found = {str(file): set(re.findall(rf"\b{package}==(\d+\.\d+)", file.read_text())) for file in places}
+    return {place: versions for place, versions in found.items() if versions}
+
+
 def together(found):
     """Returns several values as one text, for a row of the table whose places have all of them."""
     return ", ".join(sorted(set(found)))
@@ -90,5 +102,4 @@ def known():
     trees += [terraform.resources(plan) for d in terraform.PLANS for plan in terraform.plans(d).values()]
     trees += [[manifest["metadata"]["name"] for manifest in chart.manifests(file)] for file in chart.values_files()]
     found = {name for text in strings(trees) for name in NAME.findall(without_account(text))}
-    # Created by hand and by no file: the bucket of the state. The workflows define its name.
-    return found | {"movies-r-us-terraform-ACCOUNT"}
+    return found | BY_HAND

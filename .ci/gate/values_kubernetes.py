@@ -40,7 +40,17 @@ def chart_values(require):
             _network(require, f"chart with {file.name}", policy["spec"])
         for ingress in manifests.get("Ingress", []):
             _load_balancer(require, f"chart with {file.name}, {ingress['metadata']['name']}", ingress)
+        for autoscaler in manifests.get("HorizontalPodAutoscaler", []):
+            metrics = [metric["resource"]["name"] for metric in autoscaler["spec"]["metrics"]]
+            require(
+                metrics == ["cpu"], f"chart with {file.name}: a pod's memory does not fall, so only cpu can scale down"
+            )
         for service in manifests["Service"]:
+            targets = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+            require(
+                all(name == target for name, target in targets.items()),
+                f"chart with {file.name}: a port of the service leads to another of the pods: {targets}",
+            )
             require(
                 service["spec"]["type"] == "ClusterIP",
                 f"chart with {file.name}: another type of service opens a way around the load balancers",

@@ -170,7 +170,8 @@ def _policies(require, where, resources):
                 root or not any(action == "*" or action.endswith(":*") for action in actions),
                 f"{at}: it allows all actions of a service",
             )
-            require(statement.get("Principal") not in ("*", {"AWS": "*"}), f"{at}: it allows everybody")
+            everybody = statement.get("Principal") in ("*", {"AWS": "*"}) and not statement.get("Condition")
+            require(not everybody, f"{at}: it allows everybody")
             service = (
                 statement.get("Principal", {}).get("Service") if isinstance(statement.get("Principal"), dict) else None
             )
