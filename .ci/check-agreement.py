@@ -1,102 +1,44 @@
 #!/usr/bin/env python3
 """Checks that the deployment files, the programs and the documents agree.
 
-AGREEMENTS is the table of what several files say, and must say alike. Below it are rules for everything that a
-file may name: variables, subcommands, annotations, resources, files, outputs.
+The table below is what several files say, and must say alike. Rules in .ci/gate/calls.py and commands.py cover
+everything that a file may name: variables, subcommands, annotations, resources, files, outputs.
 """
 
-import pathlib
 import re
 import sys
 
 import yaml
-from gate import annotations, calls, chart, cluster, commands, documents, image, names, terraform, workflows
-
-CLUSTER = cluster.config()
-NODES = CLUSTER["managedNodeGroups"]
-IDENTITIES = {(i["namespace"], i["serviceAccountName"]): i for i in CLUSTER["iam"]["podIdentityAssociations"]}
-SERVICE = next(i for i in IDENTITIES.values() if i["roleName"].endswith("-api"))
-DEFAULTS = chart.defaults()
-RENDERED = {file.stem: chart.manifests(file) for file in chart.values_files()}
-AWS = {manifest["kind"]: manifest for manifest in RENDERED["aws"]}
-POD = AWS["Deployment"]["spec"]["template"]["spec"]
-CONFIG = AWS["ConfigMap"]["data"]
-PLANS = {directory: terraform.plans(directory) for directory in terraform.PLANS}
-RESOURCES = {
-    directory: {name: terraform.resources(plan) for name, plan in plans.items()} for directory, plans in PLANS.items()
-}
-DATABASE, READER = (RESOURCES["2-rds"][name] for name in ("defaults", "reader"))
-DIRECT = RESOURCES["3-s3-lambda"]["direct"]
-FUNCTION = DIRECT["aws_lambda_function.ingest"]
-JOBS = {
-    f"{file.name}, {name}": job
-    for file in workflows.files()
-    for name, job in workflows.expanded_jobs(workflows.load(file)).items()
-}
-problems = []
-
-
-def check(holds, message):
-    if not holds:
-        problems.append(message)
-
-
-def variable(directory, name):
-    declared = PLANS[directory][next(iter(PLANS[directory]))]["configuration"]["root_module"]["variables"]
-    return declared.get(name, {}).get("default")
-
-
-def backend(directory):
-    return terraform.blocks(directory, "terraform")[0]["backend"][0]["s3"]
-
-
-def provider(directory):
-    return terraform.blocks(directory, "provider")[0]["aws"]
-
-
-def text(file, pattern):
-    """Returns what the groups of a pattern match in a file."""
-    return set(re.findall(pattern, pathlib.Path(file).read_text(), re.MULTILINE))
-
-
-def options(label, chosen, *options, key=None):
-    """Returns the values of an option by place, for the commands that are chosen."""
-    found = {}
-    for command in documents.commands():
-        if chosen(command):
-            values = command.values(*options)
-            if key:
-                values = [v.partition("=")[2] for value in values for v in value.split(",") if v.startswith(key + "=")]
-            if values := [value for value in values if value and "$" not in value]:
-                found.setdefault(f"{command.place}, {label}", set()).update(values)
-    return found
-
-
-def job_values(pick):
-    """Returns a value by job, where the job has it."""
-    return {name: value for name, job in JOBS.items() if (value := pick(job))}
-
-
-def steps_with(action, key):
-    return job_values(
-        lambda job: {step["with"][key] for step in job["steps"] if action in step.get("uses", "") and "with" in step}
-    )
-
-
-def policy_resource(sid):
-    statement = next(s for s in SERVICE["permissionPolicy"]["Statement"] if s["Sid"] == sid)
-    return names.without_account(statement["Resource"])
-
-
-def docker(argument):
-    return dict(value.split("=", 1) for name, value in image.instructions() if name == "ARG")[argument]
-
-
-def of_service(command):
-    """Tells whether a command is about the release, or one of its objects."""
-    return command.program in ("helm", "kubectl") and any(
-        re.fullmatch(r"((deploy|deployment|service|job)/)?movies-r-us", word) for word in command.words[1:]
-    )
+from gate import annotations, calls, chart, commands, documents, image, names, terraform
+from gate.facts import (
+    CLUSTER,
+    CONFIG,
+    DATABASE,
+    DEFAULTS,
+    DIRECT,
+    FUNCTION,
+    NODES,
+    PLANS,
+    POD,
+    READER,
+    RENDERED,
+    RESOURCES,
+    SERVICE,
+    backend,
+    docker,
+    job_values,
+    last,
+    of,
+    of_aws,
+    of_service,
+    options,
+    policy_resource,
+    provider,
+    step_values,
+    steps_with,
+    text,
+    variable,
+)
 
 
 def agreements():
@@ -108,9 +50,9 @@ def agreements():
             "3-s3-lambda, cluster_name": variable("3-s3-lambda", "cluster_name"),
             **job_values(lambda job: job["env"].get("CLUSTER")),
             **options("--cluster", lambda c: c.program in ("aws", "eksctl"), "--cluster", "--cluster-name"),
-            **options("--name", lambda c: c.has("aws", "eks"), "--name"),
-            **options("clusterName", lambda c: c.program == "helm", "--set", key="clusterName"),
-            **options("txtOwnerId", lambda c: c.program == "helm", "--set", key="txtOwnerId"),
+            **options("--name", of_aws("eks"), "--name"),
+            **options("clusterName", of("helm"), "--set", key="clusterName"),
+            **options("txtOwnerId", of("helm"), "--set", key="txtOwnerId"),
             "destroy.yml, confirmation": text(".github/workflows/destroy.yml", r"Type (\S+) to confirm"),
         },
         "region": {
@@ -147,55 +89,39 @@ def agreements():
             "1-eks, permission": policy_resource("ReadApiToken").rpartition("secret:")[2].rstrip("?").rstrip("-"),
             "chart, apiToken.secretArn": DEFAULTS["apiToken"]["secretArn"],
             "3-s3-lambda, api_token_secret_name": variable("3-s3-lambda", "api_token_secret_name"),
-            **{
-                place: found - {"movies-r-us/jwt-key"}
-                for place, found in options(
-                    "secret", lambda c: c.has("aws", "secretsmanager"), "--secret-id", "--name"
-                ).items()
-                if found - {"movies-r-us/jwt-key"} and not any(value.startswith("arn:") for value in found)
-            },
+            **options(
+                "secret",
+                of_aws("secretsmanager"),
+                "--secret-id",
+                "--name",
+                then=lambda name: None if "jwt" in name or name.startswith("arn:") else name,
+            ),
         },
         "secret of the signing key": {
             "1-eks, permission": policy_resource("ReadJwtKey").rpartition("secret:")[2].rstrip("?").rstrip("-"),
             "helm/movies-r-us/README.md": text("helm/movies-r-us/README.md", r"`(movies-r-us/jwt[^`]*)`"),
             "docs/installation.md": text("docs/installation.md", r"jwtKey\.secretArn=([\w/-]+)"),
-            **{
-                place: found - {"movies-r-us/api-token"}
-                for place, found in options(
-                    "secret", lambda c: c.has("aws", "secretsmanager"), "--secret-id", "--name"
-                ).items()
-                if any("jwt" in value for value in found)
-            },
+            **options(
+                "secret",
+                of_aws("secretsmanager"),
+                "--secret-id",
+                "--name",
+                then=lambda name: name if "jwt" in name else None,
+            ),
         },
         "bucket of the files": {
             "1-eks, objects": policy_resource("ReadObjects").removeprefix("arn:aws:s3:::").removesuffix("/*"),
             "1-eks, list": policy_resource("ListObjects").removeprefix("arn:aws:s3:::"),
             "3-s3-lambda": names.without_account(DIRECT["aws_s3_bucket.files"]["bucket"]),
-            **job_values(
-                lambda job: {
-                    names.without_account(step["env"]["BUCKET"])
-                    for step in job["steps"]
-                    if "BUCKET" in step.get("env", {})
-                }
-            ),
-            **{
-                place: {names.without_account(value) for value in found}
-                for place, found in options("bucket", lambda c: c.program == "helm", "--set", key="bucket").items()
-                if "BUCKET" not in str(found)
-            },
+            **step_values("BUCKET"),
+            **options("bucket", of("helm"), "--set", key="bucket", then=names.without_account),
         },
         "topic of the results": {
             "1-eks, permission": policy_resource("PublishResults").rpartition(":")[2],
             "3-s3-lambda": DIRECT["aws_sns_topic.results"]["name"],
             **job_values(lambda job: job["env"].get("RESULTS_TOPIC", "").rpartition(":")[2]),
-            **{
-                place: {value.rpartition(":")[2] for value in found}
-                for place, found in {
-                    **options("topic", lambda c: c.program == "helm", "--set", key="results.topicArn"),
-                    **options("--topic-arn", lambda c: c.program == "aws", "--topic-arn"),
-                }.items()
-                if "RESULTS_TOPIC" not in str(found)
-            },
+            **options("topic", of("helm"), "--set", key="results.topicArn", then=last(":")),
+            **options("--topic-arn", of("aws"), "--topic-arn", then=last(":")),
         },
         "topic of the alarms": {
             "3-s3-lambda": DIRECT["aws_sns_topic.alarms"]["name"],
@@ -211,11 +137,13 @@ def agreements():
             "3-s3-lambda": FUNCTION["function_name"],
             "3-s3-lambda, log group": DIRECT["aws_cloudwatch_log_group.ingest"]["name"].rpartition("/")[2],
             "3-s3-lambda, logging": FUNCTION["logging_config"][0]["log_group"].rpartition("/")[2],
-            **options("--function-name", lambda c: c.program == "aws", "--function-name"),
-            **{
-                place: {value.rpartition("/")[2] for value in found}
-                for place, found in options("log group", lambda c: "/aws/lambda/" in str(c), "--log-group-name").items()
-            },
+            **options("--function-name", of("aws"), "--function-name"),
+            **options(
+                "log group",
+                of("aws"),
+                "--log-group-name",
+                then=lambda name: last("/")(name) if name.startswith("/aws/lambda/") else None,
+            ),
         },
         "queue of failed events": {
             "3-s3-lambda": DIRECT["aws_sqs_queue.failures[0]"]["name"],
@@ -226,17 +154,15 @@ def agreements():
             "2-rds": DATABASE["aws_db_instance.this[0]"]["identifier"],
             "2-rds with a reader": READER["aws_rds_cluster.this[0]"]["cluster_identifier"],
             "destroy.yml": text(".github/workflows/destroy.yml", r"Identifier=='([^']+)'"),
-            **{
+            **options(
+                "identifier",
+                of_aws("rds"),
+                "--db-instance-identifier",
+                "--db-cluster-identifier",
+                "--source-identifier",
                 # A copy, such as one to rehearse with, has a longer name.
-                place: {re.sub(r"^(movies-r-us)-.*", r"\1", value) for value in found}
-                for place, found in options(
-                    "identifier",
-                    lambda c: c.has("aws", "rds"),
-                    "--db-instance-identifier",
-                    "--db-cluster-identifier",
-                    "--source-identifier",
-                ).items()
-            },
+                then=lambda name: re.sub(r"^(movies-r-us)-.*", r"\1", name),
+            ),
         },
         "name of the database": {
             "2-rds": DATABASE["aws_db_instance.this[0]"]["db_name"],
@@ -285,48 +211,37 @@ def agreements():
             **{d: text(terraform.INFRASTRUCTURE / d / "versions.tf", r'Project = "([^"]+)"') for d in PLANS},
         },
         "bucket of the state": {
-            **job_values(
-                lambda job: {
-                    names.without_account(value)
-                    for env in [job["env"], *(step.get("env", {}) for step in job["steps"])]
-                    if (value := env.get("STATE_BUCKET"))
-                }
+            **step_values("STATE_BUCKET"),
+            **job_values(lambda job: names.without_account(job["env"].get("STATE_BUCKET", ""))),
+            **options(
+                "init",
+                of("terraform"),
+                "-backend-config",
+                then=lambda setting: names.without_account(setting.removeprefix("bucket=")),
             ),
-            **{
-                place: {names.without_account(value.removeprefix("bucket=")) for value in found}
-                for place, found in options("init", lambda c: c.program == "terraform", "-backend-config").items()
-            },
             ".github/workflows/README.md": names.without_account_in(".github/workflows/README.md", r"^state=(.+)$"),
         },
         "repository of the image": {
             "scripts/build-image": text("scripts/build-image", r"^tag=([\w/-]+):"),
             **job_values(lambda job: job["env"].get("REPOSITORY")),
             **job_values(lambda job: job["env"].get("IMAGE", "").partition("amazonaws.com/")[2]),
-            **{
-                place: {value for value in found if "/charts/" not in value} or {"movies-r-us/rest-api"}
-                for place, found in options("repository", lambda c: c.program == "aws", "--repository-name").items()
-            },
-            **{
-                place: {value.partition("/")[2] for value in found}
-                for place, found in options(
-                    "image", lambda c: c.program == "helm", "--set", key="image.repository"
-                ).items()
-            },
+            **options(
+                "--repository-name",
+                of("aws"),
+                "--repository-name",
+                then=lambda name: None if "/charts/" in name else name,
+            ),
+            **options("image", of("helm"), "--set", key="image.repository", then=lambda name: name.partition("/")[2]),
         },
         "architecture": {
             "1-eks, instance types": {names.architecture_of(group["instanceType"]) for group in NODES},
             "1-eks, node groups": {group["name"] for group in NODES},
             "3-s3-lambda": set(FUNCTION["architectures"]),
             "scripts/package-lambda": text("scripts/package-lambda", r"^arch=(\w+)"),
-            "release.yml": options("--arch", lambda c: c.program == "package-lambda", "--arch").get(
-                "release.yml, lambda, --arch"
-            ),
+            **options("--arch", of("package-lambda"), "--arch"),
             "docs/installation.md, nodes": text("docs/installation.md", r"The nodes are (\w+)\."),
             "docs/installation.md, platform": text("docs/installation.md", r"--platform linux/(\w+)"),
-            **{
-                f"{place}, node group": found
-                for place, found in options("--name", lambda c: c.has("eksctl", "nodegroup"), "--name").items()
-            },
+            **options("node group", lambda c: c.has("eksctl", "nodegroup"), "--name"),
         },
         "CA certificates of RDS": {
             "Dockerfile, ADD": image.value_of("ADD").split()[-1],
@@ -419,6 +334,14 @@ def agreements():
         },
         **names.versions_of_charts(),
     }
+
+
+problems = []
+
+
+def check(holds, message):
+    if not holds:
+        problems.append(message)
 
 
 def check_agreements():
