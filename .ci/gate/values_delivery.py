@@ -74,7 +74,7 @@ def _job(require, where, job):
             )
             duration = int(step["with"].get("role-duration-seconds", 3600))
             require(
-                duration >= 60 * min(job["timeout-minutes"], 60) and (duration >= 60 * job["timeout-minutes"]),
+                duration >= 60 * job["timeout-minutes"],
                 f"{where}: the credentials end after {duration} s, before the job's {job['timeout-minutes']} minutes",
             )
         for command in shell.commands(step.get("run", ""), where):
@@ -179,7 +179,10 @@ def _steps(require, effects):
     push = " ".join(
         step.get("run", "") for name, job in release.items() if name.startswith("image") for step in job["steps"]
     )
-    require('--attest "type=sbom' in push and "type=provenance,mode=max" in push, "release.yml: SBOM and provenance")
+    require(
+        '--attest "type=sbom' in push and "type=provenance,mode=max" in push,
+        "release.yml: an image comes with its SBOM and provenance",
+    )
     for name in ("publish", "release"):
         require(
             any("actions/attest@" in step.get("uses", "") for step in release[name]["steps"]),
@@ -252,7 +255,10 @@ def script_values(require):
         re.search(r"PermanentFault.*\n +refuse", redrive), "scripts/redrive-failures: only a permanent fault is parked"
     )
     package = pathlib.Path("scripts/package-lambda").read_text()
-    require("--locked --release" in package, "scripts/package-lambda: the versions of Cargo.lock, optimised")
+    require(
+        "--locked --release" in package,
+        "scripts/package-lambda: the build must use the versions of Cargo.lock, and be optimised",
+    )
     require(
         '"$target.2.34"' in package and function["runtime"] == "provided.al2023",
         "scripts/package-lambda: Amazon Linux 2023 has glibc 2.34; a binary for a newer one does not start there",

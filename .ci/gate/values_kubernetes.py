@@ -97,15 +97,15 @@ def _pods(require, where, manifests):
         require(
             sleep >= longest, f"{where}: preStop is shorter than the longest answer of {longest} s: it would be cut off"
         )
-    for limits in (container["resources"],):
-        require(
-            _mib(limits["limits"]["memory"]) >= 256 + int(config["MRU_CACHE_MB"]),
-            f"{where}: the memory limit is below 256 MiB and the cache: pods would be killed under load",
-        )
-        require(
-            _mib(limits["limits"]["memory"]) >= _mib(limits["requests"]["memory"]),
-            f"{where}: the memory limit is below the request",
-        )
+    resources = container["resources"]
+    require(
+        _mib(resources["limits"]["memory"]) >= 256 + int(config["MRU_CACHE_MB"]),
+        f"{where}: the memory limit is below 256 MiB and the cache: pods would be killed under load",
+    )
+    require(
+        _mib(resources["limits"]["memory"]) >= _mib(resources["requests"]["memory"]),
+        f"{where}: the memory limit is below the request",
+    )
     require(
         config["MRU_DB_TLS"] == "verify-full",
         f"{where}: without verify-full somebody in between could read the password of the database",
@@ -198,14 +198,8 @@ def _load_balancer(require, where, ingress):
 
 def _defaults(require):
     values = chart.defaults()
-    for name, safe in (("publicLedger", False), ("trustedProxies", 1)):
-        require(
-            values[name] == safe,
-            f"chart: the default of {name} must be {safe}: "
-            + {"publicLedger": "the ledger has object keys", "trustedProxies": "the load balancer appends one address"}[
-                name
-            ],
-        )
+    require(values["publicLedger"] is False, "chart: the ledger has keys of objects, and must not be public by default")
+    require(values["trustedProxies"] == 1, "chart: the load balancer appends one address, so one proxy is trusted")
     require(values["database"]["secretArn"] == "", "chart: no account's secret may be a default")
     require(values["networkPolicy"]["enabled"] is True, "chart: the network policy must be on by default")
     require(values["autoscaling"]["enabled"] is True, "chart: autoscaling must be on by default")

@@ -196,7 +196,8 @@ def _policies(require, where, resources):
             f"{where}, {address}: CloudWatch needs Decrypt and GenerateDataKey* to send, or alarms get lost in silence",
         )
         require(
-            key["deletion_window_in_days"] >= 7 and key["enable_key_rotation"], f"{where}, {address}: keep rotation"
+            key["deletion_window_in_days"] >= 7 and key["enable_key_rotation"],
+            f"{where}, {address}: a deleted key must be recoverable for a week, and keys are rotated",
         )
 
 
@@ -231,7 +232,8 @@ def _database(require, where, resources):
         require(7 <= database["backup_retention_period"] <= 35, f"{at}: keep backups for 7 to 35 days")
         require(database.get("deletion_protection"), f"{at}: one command could delete the catalogue")
         require(
-            database.get("storage_encrypted") and database.get("copy_tags_to_snapshot"), f"{at}: encryption and tags"
+            database.get("storage_encrypted") and database.get("copy_tags_to_snapshot"),
+            f"{at}: storage must be encrypted, and snapshots be found by their tags",
         )
         require(database.get("manage_master_user_password"), f"{at}: RDS keeps and rotates the password")
         require(database.get("auto_minor_version_upgrade"), f"{at}: fixes of Postgres must arrive")
