@@ -8,11 +8,12 @@ A reviewer reads the difference of the snapshots.
 import argparse
 import difflib
 import pathlib
+import re
 import shutil
 import sys
 
 import yaml
-from gate import chart, cluster, image, terraform, workflows
+from gate import chart, cluster, documents, image, names, shell, terraform, workflows
 
 SNAPSHOTS = pathlib.Path(".ci/snapshots")
 RENEW = ".ci/run snapshots"
@@ -38,6 +39,7 @@ def dump(value):
 
 
 def snapshots_of_chart():
+    yield "chart.yaml", dump(yaml.safe_load((chart.CHART / "Chart.yaml").read_text()))
     yield "defaults.yaml", dump(chart.defaults())
     yield "schema.txt", "\n".join(sorted(chart.flat_schema(chart.schema()))) + "\n"
     for values in chart.values_files():
@@ -99,10 +101,25 @@ def snapshots_of_image():
     yield "ignored.txt", "\n".join(image.ignored()) + "\n"
 
 
+def snapshots_of_scripts():
+    for script in documents.scripts():
+        yield f"{script.name}.txt", "".join(f"{line}\n" for line in shell.statements(script.read_text()))
+
+
+def snapshots_of_exceptions():
+    """The comments that keep a tool from reporting something."""
+    pattern = re.compile(r".*(?:checkov:skip|shellcheck disable|hadolint ignore|zizmor: *ignore|tflint-ignore).*")
+    found = {str(file): pattern.findall(file.read_text()) for file in names.files()}
+    lines = [f"{file}: {line.strip()}\n" for file, lines in found.items() for line in lines]
+    yield "comments.txt", "".join(sorted(lines))
+
+
 PARTS = {
     "chart": snapshots_of_chart,
     "cluster": snapshots_of_cluster,
+    "exceptions": snapshots_of_exceptions,
     "image": snapshots_of_image,
+    "scripts": snapshots_of_scripts,
     "terraform": snapshots_of_terraform,
     "workflows": snapshots_of_workflows,
 }

@@ -59,6 +59,19 @@ def commands(script, place, variables=None):
     return found
 
 
+def statements(script):
+    """Yields the commands, conditions and assignments of a script as they are written, one a line."""
+
+    def visit(node):
+        if node.type in ("command", "test_command", "variable_assignment", "declaration_command", "case_item"):
+            yield " ".join(_text(node).split())
+        else:
+            for child in node.children:
+                yield from visit(child)
+
+    yield from visit(PARSER.parse(script.encode()).root_node)
+
+
 def _text(node):
     return node.text.decode()
 

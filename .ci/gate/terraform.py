@@ -21,13 +21,35 @@ FETCHED_SCHEMA = pathlib.Path("target/ci-tools/aws-provider.schema.json")
 KEPT = pathlib.Path("target/plans")
 
 NOTIFY = {"movies_r_us_notify_api_url": "https://notify.movies.example.com/notify", "lambda_package": "package.zip"}
-# Each directory is planned with these variables. The first plan is that of the defaults.
+NETWORK = {"vpc_id": "vpc-0123456789abcdef0", "subnet_ids": '["subnet-0a", "subnet-0b", "subnet-0c"]'}
+# Each directory is planned with these variables. The first plan is that of the defaults. Together they set each
+# variable once.
 PLANS = {
-    "2-rds": {"defaults": {}, "reader": {"reader": "true"}},
+    "2-rds": {
+        "defaults": {},
+        "reader": {"reader": "true"},
+        "given": {
+            **NETWORK,
+            "pod_role_name": "movies-r-us-api",
+            "instance_class": "db.t4g.medium",
+            "allocated_storage": "100",
+            "max_allocated_storage": "1000",
+            "final_snapshot_identifier": "movies-r-us-final",
+        },
+    },
     "3-s3-lambda": {
         "direct": NOTIFY,
         "sqs": {**NOTIFY, "event_source": "sqs"},
         "eventbridge": {**NOTIFY, "event_source": "eventbridge", "alarm_email": "operators@example.com"},
+        "given": {
+            **NOTIFY,
+            **NETWORK,
+            "event_source": "sqs",
+            "previous_event_source": "direct",
+            "reserved_concurrency": "-1",
+            "noncurrent_days": "60",
+            "api_token_secret_name": "movies-r-us/api-token",
+        },
     },
 }
 
