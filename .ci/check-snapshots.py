@@ -51,18 +51,25 @@ def snapshots_of_chart():
 
 def snapshots_of_terraform():
     for directory in terraform.PLANS:
-        variables = {name: body for block in terraform.blocks(directory, "variable") for name, body in block.items()}
-        for body in variables.values():
-            body.pop("description", None)
+        variables = {
+            name: {key: value for key, value in body.items() if key != "description"}
+            for block in terraform.blocks(directory, "variable")
+            for name, body in block.items()
+        }
         settings = {
             kind: terraform.blocks(directory, kind) for kind in ("terraform", "provider", "moved", "import", "removed")
         }
         yield f"{directory}/settings.yaml", dump({**settings, "variable": variables})
         first = None
         for name, plan in terraform.plans(directory).items():
-            effect = {"resources": terraform.resources(plan), "outputs": plan["planned_values"].get("outputs", {})}
-            for output in effect["outputs"].values():
-                output.pop("type", None)
+            outputs = plan["planned_values"].get("outputs", {})
+            effect = {
+                "resources": terraform.resources(plan),
+                "outputs": {
+                    name: {"sensitive": output["sensitive"], "value": output.get("value")}
+                    for name, output in outputs.items()
+                },
+            }
             if first is None:
                 first = effect
                 entries = terraform.references(plan)
