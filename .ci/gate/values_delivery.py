@@ -213,7 +213,7 @@ def image_values(require):
     instructions = image.instructions()
     builds = [value for name, value in instructions if name == "RUN" and "cargo build" in value]
     require(
-        len(builds) == 1 and "--locked" in builds[0] and "--release" in builds[0],
+        builds and all("--locked" in build and "--release" in build for build in builds),
         "Dockerfile: the build must use the versions of Cargo.lock, and be optimised",
     )
     require(image.value_of("CMD") == '["serve"]', "Dockerfile: the image serves by default")
