@@ -5,6 +5,8 @@
 
 import re
 
+import yaml
+
 from gate import chart, cluster, documents, program, terraform
 
 ROUTES, SERVER = "rest-api/src/http/routes.rs", "rest-api/src/http/server/"
@@ -55,8 +57,35 @@ def chart_values(require):
                 service["spec"]["type"] == "ClusterIP",
                 f"chart with {file.name}: another type of service opens a way around the load balancers",
             )
+        _effects(require, file, [text for found in manifests.values() for text in _scalars(found)])
     _checksums(require)
     _defaults(require)
+
+
+def _scalars(node):
+    """Yields every number and text of a tree, as text."""
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from _scalars(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _scalars(value)
+    elif node is not None and not isinstance(node, bool):
+        yield str(node)
+
+
+def _effects(require, file, rendered):
+    """What a values file sets appears in what it renders; otherwise a template has a value of its own."""
+    values = yaml.safe_load(file.read_text())
+    if values["image"].get("digest"):
+        values["image"].pop("tag", None)  # the digest takes precedence
+    for value in filter(None, _scalars(values)):
+        # A short number may be a part of another by chance.
+        whole = re.compile(rf"(?<![\w.]){re.escape(value)}(?![\w.])")
+        require(
+            any(whole.search(text) for text in rendered),
+            f"chart with {file.name}: {value!r} has no effect: a template does not use the value",
+        )
 
 
 def _checksums(require):
@@ -211,6 +240,10 @@ def _defaults(require):
     require(values["log"] == {"filter": "info", "format": "json"}, "chart: CloudWatch and queries expect JSON at info")
     require(
         values["ledgerDays"] >= 30 and values["historyDays"] >= 30, "chart: undo needs ledger and history for 30 days"
+    )
+    require(
+        re.fullmatch(r"([1-9]|[1-5]\d|60)s", values["serviceMonitor"]["interval"]),
+        "chart: rates over five minutes need several scrapes, so one a minute at least",
     )
     for name in ("public", "internal"):
         require(values["ingress"][name]["enabled"] is True, f"chart: the ingress {name} must be on by default")
