@@ -138,7 +138,8 @@ def check_chart_values():
     for command in documents.commands():
         if command.program == "helm" and str(chart.CHART) not in command.words:
             continue
-        for value in command.values("--set", "--set-string") if command.program in ("helm", "--set") else ():
+        given = command.values("--set", "--set-string", unknown=True)
+        for value in given if command.program in ("helm", "--set") else ():
             for part in re.split(r"(?<!\\),", value):
                 path = part.partition("=")[0]
                 if not _has_value(path, defaults):

@@ -19,14 +19,17 @@ class Command:
     def program(self):
         return self.words[0].rpartition("/")[2]
 
-    def values(self, *options):
-        """Returns the values of options, which follow as a word or behind an equals sign."""
+    def values(self, *options, unknown=False):
+        """Returns the values of options, which follow as a word or behind an equals sign.
+
+        `unknown` includes those with variables whose value is not known.
+        """
         found = []
         for number, word in enumerate(self.words):
             name, equals, value = word.partition("=")
             if name in options:
                 found.append(value if equals else "".join(self.words[number + 1 : number + 2]))
-        return [value.strip("'\"") for value in found if "$" not in value]
+        return [value.strip("'\"") for value in found if unknown or "$" not in value]
 
     def has(self, *words):
         return all(word in self.words for word in words)

@@ -116,6 +116,12 @@ def _order(require, file):
 
 
 def _plans(require, effects):
+    for name in ("deploy", "destroy"):
+        jobs = effects[name]["jobs"].values()
+        directories = {job["caller"]["with"].get("directory") for job in jobs if "with" in job.get("caller", {})}
+        require(
+            directories == set(terraform.PLANS), f"{name}.yml: it runs {directories}, not every terraform directory"
+        )
     for name, effect in effects.items():
         for job_name, job in effect["jobs"].items():
             if "caller" not in job or "directory" not in job["caller"].get("with", {}):
