@@ -94,7 +94,7 @@ def agreements():
                 of_aws("secretsmanager"),
                 "--secret-id",
                 "--name",
-                then=lambda name: None if "jwt" in name or name.startswith("arn:") else name,
+                then=lambda name: None if re.search("jwt|tmdb|^arn:", name) else name,
             ),
         },
         "secret of the signing key": {
@@ -107,6 +107,19 @@ def agreements():
                 "--secret-id",
                 "--name",
                 then=lambda name: name if "jwt" in name else None,
+            ),
+        },
+        "secret of the token for TMDB": {
+            "1-eks, permission": policy_resource("ReadTmdbToken").rpartition("secret:")[2].rstrip("?").rstrip("-"),
+            "chart, values.yaml": text(chart.CHART / "values.yaml", r"such as (movies-r-us/tmdb[\w-]*)"),
+            "helm/movies-r-us/README.md": text("helm/movies-r-us/README.md", r"(movies-r-us/tmdb[\w-]*)"),
+            "docs/operations.md": text("docs/operations.md", r"tmdb\.secretArn=([\w/-]+)"),
+            **options(
+                "secret",
+                of_aws("secretsmanager"),
+                "--secret-id",
+                "--name",
+                then=lambda name: name if "tmdb" in name else None,
             ),
         },
         "bucket of the files": {

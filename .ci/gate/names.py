@@ -8,8 +8,14 @@ from gate import chart, cluster, documents, terraform
 
 # The releases of Debian by the tags of distroless images.
 DEBIAN = {"debian12": "bookworm", "debian13": "trixie"}
-# What no file creates, but an operator: the bucket of the state.
-BY_HAND = {"movies-r-us-terraform-ACCOUNT"}
+# What no plan creates, but an operator: the bucket of the state, the stack of the web ACL, a later final snapshot,
+# and the database of a rehearsal.
+BY_HAND = {
+    "movies-r-us-terraform-ACCOUNT",
+    "movies-r-us-waf",
+    "movies-r-us-final-2",
+    "movies-r-us-rehearsal",
+}
 ACCOUNTS = re.compile(
     r"111122223333|000000000000|\$account\b|\$\{account\}|<account id>|\$\{\{ *vars\.AWS_ACCOUNT_ID *\}\}"
     r"|\$\{aws:PrincipalAccount\}|\$\{local\.account_id\}|\$\(aws sts get-caller-identity[^)]*\)"
