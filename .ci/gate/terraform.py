@@ -50,6 +50,15 @@ PLANS = {
             "noncurrent_days": "60",
             "api_token_secret_name": "movies-r-us/api-token",
         },
+        "load-balancers": {
+            **NOTIFY,
+            "load_balancers": '{"movies-r-us-public"="app/k8s-public/0a","movies-r-us-internal"="app/k8s-internal/0b"}',
+        },
+        "uploads": {
+            **NOTIFY,
+            "upload_prefix": "incoming/",
+            "page_origins": '["https://movies.example.com"]',
+        },
     },
 }
 
