@@ -13,7 +13,7 @@ import shutil
 import sys
 
 import yaml
-from gate import chart, cluster, documents, image, names, shell, terraform, workflows
+from gate import chart, cluster, documents, image, names, options, shell, terraform, workflows
 
 SNAPSHOTS = pathlib.Path(".ci/snapshots")
 RENEW = ".ci/run snapshots"
@@ -108,6 +108,12 @@ def snapshots_of_image():
     yield "ignored.txt", "\n".join(image.ignored()) + "\n"
 
 
+def snapshots_of_options():
+    for name, template in options.templates().items():
+        yield f"{name}.yaml", dump(template)
+    yield "lifecycle.yaml", dump(options.lifecycle())
+
+
 def snapshots_of_scripts():
     for script in documents.scripts():
         yield f"{script.name}.txt", "".join(f"{line}\n" for line in shell.statements(script.read_text()))
@@ -126,6 +132,7 @@ PARTS = {
     "cluster": snapshots_of_cluster,
     "exceptions": snapshots_of_exceptions,
     "image": snapshots_of_image,
+    "options": snapshots_of_options,
     "scripts": snapshots_of_scripts,
     "terraform": snapshots_of_terraform,
     "workflows": snapshots_of_workflows,

@@ -16,6 +16,7 @@ GROUPS = {
     "workflows": values_delivery.workflow_values,
     "image": values_delivery.image_values,
     "scripts": values_delivery.script_values,
+    "options": values_delivery.option_values,
 }
 
 

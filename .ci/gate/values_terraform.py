@@ -27,6 +27,7 @@ METRICS = {
     ("AWS/RDS", "ReplicaLag"): ({"Maximum", "Average"}, 1, 3600, 1800),  # seconds
     ("AWS/ApplicationELB", "HTTPCode_ELB_5XX_Count"): ({"Sum"}, 0, 10_000, 1800),
     ("AWS/ApplicationELB", "HTTPCode_Target_5XX_Count"): ({"Sum"}, 0, 10_000, 1800),
+    ("AWS/ApplicationELB", "RequestCount"): ({"Sum"}, 0, 0, 1800),
     ("AWS/ApplicationELB", "UnHealthyHostCount"): ({"Maximum", "Minimum", "Average"}, 0, 10, 1800),
     ("AWS/ApplicationELB", "TargetResponseTime"): ({"Average", "p90", "p95", "p99"}, 0.05, 60, 3600),  # seconds
 }
@@ -99,7 +100,8 @@ def _alarms(require, where, resources):
         require(alarm.get("ok_actions"), f"{at}: nobody learns of its end")
         require(alarm.get("actions_enabled", True), f"{at}: its actions are off")
         if metric == (None, None):
-            continue  # an expression; the snapshot has it
+            _expression(require, at, alarm)
+            continue
         require(metric in METRICS, f"{at}: add the metric {metric} to METRICS in .ci/gate/values_terraform.py")
         if metric not in METRICS:
             continue
@@ -131,6 +133,27 @@ def _alarms(require, where, resources):
             not minutes or int(minutes[1]) * 60 == lasts,
             f"{at}: the description says {minutes and minutes[0]}, not {lasts} s",
         )
+
+
+def _expression(require, at, alarm):
+    """An alarm on an expression reads metrics by their names for it."""
+    (result,) = (query for query in alarm["metric_query"] if query["return_data"])
+    for query in alarm["metric_query"]:
+        for metric in query.get("metric", []):
+            name = (metric["namespace"], metric["metric_name"])
+            require(name in METRICS, f"{at}: add the metric {name} to METRICS in .ci/gate/values_terraform.py")
+            statistics, _, _, longest = METRICS.get(name, (set(), 0, 0, 0))
+            require(
+                metric["stat"] in statistics, f"{at}: {metric['stat']} of {name[1]} hides what it is for: {statistics}"
+            )
+            lasts = metric["period"] * alarm["evaluation_periods"]
+            require(lasts <= longest, f"{at}: it fires after {lasts} s, more than {longest} s")
+            require(
+                re.search(rf"\b{query['id']}\b", result["expression"]), f"{at}: the expression ignores {query['id']}"
+            )
+    require(alarm["comparison_operator"] == "GreaterThanThreshold", f"{at}: it looks at the wrong side")
+    # Of a quiet load balancer the metrics are missing.
+    require(alarm["treat_missing_data"] == "notBreaching", f"{at}: a night without requests must raise no alarm")
 
 
 def _rules(require, where, directory, resources):
