@@ -330,6 +330,7 @@ def agreements():
                 "postgres"
             ),
             "infrastructure/2-rds/README.md": text("infrastructure/2-rds/README.md", r"Postgres (\d+)"),
+            "compose.yaml": text("compose.yaml", r"/postgres:(\d+)"),
         },
         "keys of Kubernetes secrets": {
             "chart": names.together(

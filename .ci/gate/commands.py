@@ -298,7 +298,17 @@ def check_tables():
     listed = {alarm for alarm in planned if any(f"-{alarm}".endswith(f"-{name.lstrip('-')}") for name in documented)}
     problems += [f"{operations}: there is no alarm {name}" for name in sorted(documented - known)]
     problems += [f"{operations} does not have the alarm {alarm}" for alarm in sorted(planned - listed)]
+    rows = documents.table(operations, "alert")
+    documented = {name for row in rows for name in documents.names(row[0])}
+    problems += _differences(operations, "alert", documented, _alerts())
     return problems + _workflow_tables()
+
+
+def _alerts():
+    """Returns the alerts of the chart; which there are depends on its values."""
+    manifests = [manifest for file in chart.values_files() for manifest in chart.manifests(file)]
+    rules = [manifest["spec"] for manifest in manifests if manifest["kind"] == "PrometheusRule"]
+    return {rule["alert"] for spec in rules for group in spec["groups"] for rule in group["rules"]}
 
 
 def _workflow_tables():

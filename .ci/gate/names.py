@@ -25,7 +25,13 @@ ACCOUNTS = re.compile(
 @functools.cache
 def files():
     """Returns the deployment files, the scripts and the documents."""
-    found = [pathlib.Path("Dockerfile"), cluster.CONFIG, chart.CHART / "values.yaml", *chart.values_files()]
+    found = [
+        pathlib.Path("Dockerfile"),
+        pathlib.Path("compose.yaml"),
+        cluster.CONFIG,
+        chart.CHART / "values.yaml",
+        *chart.values_files(),
+    ]
     found += [file for file in (chart.CHART / "templates").rglob("*") if file.is_file()]
     found += pathlib.Path(".github/workflows").glob("*.yml")
     found += [file for directory in terraform.PLANS for file in terraform.sources(directory)]
