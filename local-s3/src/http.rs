@@ -37,9 +37,9 @@ pub async fn call(
 ) -> Result<HttpResponse, HttpError> {
     let query = request.uri().query().unwrap_or_default();
     let is_attributes = query.split('&').any(|pair| pair.split('=').next() == Some("attributes"));
-    let presigned = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
+    let presigned = parameter(query, "X-Amz-Expires");
     let is_in_range =
-        |time: &str| time.parse().is_ok_and(|time: u32| time > 0 && time <= MAX_PRESIGNED);
+        |time: String| time.parse().is_ok_and(|time: u32| time > 0 && time <= MAX_PRESIGNED);
     let is_presigned = presigned.is_none_or(is_in_range);
     let media_type = request.headers().get(header::CONTENT_TYPE);
     let is_form = request.method() == Method::POST
@@ -81,12 +81,18 @@ pub async fn call(
     Ok(response)
 }
 
+/// Returns the value of a parameter. A client may encode its name, too.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let value = pairs.find_map(|(known, value)| (decode(known) == name).then_some(value));
+    value.map(decode)
+}
+
 /// Returns whether a presigned request has headers of S3 that its signature does not cover. They would make another
 /// request of it: metadata, for example.
 fn has_unsigned_headers(query: &str, headers: &HeaderMap) -> bool {
-    let signed = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders="));
-    let Some(signed) = signed else { return false };
-    let signed = percent_decode_str(signed).decode_utf8_lossy();
+    let Some(signed) = parameter(query, "X-Amz-SignedHeaders") else { return false };
     let is_signed = |name: &str| signed.split(';').any(|signed| signed == name);
     // s3s checks the digest of the content.
     let mut names = headers.keys().map(HeaderName::as_str);

@@ -108,7 +108,7 @@ pub async fn fill(
 async fn ask(enricher: &Arc<Enricher>, movie: &MovieDocument) -> Result<Details, FillError> {
     let started = Instant::now();
     loop {
-        let details = enricher.details(movie).await?;
+        let details = enricher.present(movie).await?.0;
         let Details::Unavailable(after) = details else { return Ok(details) };
         // It is noted, so that it is not asked again.
         if enricher.store.kept_details(movie.id).await?.is_some_and(|kept| kept.is_fresh) {

@@ -57,6 +57,9 @@ const ASK_AFTER_NONE: TimeDelta = TimeDelta::days(7);
 /// When a movie is asked about again whose answer was of no use.
 const ASK_AFTER_UNUSABLE: TimeDelta = TimeDelta::hours(1);
 
+/// When a movie is asked about again for which TMDB failed, while it answers for others.
+const ASK_AFTER_FAILURE: TimeDelta = TimeDelta::minutes(10);
+
 /// What a client is told then.
 const RETRY_UNUSABLE: Duration = Duration::from_secs(10 * 60);
 
@@ -159,21 +162,29 @@ impl Enricher {
         Ok(Self { store, tmdb: tmdb.map_err(EnricherError::Client)?, asking, images, token })
     }
 
-    /// Returns what is kept of a movie; if that is nothing, or old, what TMDB says.
+    /// Returns what is kept of a movie; if that is nothing, or old, what TMDB says. If it says nothing now, something old.
     ///
     /// # Errors
     /// If the database is unavailable.
     pub async fn details(self: &Arc<Self>, movie: &MovieDocument) -> Result<Details, StoreError> {
-        let kept = self.store.kept_details(movie.id).await?;
-        let known = kept.as_ref().and_then(known);
-        if let (true, Some(known)) = (kept.is_some_and(|kept| kept.is_fresh), &known) {
-            return Ok(known.clone());
-        }
-        let Some(question) = Question::new(movie) else { return Ok(Details::None) };
-        Ok(match (self.ask(question).await, known) {
+        Ok(match self.present(movie).await? {
             (Details::Unavailable(_), Some(old @ Details::Found(..))) => old,
             (asked, _) => asked,
         })
+    }
+
+    /// Returns what is kept of a movie if it is not old, else what TMDB says; and what was kept.
+    async fn present(
+        self: &Arc<Self>,
+        movie: &MovieDocument,
+    ) -> Result<(Details, Option<Details>), StoreError> {
+        let kept = self.store.kept_details(movie.id).await?;
+        let known = kept.as_ref().and_then(known);
+        if let (true, Some(known)) = (kept.is_some_and(|kept| kept.is_fresh), &known) {
+            return Ok((known.clone(), None));
+        }
+        let Some(question) = Question::new(movie) else { return Ok((Details::None, None)) };
+        Ok((self.ask(question).await, known))
     }
 
     /// Asks TMDB, or joins who does, and waits some time.
@@ -230,6 +241,14 @@ impl Enricher {
             AskError::Refused(_) => RETRY_TOKEN,
             _ => Duration::from_secs(10),
         };
+        // What fails for one movie alone must not be asked again and again.
+        let ask_after = match error {
+            AskError::Unusable(_) => Some(ASK_AFTER_UNUSABLE),
+            AskError::Down(_) | AskError::Trouble(_) if !self.tmdb.is_down() => {
+                Some(ASK_AFTER_FAILURE)
+            }
+            _ => None,
+        };
         match error {
             AskError::Later(_) => {}
             AskError::Refused(_) => {
@@ -241,13 +260,12 @@ impl Enricher {
                     );
                 }
             }
-            AskError::Unusable(_) => {
-                warn!(error = chain(error), movie, "no details");
-                if let Err(error) = self.store.note_unusable(movie, ASK_AFTER_UNUSABLE).await {
-                    warn!(error = chain(&error), movie, "that is not noted");
-                }
-            }
             _ => warn!(error = chain(error), movie, "no details"),
+        }
+        if let Some(ask_after) = ask_after
+            && let Err(error) = self.store.note_unusable(movie, ask_after).await
+        {
+            warn!(error = chain(&error), movie, "that is not noted");
         }
         Details::Unavailable(after.max(Duration::from_secs(1)))
     }

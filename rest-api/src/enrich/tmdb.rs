@@ -1,11 +1,21 @@
 //! The client of TMDB (<https://developer.themoviedb.org/reference>): every request waits for its turn, and every answer
 //! is bounded.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::Client;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
+use serde_json::Value;
 use tracing::warn;
 
 use crate::{
@@ -13,6 +23,7 @@ use crate::{
     metrics::{Metrics, TmdbAnswer},
     store::{Store, StoreError, Turn},
     telemetry::chain,
+    terminal::excerpt,
 };
 
 /// The time between two requests of all replicas. TMDB allows about 40 a second: what is late on its way must not come
@@ -27,6 +38,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest answer, in bytes: a film with all its names has some hundreds of KiB.
 const MAX_ANSWER: usize = 2 << 20;
+
+/// After so many failures one after another TMDB is taken to be down. Fewer are the fault of one film.
+const FAILURES: u32 = 3;
+
+/// The most characters of an error that are shown.
+const MAX_SHOWN: usize = 200;
 
 /// For how long nobody asks when TMDB does not answer, or says "too many" without a time.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -44,6 +61,8 @@ pub(super) struct Tmdb {
     http: Client,
     url: String,
     token: HeaderValue,
+    /// How many requests have failed since the last answer.
+    failures: AtomicU32,
 }
 
 /// Why there is no answer.
@@ -73,8 +92,9 @@ pub(super) enum AskError {
 /// The first page of a search.
 #[derive(Debug, Deserialize)]
 pub(super) struct Found {
+    #[serde(deserialize_with = "usable")]
     pub(super) results: Vec<FoundFilm>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) total_pages: u32,
 }
 
@@ -82,13 +102,13 @@ pub(super) struct Found {
 #[derive(Debug, Deserialize)]
 pub(super) struct FoundFilm {
     pub(super) id: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) title: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) original_title: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) release_date: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) adult: bool,
 }
 
@@ -97,79 +117,131 @@ pub(super) struct FoundFilm {
 #[serde(default)]
 pub(super) struct TmdbFilm {
     pub(super) id: u64,
+    #[serde(deserialize_with = "or_default")]
     pub(super) title: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) original_title: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) release_date: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) overview: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) runtime: Option<u32>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) vote_average: Option<f64>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) vote_count: Option<u64>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) poster_path: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) backdrop_path: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) imdb_id: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) adult: bool,
+    #[serde(deserialize_with = "or_default")]
     pub(super) alternative_titles: AlternativeTitles,
+    #[serde(deserialize_with = "or_default")]
     pub(super) translations: Translations,
+    #[serde(deserialize_with = "or_default")]
     pub(super) credits: Credits,
+    #[serde(deserialize_with = "or_default")]
     pub(super) external_ids: ExternalIds,
+    #[serde(deserialize_with = "or_default")]
     pub(super) videos: Videos,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct AlternativeTitles {
+    #[serde(deserialize_with = "usable")]
     pub(super) titles: Vec<AlternativeTitle>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct AlternativeTitle {
+    #[serde(deserialize_with = "or_default")]
     pub(super) title: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Translations {
+    #[serde(deserialize_with = "usable")]
     pub(super) translations: Vec<Translation>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Translation {
+    #[serde(deserialize_with = "or_default")]
     pub(super) data: AlternativeTitle,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Credits {
+    #[serde(deserialize_with = "usable")]
     pub(super) cast: Vec<Credit>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Credit {
+    #[serde(deserialize_with = "or_default")]
     pub(super) name: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ExternalIds {
+    #[serde(deserialize_with = "or_default")]
     pub(super) imdb_id: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Videos {
+    #[serde(deserialize_with = "usable")]
     pub(super) results: Vec<Video>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Video {
+    #[serde(deserialize_with = "or_default")]
     pub(super) site: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) key: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) r#type: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) official: bool,
+}
+
+/// Returns a value, or the default of its type if it is null or of another type: what one property says is not worth
+/// the whole answer.
+fn or_default<'de, D: Deserializer<'de>, T: Default + DeserializeOwned>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// Returns the values of a list that are of use. It is an error if none of them is.
+fn usable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let values: Option<Vec<Value>> = Deserialize::deserialize(deserializer)?;
+    let values = values.unwrap_or_default();
+    let is_empty = values.is_empty();
+    let usable = values.into_iter().filter_map(|value| serde_json::from_value(value).ok());
+    let usable: Vec<T> = usable.collect();
+    if usable.is_empty() && !is_empty {
+        return Err(D::Error::custom("nothing in a list is of use"));
+    }
+    Ok(usable)
 }
 
 /// Where images are, and in which sizes.
@@ -199,7 +271,8 @@ impl Tmdb {
         mut token: HeaderValue,
     ) -> Result<Self, reqwest::Error> {
         token.set_sensitive(true);
-        Ok(Self { store, metrics, http: fetch::client(TIMEOUT)?, url, token })
+        let (http, failures) = (fetch::client(TIMEOUT)?, AtomicU32::new(0));
+        Ok(Self { store, metrics, http, url, token, failures })
     }
 
     /// Returns the first page of the films of a year that fit a title. TMDB also compares alternative and translated
@@ -243,6 +316,11 @@ impl Tmdb {
         self.get("configuration", &[]).await
     }
 
+    /// Whether the last requests have all failed.
+    pub(super) fn is_down(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= FAILURES
+    }
+
     /// Sends a request when it is its turn. Returns none for the status 404.
     async fn get<T: DeserializeOwned>(
         &self,
@@ -261,8 +339,17 @@ impl Tmdb {
         self.metrics.tmdb_request(outcome(&answered));
         let pause = match &answered {
             Err(AskError::TooMany(pause)) => *pause,
-            Err(AskError::Down(_) | AskError::Trouble(_)) => PAUSE,
-            _ => return answered,
+            Err(AskError::Down(_) | AskError::Trouble(_)) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                if !self.is_down() {
+                    return answered;
+                }
+                PAUSE
+            }
+            _ => {
+                self.failures.store(0, Ordering::Relaxed);
+                return answered;
+            }
         };
         if let Err(error) = self.store.pause_requests(pause).await {
             warn!(error = chain(&error), "requests to TMDB are not paused");
@@ -295,7 +382,7 @@ impl Tmdb {
         let body = fetch::body(&mut response, MAX_ANSWER).await.map_err(down)?;
         let body = body.ok_or_else(|| AskError::Unusable("it is larger than 2 MiB".to_owned()))?;
         let parsed = serde_json::from_slice(&body);
-        parsed.map(Some).map_err(|error| AskError::Unusable(error.to_string()))
+        parsed.map(Some).map_err(|error| AskError::Unusable(excerpt(&error.to_string(), MAX_SHOWN)))
     }
 }
 

@@ -21,7 +21,9 @@ pub(super) async fn metrics(request: Request) -> Answer {
     params::none(&request.query)?;
     let app = &request.app;
     // The metric `mru_database_up` reports an unavailable database, so that debug lines are enough.
-    let read = async { tokio::try_join!(app.store.queue_depth(), app.store.last_reconcile()) };
+    let read = async {
+        tokio::try_join!(app.store.queue_depth(), app.store.last_reconcile(&app.access.buckets))
+    };
     let ledger = match tokio::time::timeout(LEDGER_TIMEOUT, read).await {
         Ok(Ok(read)) => Some(read),
         Ok(Err(error)) => {

@@ -119,7 +119,7 @@ impl App {
     ) -> Self {
         let (validations, cache) = (Validations::default(), ResponseCache::new(cache_bytes));
         let passwords = Passwords::default().counted_by(metrics.password_hashes());
-        let index = page::index(Pictures::default(), access.upload_origin.as_deref());
+        let index = index(Pictures::default(), &access);
         Self {
             store,
             objects,
@@ -141,9 +141,13 @@ impl App {
     /// `thumbnails` says so.
     pub(crate) fn with_pictures(self, enricher: Option<Arc<Enricher>>, thumbnails: bool) -> Self {
         let pictures = Pictures { details: enricher.is_some(), thumbnails };
-        let index = page::index(pictures, self.access.upload_origin.as_deref());
+        let index = index(pictures, &self.access);
         Self { enricher, index, ..self }
     }
+}
+
+fn index(pictures: Pictures, access: &Access) -> Document {
+    page::index(pictures, access.upload_origin.as_deref(), &access.upload_prefix)
 }
 
 /// Waits for the store at most [`DATABASE_TIMEOUT`].

@@ -101,8 +101,14 @@ pub(super) struct Pictures {
 }
 
 /// Returns the document that loads the files. It tells them, and the browser, which pictures there are.
-pub(super) fn index(pictures: Pictures, upload_origin: Option<&str>) -> Document {
-    Document::new("text/html; charset=utf-8", html(pictures))
+///
+/// `upload_prefix` begins the keys of all files that may be put.
+pub(super) fn index(
+    pictures: Pictures,
+    upload_origin: Option<&str>,
+    upload_prefix: &str,
+) -> Document {
+    Document::new("text/html; charset=utf-8", html(pictures, upload_prefix))
         .with(header::CONTENT_SECURITY_POLICY, policy(pictures, upload_origin))
         .with(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
         .with(
@@ -125,7 +131,7 @@ fn policy(pictures: Pictures, upload_origin: Option<&str>) -> HeaderValue {
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(POLICY))
 }
 
-fn html(pictures: Pictures) -> String {
+fn html(pictures: Pictures, upload_prefix: &str) -> String {
     let version = &*VERSION;
     let switch = |is_on| if is_on { "on" } else { "off" };
     let first = FILES.iter().filter(|(_, load, _)| *load == First);
@@ -141,6 +147,12 @@ fn html(pictures: Pictures) -> String {
         .replace("{version}", version)
         .replace("{details}", switch(pictures.details))
         .replace("{thumbnails}", switch(pictures.thumbnails))
+        .replace("{upload_prefix}", &attribute(upload_prefix))
+}
+
+/// Returns text as the value of an attribute in quotes.
+fn attribute(text: &str) -> String {
+    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }
 
 fn document(name: &str, text: &'static str) -> Document {

@@ -173,7 +173,7 @@ fn is_media_type(text: &str) -> bool {
     let essence = text.split(';').next().unwrap_or_default().trim_end();
     let parts = essence.split_once('/');
     text.len() <= MAX_CONTENT_TYPE
-        && text.is_ascii()
+        && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
         && text.trim() == text
         && HeaderValue::from_str(text).is_ok()
         && parts.is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))

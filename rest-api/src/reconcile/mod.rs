@@ -17,6 +17,7 @@ use std::io;
 use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, pin_mut};
 use serde::Serialize;
+use tracing::warn;
 
 pub use print::Printer;
 pub use versions::reconcile_versions;
@@ -25,6 +26,7 @@ use crate::{
     config::IgnoredKeys,
     objects::{ObjectError, ObjectStore},
     store::{Store, StoreError},
+    telemetry::chain,
 };
 use comparison::Comparison;
 
@@ -218,16 +220,18 @@ pub async fn reconcile(
     while let Some(difference) = comparison.next_vanished(None).await? {
         report(Event::Found(&difference))?;
     }
-    record(store, &comparison.summary).await?;
+    record(store, &comparison.summary).await;
     Ok(comparison.summary)
 }
 
 /// Records a comparison of a whole bucket, for metrics.
-async fn record(store: &Store, summary: &Summary) -> Result<(), ReconcileError> {
-    if summary.prefix.is_empty() {
-        store.record_reconcile(&summary.bucket, summary.not_queued()).await?;
+async fn record(store: &Store, summary: &Summary) {
+    if !summary.prefix.is_empty() {
+        return;
     }
-    Ok(())
+    if let Err(error) = store.record_reconcile(&summary.bucket, summary.not_queued()).await {
+        warn!(error = chain(&error), "the comparison is not recorded for the metrics");
+    }
 }
 
 /// Returns the bucket to compare.

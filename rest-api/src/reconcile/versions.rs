@@ -58,7 +58,7 @@ pub async fn reconcile_versions(
         report(Event::Progress(&comparison.summary))?;
         if is_end {
             let summary = comparison.finish().await?;
-            super::record(store, &summary).await?;
+            super::record(store, &summary).await;
             return Ok(summary);
         }
     }

@@ -61,18 +61,22 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the last comparisons of the buckets with the ledger; none if there was none.
+    /// Returns the last comparisons of these buckets with the ledger, of all if none is named; none if there was none.
     ///
     /// # Errors
     /// If the database is unavailable, or takes too long.
-    pub async fn last_reconcile(&self) -> Result<Option<LastReconcile>, StoreError> {
+    pub async fn last_reconcile(
+        &self,
+        buckets: &[String],
+    ) -> Result<Option<LastReconcile>, StoreError> {
         let last = "
             /* reconcile::last_reconcile */
             select extract(epoch from clock_timestamp() - min(finished_at))::float8 as age,
                 coalesce(sum(missing), 0)::bigint as missing
-            from reconciliations";
+            from reconciliations
+            where bucket = any($1) or cardinality($1) = 0";
         let connection = self.ledger_reader().await?;
-        let row = query_one(&*connection, last, &[]).await;
+        let row = query_one(&*connection, last, &[&buckets]).await;
         reads::finish(connection);
         let row = row?;
         let age: Option<f64> = row.get("age");

@@ -225,7 +225,7 @@ async fn details_are_asked_for_again_after_a_month_and_never_kept_for_more_than_
     tmdb.behave(Behaviour::Status(StatusCode::SERVICE_UNAVAILABLE, String::new()));
     assert_eq!(details(&service, 1).await.json()["state"], "found");
     tmdb.behave(Behaviour::Normal);
-    end_pause(&service).await;
+    let_days_pass(&service, 1).await;
     let mut film = films().remove(0);
     film.changes = json!({ "overview": "New." });
     tmdb.set_films(vec![film]);
@@ -340,28 +340,54 @@ async fn of_more_films_than_are_seen_only_one_with_a_known_name_is_the_movie() {
 }
 
 #[tokio::test]
-async fn outages_leave_the_movie_without_details() {
+async fn outages_leave_movies_without_details_and_pause_all_requests() {
     let (tmdb, service) = start().await;
+    let other = |year: i32| json!({ "title": "The Maltese Falcon", "year": year, "cast": [] });
+    post(&service, &[other(1998), other(1999), other(1931)]).await;
     tmdb.behave(Behaviour::Slow(Duration::from_secs(60)));
     let started = Instant::now();
     assert_unavailable(&details(&service, 1).await);
     assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
     assert_eq!(service.get("/movies/1").await.status, StatusCode::OK);
-    for behaviour in [
-        Behaviour::Status(StatusCode::BAD_GATEWAY, "<html>".to_owned()),
-        Behaviour::Status(StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned()),
+    for (id, behaviour) in [
+        (2, Behaviour::Status(StatusCode::BAD_GATEWAY, "<html>".to_owned())),
+        (3, Behaviour::Status(StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned())),
     ] {
-        end_pause(&service).await;
         tmdb.behave(behaviour);
-        assert_unavailable(&details(&service, 1).await);
-        let count = tmdb.count();
-        // Nobody asks for some seconds.
-        tmdb.behave(Behaviour::Normal);
-        assert_unavailable(&details(&service, 1).await);
-        assert_eq!(tmdb.count(), count);
+        assert_unavailable(&details(&service, id).await);
     }
+    // After the third failure nobody asks for some seconds.
+    let count = tmdb.count();
+    tmdb.behave(Behaviour::Normal);
+    assert_unavailable(&details(&service, 4).await);
+    assert_eq!(tmdb.count(), count);
     end_pause(&service).await;
-    assert_eq!(details(&service, 1).await.json()["state"], "found");
+    assert_eq!(details(&service, 4).await.json()["tmdb_id"], 2);
+}
+
+#[tokio::test]
+async fn a_film_for_which_tmdb_fails_does_not_keep_others_from_their_details() {
+    let (tmdb, service) = start().await;
+    let other = json!({ "title": "The Maltese Falcon", "year": 1931, "cast": ["Una Merkel"] });
+    post(&service, &[other]).await;
+    tmdb.behave(Behaviour::Status(StatusCode::INTERNAL_SERVER_ERROR, String::new()));
+    assert_unavailable(&details(&service, 1).await);
+    tmdb.behave(Behaviour::Normal);
+    assert_eq!(details(&service, 2).await.json()["tmdb_id"], 2);
+    let count = tmdb.count();
+    assert_unavailable(&details(&service, 1).await);
+    assert_eq!(tmdb.count(), count, "it was asked about again at once");
+}
+
+#[tokio::test]
+async fn one_property_that_is_not_as_documented_does_not_cost_the_answer() {
+    let (tmdb, service) = start().await;
+    let mut film = films().remove(0);
+    film.changes = json!({ "original_title": null, "runtime": -1, "alternative_titles": null,
+        "vote_average": "high", "credits": { "cast": [null, { "name": "Mary Astor" }] } });
+    tmdb.set_films(vec![film]);
+    let shown = details(&service, 1).await.json();
+    assert_eq!((&shown["tmdb_id"], &shown["runtime"]), (&json!(1), &Value::Null), "{shown}");
 }
 
 #[tokio::test]
@@ -489,6 +515,12 @@ async fn enrich_says_what_is_missing_or_refused() {
     assert_eq!(output.status, 1, "{output:?}");
     assert!(output.stderr.contains("TMDB refuses the token: check MRU_TMDB_TOKEN"), "{output:?}");
     assert!(!output.stderr.contains("wrong"), "{output:?}");
+    // What is old is not taken for an answer.
+    assert_eq!(details(&service, 1).await.json()["state"], "found");
+    let_days_pass(&service, 31).await;
+    let output = enrich(&environment, &[]).await;
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stderr.contains("TMDB refuses the token"), "{output:?}");
     environment.insert("MRU_TMDB_TOKEN", "two\nlines".to_owned());
     let output = enrich(&environment, &[]).await;
     assert!(output.status == 1 && output.stderr.contains("is not one"), "{output:?}");

@@ -105,6 +105,10 @@ async fn the_bucket_refuses_another_file_with_the_same_request() {
         changed["headers"].as_object_mut().unwrap().remove(name);
         changed
     };
+    let mut hidden = with("x-amz-meta-movies-mode", "snapshot".into());
+    let url = good["url"].as_str().unwrap();
+    hidden["url"] = url.replace("X-Amz-SignedHeaders", "X%2DAmz-SignedHeaders").into();
+    assert_ne!(hidden["url"], good["url"]);
     let with_url = |from: &str, to: &str| {
         let mut changed = good.clone();
         let url = good["url"].as_str().unwrap();
@@ -130,6 +134,7 @@ async fn the_bucket_refuses_another_file_with_the_same_request() {
         ("another type", with("content-type", "text/html".into()), MOVIE),
         ("no type", without("content-type"), MOVIE),
         ("metadata", with("x-amz-meta-movies-mode", "snapshot".into()), MOVIE),
+        ("metadata that a name in other letters hides", hidden, MOVIE),
         ("reading", with_method("GET"), MOVIE),
         ("deleting", with_method("DELETE"), MOVIE),
     ] {

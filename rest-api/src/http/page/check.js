@@ -1,5 +1,6 @@
 // Files are dropped or chosen, checked at once as the service would check them, and put into the bucket.
 import { html, ProblemNote, State, useRef, useState } from "./ui.js";
+import { onSession } from "./api.js";
 import { result } from "./ingests.js";
 import { add, cancel, noticeState, post, put, remove, useTransfers } from "./transfers.js";
 import { Violations } from "./violations.js";
@@ -7,11 +8,13 @@ import { bytes, number, t } from "./messages.js";
 
 /** What was entered last: it stays when the view is left. */
 let entered;
+onSession(() => (entered = undefined));
 
 /** Where files are dropped, and what became of them. `prefix` begins the keys of those that are put. */
 export function Check({ mayAdd, prefix: suggested }) {
   const files = useTransfers();
   const [over, setOver] = useState(false);
+  const [unread, setUnread] = useState(false);
   const [prefix, setPrefix] = useState(entered);
   const [notices, setNotices] = useState(noticeState());
   const chooser = useRef();
@@ -21,7 +24,9 @@ export function Check({ mayAdd, prefix: suggested }) {
     event.preventDefault();
     setOver(false);
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-    add((await Promise.all(entries.map(filesOf))).flat());
+    const found = await Promise.allSettled(entries.map(filesOf));
+    add(found.flatMap(({ value }) => value ?? []));
+    setUnread(found.some(({ reason }) => reason));
   };
   return html`<section aria-labelledby="check-title">
     <h2 id="check-title">${t(mayAdd ? "check.andPut" : "check")}</h2>
@@ -52,6 +57,7 @@ export function Check({ mayAdd, prefix: suggested }) {
       </p>
       <p class="quiet">${t(mayAdd ? "check.what.put" : "check.what")}</p>
     </div>
+    ${unread && html`<p class="note bad" role="alert">${t("check.unread")}</p>`}
     ${
       mayAdd &&
       files.length > 0 &&

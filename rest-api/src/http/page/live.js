@@ -8,8 +8,13 @@ const PAUSE = 3;
 /** A stream on which nothing comes for so long is lost, in seconds. The service sends something every 15 s. */
 const SILENCE = 45;
 
-/** How often a follower is told at most, in milliseconds. */
-const LEAST_PAUSE = 1000;
+/** How long a follower has at least before it is told again, and what is added at random, in milliseconds: not all pages
+ * shall ask at once. */
+const LEAST_PAUSE = 3000;
+const SPREAD = 500;
+
+/** How often a follower looks while there is a stream, in milliseconds: not everything is an event. */
+const QUIET = 15_000;
 
 const followers = new Set();
 let controller;
@@ -19,12 +24,12 @@ let lastId;
 /**
  * Calls `run` when something has happened that `isAbout` says it is about: `{ name, data }`, where the name is `ingest`,
  * `revision` or `reset` (events may be missing). Without a stream `run` is called every `seconds` while the page is
- * visible. Returns what ends this. A browser has few connections for one service: only visible pages hold a stream, and
+ * visible, with one now and then. Returns what ends this. A browser has few connections for one service: only visible pages hold a stream, and
  * those that wait in the background (`always`).
  */
 export function follow(seconds, run, { isAbout = () => true, always = false } = {}) {
   let timer;
-  let last = 0;
+  let last = Date.now();
   const tell = () => {
     last = Date.now();
     timer = undefined;
@@ -34,10 +39,13 @@ export function follow(seconds, run, { isAbout = () => true, always = false } = 
     always,
     hear(event) {
       if (event.name !== "reset" && !isAbout(event)) return;
-      timer ??= setTimeout(tell, Math.max(last + LEAST_PAUSE - Date.now(), 0));
+      timer ??= setTimeout(tell, Math.max(last + LEAST_PAUSE - Date.now(), 0) + Math.random() * SPREAD);
     },
   };
-  const poll = setInterval(() => !isOpen && (always || !document.hidden) && tell(), seconds * 1000);
+  const poll = setInterval(() => {
+    const isDue = !isOpen || Date.now() - last >= QUIET;
+    if (isDue && (always || !document.hidden)) tell();
+  }, seconds * 1000);
   followers.add(follower);
   update();
   return () => {
@@ -81,7 +89,7 @@ async function keepOpen(own) {
     }
     if (own !== controller) return;
     isOpen = false;
-    await new Promise((done) => setTimeout(done, pause * 1000));
+    await new Promise((done) => setTimeout(done, pause * (500 + Math.random() * 1000)));
   }
 }
 
@@ -114,7 +122,7 @@ async function read(signal) {
 
 /** Hears one event of the stream. A line that begins with a colon is none. */
 function hearText(text) {
-  const fields = Object.fromEntries([...text.matchAll(/^(id|event|data): (.*)$/gm)].map(([, name, value]) => [name, value]));
+  const fields = Object.fromEntries(text.split("\n").map((line) => line.split(/: (.*)/s)));
   if (fields.id) lastId = fields.id;
   if (fields.event) hear({ name: fields.event, data: fields.data && JSON.parse(fields.data) });
 }

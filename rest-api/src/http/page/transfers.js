@@ -1,6 +1,6 @@
 // Files that were dropped: checked, put into the bucket, and followed until their ingests have ended. They go on while
 // other views are shown.
-import { ask, json } from "./api.js";
+import { ask, json, onSession } from "./api.js";
 import { forgetList } from "./find.js";
 import { follow } from "./live.js";
 import { useEffect, useState } from "./hooks.js";
@@ -25,6 +25,8 @@ let lastFile = 0;
 const listeners = new Set();
 const checks = queueOf(CHECKS);
 const puts = queueOf(PUTS);
+/** A digest holds the whole file in memory. */
+const digests = queueOf(1);
 
 /** Returns the files, the newest first. */
 export function useTransfers() {
@@ -55,9 +57,12 @@ function queueOf(most) {
   const next = async () => {
     if (running >= most || !waiting.length) return;
     running++;
-    await waiting.shift()();
-    running--;
-    next();
+    try {
+      await waiting.shift()();
+    } finally {
+      running--;
+      next();
+    }
   };
   return (task) => {
     waiting.push(task);
@@ -93,14 +98,19 @@ async function check({ blob }) {
     return { state: "valid", movies: value.movies };
   } catch (problem) {
     if (!problem.violations) return { state: "refused", problem };
-    const text = await textOf(blob);
     const { violations, violation_count: count } = problem;
-    return {
-      state: "rejected",
-      violations,
-      count,
-      sources: text === undefined ? undefined : locate(text, violations),
-    };
+    return { state: "rejected", violations, count, sources: await sourcesOf(blob, violations) };
+  }
+}
+
+/** Returns where the violations are in the text of a file; nothing if that cannot be told. */
+async function sourcesOf(blob, violations) {
+  const text = await textOf(blob);
+  try {
+    return text === undefined ? undefined : locate(text, violations);
+  } catch {
+    // It is nested deeper than a program here can follow.
+    return undefined;
   }
 }
 
@@ -171,7 +181,9 @@ async function newestIngests(key, limit) {
 /** Sends a file by a presigned request: to the bucket itself, with what the service has signed. */
 async function send(id, key, blob, signal) {
   if (!crypto.subtle) throw { title: t("put.insecure"), detail: t("put.insecure.what") };
-  const digest = await crypto.subtle.digest("SHA-256", await blob.arrayBuffer());
+  const digest = await new Promise((done, fail) =>
+    digests(() => blob.arrayBuffer().then((bytes) => crypto.subtle.digest("SHA-256", bytes)).then(done, fail)),
+  );
   const wanted = {
     key,
     size: blob.size,
@@ -213,7 +225,7 @@ async function look(id, key, last) {
     forgetList();
     notice(ingest);
   } catch {
-    // It is asked again.
+    // It is asked again, also while there is a stream.
   }
 }
 
@@ -229,6 +241,9 @@ function notice({ id, key, state }) {
     location.hash = `#/ingests/${id}`;
   };
 }
+
+// What somebody has dropped is nothing for the next one.
+onSession(() => files.forEach(({ id }) => remove(id)));
 
 addEventListener("beforeunload", (event) => {
   if (files.some(({ state }) => state === "queued" || state === "putting")) event.preventDefault();

@@ -62,6 +62,7 @@ export function ProblemNote({ problem, retry }) {
   return html`<div class="note bad" role="alert">
     <p><strong>${title}</strong></p>
     ${problem.detail && html`<p>${problem.detail}</p>`}
+    ${problem.violations?.map(({ pointer, expected, found }) => html`<p><code>${pointer}</code> ${t("violation", { expected, found })}</p>`)}
     ${problem.status === 401 && html`<p><a href="#/account">${t("account.signIn")}</a></p>`}
     ${
       retry &&
