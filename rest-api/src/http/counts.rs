@@ -8,15 +8,18 @@ use super::{
     request::Request,
     response::Answer,
 };
-use crate::{problem::Problem, store::Revision};
+use crate::{
+    problem::Problem,
+    store::{Filters, Revision, search_key},
+};
 
 /// `GET /genres`: the genres of the movies that match, the most common one first.
 pub(super) async fn genres(request: Request) -> Answer {
     let app = &request.app;
-    let filters = query::filters(&request.query)?;
-    let resource = format!("genres {:?}", filters.normalised());
+    let (filters, text) = query::filters_and_text(&request.query)?;
+    let resource = resource("genres", &filters, text.as_deref());
     let count = async |at_least| {
-        let (revision, counts) = app.store.genres(&filters, at_least).await?;
+        let (revision, counts) = app.store.genres(&filters, text.as_deref(), at_least).await?;
         fresh(revision, &counts)
     };
     cache::answer(&request, resource, count).await
@@ -25,13 +28,18 @@ pub(super) async fn genres(request: Request) -> Answer {
 /// `GET /years`: the years of the movies that match, upwards.
 pub(super) async fn years(request: Request) -> Answer {
     let app = &request.app;
-    let filters = query::filters(&request.query)?;
-    let resource = format!("years {:?}", filters.normalised());
+    let (filters, text) = query::filters_and_text(&request.query)?;
+    let resource = resource("years", &filters, text.as_deref());
     let count = async |at_least| {
-        let (revision, counts) = app.store.years(&filters, at_least).await?;
+        let (revision, counts) = app.store.years(&filters, text.as_deref(), at_least).await?;
         fresh(revision, &counts)
     };
     cache::answer(&request, resource, count).await
+}
+
+/// Returns text that is the same for all requests with the same answer.
+fn resource(name: &str, filters: &Filters, text: Option<&str>) -> String {
+    format!("{name} {:?} {:?}", text.map(search_key), filters.normalised())
 }
 
 fn fresh(revision: Revision, counts: &impl Serialize) -> Result<Fresh, Problem> {

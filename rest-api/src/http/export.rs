@@ -1,8 +1,8 @@
 //! `GET /movies` as NDJSON: the whole result, unpaged.
 //!
-//! The movies come from one statement, so they are of one state of the catalogue. They are read as the client
-//! takes them, and are never together in memory. A client that takes nothing is disconnected (as with every
-//! response), and after [`DEADLINE`] each: Postgres keeps old rows for as long as the statement runs.
+//! The movies are of one state of the catalogue. They are read as the client takes them, and are never together in
+//! memory. A client that takes nothing is disconnected (as with every response), and after [`DEADLINE`] each: Postgres
+//! keeps old rows for as long as an export lasts.
 
 use std::{io, time::Duration};
 
@@ -16,10 +16,10 @@ use tokio::{
 use tracing::{info, warn};
 use warp::reply::{Reply, Response};
 
-use super::{App, in_time, movies::push_line, response::ResponseDeadline};
+use super::{in_time, movies::push_selected, response::ResponseDeadline};
 use crate::{
     problem::Problem,
-    store::{Export, MovieQuery},
+    store::{Export, ExportedMovie, StoreError},
     telemetry::chain,
 };
 
@@ -32,16 +32,15 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// A chunk has at least this many bytes, but for the last one.
 const CHUNK: usize = 32 << 10;
 
-/// Returns a response with all movies that match, one a line.
+/// Returns a response with all movies of `export`, one a line.
 ///
 /// # Errors
 /// If the database is unavailable, or too many exports are under way.
 pub(super) async fn respond(
-    app: &App,
-    query: &MovieQuery,
+    export: impl Future<Output = Result<Export, StoreError>>,
     fields: Option<Vec<&'static str>>,
 ) -> Result<Response, Problem> {
-    let mut lines = Lines { export: in_time(app.store.export(query)).await?, fields };
+    let mut lines = Lines { export: in_time(export).await?, fields };
     // Before the response begins: an error has a status of its own.
     let first = lines.next().await?;
     let (sender, receiver) = mpsc::channel(1);
@@ -71,9 +70,10 @@ impl Lines {
     async fn next(&mut self) -> Result<Bytes, Problem> {
         let mut chunk = String::new();
         while chunk.len() < CHUNK
-            && let Some(movie) = self.export.next().await?
+            && let Some(ExportedMovie { movie, score }) = self.export.next().await?
         {
-            push_line(&mut chunk, &movie, self.fields.as_deref())?;
+            push_selected(&mut chunk, &movie, score, self.fields.as_deref())?;
+            chunk.push('\n');
         }
         Ok(chunk.into())
     }

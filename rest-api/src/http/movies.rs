@@ -55,15 +55,15 @@ enum Query {
 
 /// `GET /movies`: a page of the movies that match.
 pub(super) async fn list(request: Request) -> Answer {
-    let app = &request.app;
+    let store = &request.app.store;
     let ListRequest { query, fields, paged } = parse(&request.query)?;
     if request.prefers(export::MEDIA_TYPE, "application/json") {
         if let Some(name) = paged {
             return Err(Problem::parameter(name, "not with NDJSON, which is the whole result"));
         }
         return match query {
-            Query::Sorted(query) => export::respond(app, &query, fields).await,
-            Query::Search(_) => Err(Problem::parameter("q", "not with NDJSON, which is unranked")),
+            Query::Sorted(query) => export::respond(store.export(&query), fields).await,
+            Query::Search(query) => export::respond(store.export_search(&query), fields).await,
         };
     }
     match query {
@@ -125,8 +125,7 @@ fn parse(query: &str) -> Result<ListRequest, Problem> {
             paged = Some(name);
         }
         match name {
-            "q" if text.is_some() => return Err(Problem::parameter(name, "once")),
-            "q" => text = Some(params::text(name, value)?),
+            "q" => query::set_text(&mut text, value)?,
             "limit" => limit = params::limit(&value)?,
             "after" => after = Some(value),
             "fields" => query::fields(name, &value, fields.get_or_insert_default())?,
@@ -169,40 +168,30 @@ fn movies_json<'a>(
         if number > 0 {
             json.push(',');
         }
-        push_selected(&mut json, movie, fields)?;
-        if let Some(score) = score {
-            // The last property, in front of the closing brace.
-            json.pop();
-            json.push_str(&format!(",\"score\":{score}}}"));
-        }
+        push_selected(&mut json, movie, score, fields)?;
     }
     json.push(']');
     Ok(json)
 }
 
-/// Appends a movie with these properties, or all, and a line feed.
+/// Appends a movie with these properties, or all, and its score if it has one.
 ///
 /// # Errors
 /// If the stored document is malformed.
-pub(super) fn push_line(
+pub(super) fn push_selected(
     json: &mut String,
     movie: &MovieDocument,
-    fields: Option<&[&'static str]>,
-) -> Result<(), Problem> {
-    push_selected(json, movie, fields)?;
-    json.push('\n');
-    Ok(())
-}
-
-/// Appends a movie with these properties, or all.
-fn push_selected(
-    json: &mut String,
-    movie: &MovieDocument,
+    score: Option<f64>,
     fields: Option<&[&'static str]>,
 ) -> Result<(), Problem> {
     match fields {
         Some(fields) => push_fields(json, movie, fields)?,
         None => push_movie(json, movie),
+    }
+    if let Some(score) = score {
+        // The last property, in front of the closing brace.
+        json.pop();
+        json.push_str(&format!(",\"score\":{score}}}"));
     }
     Ok(())
 }

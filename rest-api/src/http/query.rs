@@ -62,16 +62,31 @@ impl FilterParser {
     }
 }
 
-/// Parses a query of filters alone.
+/// Parses a query of filters and, if it has one, a text to search for.
 ///
 /// # Errors
 /// If a parameter is unknown or malformed.
-pub(super) fn filters(query: &str) -> Result<Filters, Problem> {
-    let mut parser = FilterParser::default();
-    for (name, value) in params::parse(query, &FILTERS)? {
-        parser.add(name, value)?;
+pub(super) fn filters_and_text(query: &str) -> Result<(Filters, Option<String>), Problem> {
+    let (mut parser, mut text) = (FilterParser::default(), None);
+    for (name, value) in params::parse(query, &[&FILTERS[..], &["q"]].concat())? {
+        match name {
+            "q" => set_text(&mut text, value)?,
+            filter => parser.add(filter, value)?,
+        }
     }
-    Ok(parser.filters)
+    Ok((parser.filters, text))
+}
+
+/// Takes the text of the parameter `q`.
+///
+/// # Errors
+/// If it is too long, or there is one already.
+pub(super) fn set_text(text: &mut Option<String>, value: String) -> Result<(), Problem> {
+    if text.is_some() {
+        return Err(Problem::parameter("q", "once"));
+    }
+    *text = Some(params::text("q", value)?);
+    Ok(())
 }
 
 /// The orders of search results in cursors: without and with movies whose last word is only begun.

@@ -201,7 +201,7 @@ pub(super) mod tests {
         super::{
             Years,
             catalogue_row::NAME_SEPARATOR,
-            counts::{genres_query, years_query},
+            counts::{Selected, genres_query, years_query},
             export::export_query,
         },
         *,
@@ -226,8 +226,9 @@ pub(super) mod tests {
                     let query = MovieQuery { filters: filters.clone(), sort, limit: 10, after };
                     queries.push(page_query(&query).unwrap().text);
                     queries.push(export_query(&query).unwrap().text);
-                    queries.push(genres_query(&query.filters).unwrap().text);
-                    queries.push(years_query(&query.filters).unwrap().text);
+                    let selected = Selected::Filters(&query.filters);
+                    queries.push(genres_query(&selected).unwrap().text);
+                    queries.push(years_query(&selected).unwrap().text);
                 }
             }
         }

@@ -1,22 +1,77 @@
 //! All movies that match, as they arrive from the database.
 
-use std::pin::Pin;
+use std::{pin::Pin, vec};
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use tokio_postgres::RowStream;
 
 use super::{
-    MovieDocument, MovieQuery, Store, StoreError,
+    MovieDocument, MovieQuery, SearchQuery, Store, StoreError,
     catalogue::push_order,
-    reads::{self, Cost, Lent},
+    reads::{Cost, Lent},
+    search::{self, Results},
     sql::{self, ListQuery},
 };
 
-/// The movies of one statement, and so of one state of the catalogue. While it exists, Postgres keeps the
-/// rows that have changed since. If it is dropped before its end, the statement is cancelled.
+/// The movies of one state of the catalogue. While it exists, Postgres keeps the rows that have changed since. If it
+/// is dropped before its end, its statement is cancelled.
 pub struct Export {
     /// None if there are no further movies.
-    source: Option<(Pin<Box<RowStream>>, Lent)>,
+    source: Option<Source>,
+}
+
+/// A movie, and how well it matches if it was searched for.
+pub struct ExportedMovie {
+    /// The movie.
+    pub movie: MovieDocument,
+    /// At most 1, larger is better.
+    pub score: Option<f64>,
+}
+
+type Rows = Pin<Box<RowStream>>;
+
+/// Statements that are under way.
+struct Source {
+    rows: Rows,
+    /// What follows their last row.
+    further: vec::IntoIter<ListQuery>,
+    /// Whether the rows have ranks.
+    is_search: bool,
+    // Dropped after the rows.
+    snapshot: Snapshot,
+}
+
+/// A connection in a transaction whose statements all read one state of the catalogue.
+struct Snapshot(Lent);
+
+impl Snapshot {
+    async fn begin(connection: Lent) -> Result<Self, StoreError> {
+        let snapshot = Self(connection);
+        let begin = "
+            /* export::begin */
+            begin isolation level repeatable read read only";
+        snapshot.0.batch_execute(begin).await?;
+        Ok(snapshot)
+    }
+
+    /// Returns the rows of a statement that are movies. Of a search the first row is the state of the catalogue.
+    async fn rows(&self, sql: &ListQuery, is_search: bool) -> Result<Rows, StoreError> {
+        let mut rows = Box::pin(sql::query_raw(&*self.0, sql).await?);
+        if is_search {
+            rows.try_next().await?;
+        }
+        Ok(rows)
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        let end = "
+            /* export::drop */
+            rollback";
+        // It is sent, and ends before the next statement of the connection. Nobody waits for its end.
+        let _ = self.0.batch_execute(end).now_or_never();
+    }
 }
 
 impl Store {
@@ -26,26 +81,64 @@ impl Store {
     /// If the database is unavailable, or other exports have all connections.
     pub async fn export(&self, query: &MovieQuery) -> Result<Export, StoreError> {
         let Some(sql) = export_query(query) else { return Ok(Export { source: None }) };
-        let connection = self.pools.exports.lend(Cost::Index).await?;
-        let rows = Box::pin(sql::query_raw(&*connection, &sql).await?);
-        Ok(Export { source: Some((rows, connection)) })
+        let snapshot = Snapshot::begin(self.pools.exports.lend(Cost::Index).await?).await?;
+        Export::begin(snapshot, vec![sql], false).await
+    }
+
+    /// Returns all results of a search, whatever its limit and start, the best match first.
+    ///
+    /// # Errors
+    /// If the database is unavailable, or other exports have all connections.
+    pub async fn export_search(&self, query: &SearchQuery) -> Result<Export, StoreError> {
+        let snapshot = Snapshot::begin(self.pools.exports.lend(Cost::Index).await?).await?;
+        // The statements of a search have the plans that they are made for in sessions with these options.
+        let options = "
+            /* export::export_search */
+            select set_config('enable_sort', 'on', true), set_config('enable_seqscan', 'off', true)";
+        sql::query_one(&*snapshot.0, options, &[]).await?;
+        let (_, results) = Results::decide(&*snapshot.0, query, &self.frequencies).await?;
+        let statements = results.map(|results| results.statements()).unwrap_or_default();
+        Export::begin(snapshot, statements, true).await
     }
 }
 
 impl Export {
+    async fn begin(
+        snapshot: Snapshot,
+        statements: Vec<ListQuery>,
+        is_search: bool,
+    ) -> Result<Self, StoreError> {
+        let mut further = statements.into_iter();
+        let Some(first) = further.next() else { return Ok(Self { source: None }) };
+        let rows = snapshot.rows(&first, is_search).await?;
+        Ok(Self { source: Some(Source { rows, further, is_search, snapshot }) })
+    }
+
     /// Returns the next movie. None after the last one.
     ///
     /// # Errors
-    /// If the statement fails.
-    pub async fn next(&mut self) -> Result<Option<MovieDocument>, StoreError> {
-        let Some((rows, _)) = &mut self.source else { return Ok(None) };
-        if let Some(row) = rows.try_next().await? {
-            return Ok(Some(MovieDocument { id: row.get("id"), json: row.get("doc") }));
+    /// If a statement fails.
+    pub async fn next(&mut self) -> Result<Option<ExportedMovie>, StoreError> {
+        let Some(source) = &mut self.source else { return Ok(None) };
+        let movie = source.next().await?;
+        if movie.is_none() {
+            self.source = None;
         }
-        if let Some((_, connection)) = self.source.take() {
-            reads::finish(connection);
+        Ok(movie)
+    }
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Option<ExportedMovie>, StoreError> {
+        loop {
+            if let Some(row) = self.rows.try_next().await? {
+                let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };
+                let score = self.is_search.then(|| search::score(row.get("rank")));
+                return Ok(Some(ExportedMovie { movie, score }));
+            }
+            let Some(sql) = self.further.next() else { return Ok(None) };
+            self.rows = self.snapshot.rows(&sql, self.is_search).await?;
         }
-        Ok(None)
     }
 }
 

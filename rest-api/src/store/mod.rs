@@ -93,7 +93,7 @@ pub use decisions::{Decided, Decision, Imported};
 pub use details::{KeptDetails, NewDetails, Turn};
 pub use edit_movie::{Content, Edit, Edited, IdempotencyKey};
 pub use error::StoreError;
-pub use export::Export;
+pub use export::{Export, ExportedMovie};
 pub use filters::{Filters, Years, is_indexable};
 pub use folding::{canonical, fold};
 pub use history::{HistoricState, HistoryPage, HistoryQuery};

@@ -65,20 +65,22 @@ async fn the_client_chooses_the_media_type() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_export_is_of_one_state_of_the_catalogue() {
-    let service = Service::start().await;
-    // More than the buffers of the connections hold.
-    insert_large(&service, 300, 100_000).await;
-    let request = service.request(Method::GET, "/movies").header("accept", NDJSON);
-    let mut body = request.send().await.unwrap().bytes_stream();
-    let mut text = body.next().await.unwrap().unwrap().to_vec();
-    let changed = numbered_movies("Large", 0..300, "Changed");
-    service.ingest("k", json!(changed).to_string()).await;
-    while let Some(chunk) = body.next().await {
-        text.extend(chunk.unwrap());
+    for path in ["/movies", "/movies?q=large"] {
+        let service = Service::start().await;
+        // More than the buffers of the connections hold.
+        insert_large(&service, 300, 100_000).await;
+        let request = service.request(Method::GET, path).header("accept", NDJSON);
+        let mut body = request.send().await.unwrap().bytes_stream();
+        let mut text = body.next().await.unwrap().unwrap().to_vec();
+        let changed = numbered_movies("Large", 0..300, "Changed");
+        service.ingest("k", json!(changed).to_string()).await;
+        while let Some(chunk) = body.next().await {
+            text.extend(chunk.unwrap());
+        }
+        let movies = lines(&String::from_utf8(text).unwrap());
+        assert_eq!(movies.len(), 300, "{path}");
+        assert!(movies.iter().all(|movie| movie["genres"] == json!(["Drama"])), "{path}");
     }
-    let movies = lines(&String::from_utf8(text).unwrap());
-    assert_eq!(movies.len(), 300);
-    assert!(movies.iter().all(|movie| movie["genres"] == json!(["Drama"])), "of two states");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,27 +88,37 @@ async fn a_client_that_goes_away_or_reads_nothing_holds_no_statement() {
     let service = Service::start().await;
     insert_large(&service, 300, 100_000).await;
     let sql = service.sql().await;
-    let running = async || -> i64 {
-        let running = "select count(*) from pg_stat_activity
-            where datname = current_database() and state = 'active'
-                and query like '%export::export_query%' and pid <> pg_backend_pid()";
-        sql.query_one(running, &[]).await.unwrap().get(0)
+    let count = async |condition: &str| -> i64 {
+        let count = format!(
+            "select count(*) from pg_stat_activity
+            where datname = current_database() and {condition} and pid <> pg_backend_pid()"
+        );
+        sql.query_one(&count, &[]).await.unwrap().get(0)
     };
-    let request = service.request(Method::GET, "/movies").header("accept", NDJSON);
-    let mut body = request.send().await.unwrap().bytes_stream();
-    body.next().await.unwrap().unwrap();
-    assert_eq!(running().await, 1);
-    drop(body);
-    eventually(async || running().await == 0).await;
+    for (path, statement) in
+        [("/movies", "export::export_query"), ("/movies?q=large", "query::new")]
+    {
+        let running = format!("state = 'active' and query like '%{statement}%'");
+        let has_ended = async || {
+            let open = "xact_start is not null and backend_type = 'client backend'";
+            count(&running).await == 0 && count(open).await == 0
+        };
+        let request = service.request(Method::GET, path).header("accept", NDJSON);
+        let mut body = request.send().await.unwrap().bytes_stream();
+        body.next().await.unwrap().unwrap();
+        assert_eq!(count(&running).await, 1, "{path}");
+        drop(body);
+        eventually(has_ended).await;
 
-    // One that reads nothing: the connection ends.
-    let head =
-        format!("GET /movies HTTP/1.1\r\nhost: {}\r\naccept: {NDJSON}\r\n\r\n", service.address);
-    let silent = service.connect_and_send(head).await;
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(running().await, 1);
-    eventually(async || running().await == 0).await;
-    drop(silent);
+        // One that reads nothing: the connection ends.
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: {NDJSON}\r\n\r\n", service.address);
+        let silent = service.connect_and_send(head).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(count(&running).await, 1, "{path}");
+        eventually(has_ended).await;
+        drop(silent);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

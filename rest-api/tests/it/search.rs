@@ -1,8 +1,11 @@
 //! `q=`: ranked, typo-tolerant search.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::Service;
+use crate::support::{Service, eventually};
 
 fn movie(title: &str, year: i64, cast: &[&str]) -> Value {
     json!({ "title": title, "year": year, "cast": cast })
@@ -123,9 +126,8 @@ async fn corrections_and_filters_are_those_of_the_catalogue() {
     assert_eq!(service.movies("q=nimczyk").await.len(), 1);
 }
 
-/// Each result of a search comes once, in the same order, whatever the size of a page.
-#[tokio::test]
-async fn pages_have_each_result_once() {
+/// Returns a service with movies of few words, so that each search finds many, in each way.
+async fn service_of_few_words() -> Service {
     let mut random = fastrand::Rng::with_seed(16);
     let words = ["star", "stars", "start", "tsar", "wars", "war", "ware", "the", "a", "stara"];
     let movies: Vec<Value> = (0..400)
@@ -135,21 +137,105 @@ async fn pages_have_each_result_once() {
                 words.collect::<Vec<_>>().join(" ")
             };
             let (title, name) = (text(2), text(2));
-            json!({ "title": title, "year": 1900 + number % 100, "href": number.to_string(), "cast": [name] })
+            let genres = &["Drama", "Crime", "War"][number % 4..];
+            json!({ "title": title, "year": 1900 + number % 100, "href": number.to_string(),
+                "cast": [name], "genres": genres })
         })
         .collect();
-    let service = service_with(&movies).await;
-    for query in
-        ["star", "star+wars", "the+star+wars", "a", "stra+wras", "st", "wars+sta+wara", "ware+x"]
-    {
-        let all = service.movies(&format!("q={query}&limit=1000")).await;
+    service_with(&movies).await
+}
+
+/// Searches in [`service_of_few_words`], of each way to match and of none.
+const SEARCHES: [&str; 20] = [
+    "q=star",
+    "q=star+wars",
+    "q=the+star+wars",
+    "q=a",
+    "q=stra+wras",
+    "q=st",
+    "q=wars+sta+wara",
+    "q=ware+x",
+    "q=sta",
+    "q=starwars",
+    "q=strat",
+    "q=the+tsar+sta",
+    "q=wares+tzar&year=1950..",
+    "q=tsar+1931",
+    "q=tsar&year=1931",
+    "q=stars+wart&genre=crime",
+    "q=the+ware&title=the&actor=war",
+    "q=the+ware+a+stars&genre=war&title=tsar",
+    "q=star&genre=none",
+    "q=nothingofthis",
+];
+
+/// Each result of a search comes once, in the same order, whatever the size of a page.
+#[tokio::test]
+async fn pages_have_each_result_once() {
+    let service = service_of_few_words().await;
+    for query in &SEARCHES[..8] {
+        let all = service.movies(&format!("{query}&limit=1000")).await;
         assert!(all.len() > 7, "{query}: {}", all.len());
         for limit in [1, 7, 100] {
-            let pages = service.movies(&format!("q={query}&limit={limit}")).await;
+            let pages = service.movies(&format!("{query}&limit={limit}")).await;
             assert_eq!(pages.len(), all.len(), "{query} {limit}");
             assert_eq!(pages, all, "{query} {limit}");
         }
     }
+}
+
+/// Genres and years are counted over the movies of all pages.
+#[tokio::test]
+async fn counts_are_of_all_results() {
+    let service = service_of_few_words().await;
+    let mut best = BTreeSet::new();
+    for query in SEARCHES.iter().chain(&["q=", "q=%00", "q=star&genre=%00"]) {
+        let movies = service.movies(&format!("{query}&limit=1000")).await;
+        best.extend(movies.first().map(|movie| (movie["score"].as_f64().unwrap() * 100.0) as i64));
+        let (mut genres, mut years) = (BTreeMap::new(), BTreeMap::new());
+        for movie in &movies {
+            *years.entry(movie["year"].as_i64().unwrap()).or_insert(0) += 1;
+            for genre in movie["genres"].as_array().unwrap() {
+                *genres.entry(genre.as_str().unwrap().to_owned()).or_insert(0) += 1;
+            }
+        }
+        let mut genres: Vec<(String, i64)> = genres.into_iter().collect();
+        genres.sort_by_key(|(genre, count)| (-count, genre.to_lowercase()));
+        let genres = genres.iter().map(|(genre, count)| json!({ "genre": genre, "count": count }));
+        let years = years.iter().map(|(year, count)| json!({ "year": year, "count": count }));
+        for (path, expected) in
+            [("genres", genres.collect::<Vec<_>>()), ("years", years.collect::<Vec<_>>())]
+        {
+            let counted = service.get(&format!("/{path}?{query}")).await;
+            assert_eq!(counted.status, 200, "{path} {query}: {}", counted.text);
+            assert_eq!(counted.json(), json!(expected), "{path} {query}");
+        }
+    }
+    // The best results are of each stage: as typed, begun, corrected, words corrected, one missing.
+    for stage in [60..=100, 40..=50, 22..=30, 6..=20, 5..=5] {
+        assert!(best.iter().any(|score| stage.contains(score)), "{stage:?} {best:?}");
+    }
+    for refused in ["q=a&q=b", &format!("q={}", "a".repeat(1000)), "limit=1"] {
+        assert_eq!(service.get(&format!("/years?{refused}")).await.status, 400, "{refused}");
+    }
+}
+
+/// A whole result has the movies of all pages, in their order, each with its score.
+#[tokio::test]
+async fn exports_have_all_results_in_their_order() {
+    let service = service_of_few_words().await;
+    for query in SEARCHES.iter().chain(&["q=", "q=star&genre=%00", "q=tsar&fields=title"]) {
+        let request = service.request(Method::GET, &format!("/movies?{query}"));
+        let exported = service.send(request.header("accept", "application/x-ndjson")).await;
+        assert_eq!(exported.status, 200, "{query}: {}", exported.text);
+        let lines = exported.text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let pages = service.movies(&format!("{query}&limit=7")).await;
+        assert_eq!(lines.collect::<Vec<Value>>(), pages, "{query}");
+    }
+    let sql = service.sql().await;
+    let open = "select count(*) from pg_stat_activity
+        where datname = current_database() and state like 'idle in transaction%'";
+    eventually(async || sql.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).await;
 }
 
 #[tokio::test]

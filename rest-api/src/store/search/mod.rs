@@ -4,6 +4,7 @@
 //! - `dictionary` corrects typing errors.
 //! - `tiers` are the ways to match, `condition` the conditions on terms, `query` the statement.
 //! - `frequencies` tells how common terms are, for the plans.
+//! - `results` has all results, for counts and exports.
 //! - `suggest` completes what is being typed.
 //!
 //! docs/adr/0012-search.md has the reasons and figures.
@@ -12,6 +13,7 @@ mod condition;
 mod dictionary;
 mod frequencies;
 mod query;
+mod results;
 mod suggest;
 mod terms;
 mod tiers;
@@ -19,7 +21,7 @@ mod words;
 
 use std::pin::pin;
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use futures_util::TryStreamExt;
 use tokio_postgres::IsolationLevel;
 
@@ -33,9 +35,11 @@ use frequencies::Frequencies;
 pub(super) use frequencies::KnownFrequencies;
 use query::Composer;
 pub use query::SearchPosition;
+pub(super) use results::Results;
 pub use suggest::{Suggestion, SuggestionKind};
 pub(super) use terms::{SearchText, words_of_terms};
 use tiers::Tier;
+pub(super) use tiers::score;
 
 /// A page ends early, with a link to the next one, when its movies have more than this many bytes.
 const MAX_PAGE: usize = 2 << 20;
@@ -144,7 +148,7 @@ impl Store {
 
     /// Returns whether a page of `revision` need not be read again from the primary database. A page without a
     /// revision may lack the words that a reader has not got yet.
-    fn is_page_recent(&self, revision: Option<Revision>, at_least: Revision) -> bool {
+    pub(super) fn is_page_recent(&self, revision: Option<Revision>, at_least: Revision) -> bool {
         revision.map_or(!self.has_read_host, |revision| self.is_recent(revision, at_least))
     }
 
@@ -168,7 +172,7 @@ impl Store {
 }
 
 /// Begins a transaction whose statements all read one state of the catalogue.
-async fn snapshot(connection: &mut Lent) -> Result<Transaction<'_>, StoreError> {
+pub(super) async fn snapshot(connection: &mut Lent) -> Result<Transaction<'_>, StoreError> {
     let builder = connection.build_transaction().read_only(true);
     Ok(builder.isolation_level(IsolationLevel::RepeatableRead).start().await?)
 }
@@ -177,7 +181,7 @@ async fn snapshot(connection: &mut Lent) -> Result<Transaction<'_>, StoreError> 
 /// the whole titles and names that may have been meant. If there are none, of the movies with words that may have
 /// been meant; and if there are none either, of those that lack a word.
 async fn search(
-    transaction: &Transaction<'_>,
+    transaction: &impl GenericClient,
     query: &SearchQuery,
     frequencies: &Frequencies,
 ) -> Result<SearchPage, StoreError> {
@@ -191,10 +195,8 @@ async fn search(
     if start < tiers::NAME_BEGUN {
         page.read(transaction, exact_query(query, &known, frequencies)).await?;
     }
-    let compose = |known: &[Tier], tiers: &[Tier], limit| {
-        let mut composer = Composer::new(query, known.iter().chain(tiers), frequencies, limit);
-        composer.push_tiers(tiers)?;
-        composer.finish()
+    let compose = |known: &[Tier], tiers: &[Tier], missing| {
+        compose(query, known, tiers, frequencies, missing)
     };
     page.is_begun = query.after.map_or(page.is_empty(), |after| after.is_begun);
     if page.is_begun {
@@ -238,6 +240,20 @@ fn exact_query(
     composer.finish()
 }
 
+/// Composes the statement of up to `limit` movies of some tiers, whose ranks follow those of the known ones. None if
+/// no movie can match.
+fn compose(
+    query: &SearchQuery,
+    known: &[Tier],
+    tiers: &[Tier],
+    frequencies: &Frequencies,
+    limit: i64,
+) -> Option<ListQuery> {
+    let mut composer = Composer::new(query, known.iter().chain(tiers), frequencies, limit);
+    composer.push_tiers(tiers)?;
+    composer.finish()
+}
+
 /// A page that is being read.
 struct Page {
     page: SearchPage,
@@ -271,7 +287,7 @@ impl Page {
     /// Appends the movies of a statement.
     async fn read(
         &mut self,
-        transaction: &Transaction<'_>,
+        transaction: &impl GenericClient,
         sql: Option<ListQuery>,
     ) -> Result<(), StoreError> {
         let Some(sql) = sql else { return Ok(()) };
@@ -296,10 +312,13 @@ impl Page {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{dictionary::Correction, *};
+    use std::sync::Arc;
+
+    use super::{dictionary::Correction, results::NO_LIMIT, *};
+    use crate::store::counts::{Selected, genres_query, years_query};
 
     /// Returns the texts of statements of searches: of each stage, with and without a start, of few movies and of
-    /// many.
+    /// many, of a page and of all results.
     pub(in crate::store) fn composed_queries() -> Vec<String> {
         let correction = |word: &str| vec![Correction { edits: 1, word: word.to_owned() }];
         let mut queries = Vec::new();
@@ -324,11 +343,19 @@ pub(super) mod tests {
                     tiers::words_corrected(words, &corrections),
                     tiers::one_missing(words, &corrections),
                 ] {
-                    let known = exact.iter().chain(&tiers);
-                    let mut composer = Composer::new(&query, known, frequencies, 10);
-                    composer.push_tiers(&tiers).unwrap();
-                    queries.extend(composer.finish());
+                    queries.extend(compose(&query, &exact, &tiers, frequencies, 10));
                 }
+            }
+            for frequencies in [Frequencies::default(), Frequencies::all_common()] {
+                let query = SearchQuery::new(text, filters.clone(), NO_LIMIT, None);
+                let (exact, begun) = (tiers::exact(&query.words), tiers::begun(&query.words));
+                let further = vec![begun, tiers::words_corrected(&query.words, &corrections)];
+                let frequencies = Arc::new(frequencies);
+                let results = Results { query, frequencies, exact, further };
+                queries.extend(results.statements());
+                let selected = Selected::Results(&results);
+                queries.extend(genres_query(&selected));
+                queries.extend(years_query(&selected));
             }
         }
         queries.into_iter().map(|query| query.text).collect()

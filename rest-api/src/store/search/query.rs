@@ -80,8 +80,7 @@ impl<'a> Composer<'a> {
             /* query::new */
             (select revision as id, tag::text as doc, 0 as rank from catalogue)",
         );
-        let key = terms::key(&query.words);
-        let keys = [sql.bind(key.clone()), sql.bind(format!("{key}{AFTER_KEY}"))];
+        let keys = bind_keys(&mut sql, query);
         let rank = rank_expression(&mut sql, &keys, tiers);
         Self { sql, rank, query, frequencies, limit: limit + 1, keys, has_branch: false }
     }
@@ -91,8 +90,7 @@ impl<'a> Composer<'a> {
         if self.is_before(TITLE_BEGINS) {
             return Some(());
         }
-        let [first, end] = self.keys.clone();
-        let found = format!("title_key >= {first} and title_key < {end}");
+        let found = begins(&self.keys);
         let start = self.query.after.filter(|after| after.rank == TITLE_BEGINS).map(|after| {
             let id = self.sql.bind(after.id);
             format!("(title_key, id) > ((select title_key from movies where id = {id}), {id})")
@@ -133,7 +131,8 @@ impl<'a> Composer<'a> {
         if self.is_before(last) {
             return Some(());
         }
-        let found = found.iter().filter_map(|condition| self.predicate(condition));
+        let Self { sql, frequencies, .. } = self;
+        let found = found.iter().filter_map(|condition| predicate(sql, condition, frequencies));
         let found: Vec<String> = found.collect();
         if found.is_empty() {
             return Some(());
@@ -155,7 +154,9 @@ impl<'a> Composer<'a> {
         if self.is_before(rank) {
             return Some(());
         }
-        let Some(matches) = self.predicate(condition) else { return Some(()) };
+        let Some(matches) = predicate(&mut self.sql, condition, self.frequencies) else {
+            return Some(());
+        };
         let start = self.query.after.filter(|after| after.rank == rank).map_or(0, |after| after.id);
         let start = self.sql.bind(start);
         let ranks = format!("rank = {rank}");
@@ -197,31 +198,6 @@ impl<'a> Composer<'a> {
             self.rank
         ));
         Some(())
-    }
-
-    /// Returns the predicate of a condition. None if no movie can meet it.
-    ///
-    /// Conditions that must all be met are predicates of their own, the rarest first: the index then compares
-    /// each movie with the terms of one of them at a time.
-    fn predicate(&mut self, condition: &Condition) -> Option<String> {
-        match condition {
-            Condition::All(all) => {
-                let mut all: Vec<&Condition> = all.iter().collect();
-                all.sort_by(|one, other| {
-                    let movies = |condition| self.frequencies.movies(condition);
-                    movies(one).total_cmp(&movies(other))
-                });
-                let all: Option<Vec<String>> =
-                    all.into_iter().map(|condition| self.predicate(condition)).collect();
-                Some(format!("({})", all?.join(" and ")))
-            }
-            Condition::Any(any) if any.iter().any(Condition::has_all) => {
-                let any: Vec<String> =
-                    any.iter().filter_map(|condition| self.predicate(condition)).collect();
-                (!any.is_empty()).then(|| format!("({})", any.join(" or ")))
-            }
-            _ => Some(format!("terms @@ {}", tsquery(self.sql.bind(condition.to_tsquery()?)))),
-        }
     }
 
     /// Adds a branch of the movies that are found and have one of these ranks.
@@ -268,14 +244,66 @@ impl<'a> Composer<'a> {
     }
 }
 
+/// Returns the predicate of a condition. None if no movie can meet it.
+///
+/// Conditions that must all be met are predicates of their own, the rarest first: the index then compares
+/// each movie with the terms of one of them at a time.
+fn predicate(
+    sql: &mut ListQuery,
+    condition: &Condition,
+    frequencies: &Frequencies,
+) -> Option<String> {
+    match condition {
+        Condition::All(all) => {
+            let mut all: Vec<&Condition> = all.iter().collect();
+            all.sort_by(|one, other| frequencies.movies(one).total_cmp(&frequencies.movies(other)));
+            let all = all.into_iter().map(|condition| predicate(sql, condition, frequencies));
+            Some(format!("({})", all.collect::<Option<Vec<String>>>()?.join(" and ")))
+        }
+        Condition::Any(any) if any.iter().any(Condition::has_all) => {
+            let any = any.iter().filter_map(|condition| predicate(sql, condition, frequencies));
+            let any: Vec<String> = any.collect();
+            (!any.is_empty()).then(|| format!("({})", any.join(" or ")))
+        }
+        _ => Some(format!("terms @@ {}", tsquery(sql.bind(condition.to_tsquery()?)))),
+    }
+}
+
 fn tsquery(placeholder: String) -> String {
     format!("{placeholder}::text::tsquery")
+}
+
+/// Adds the first key that begins with the text, and the one after the last. Returns their placeholders.
+fn bind_keys(sql: &mut ListQuery, query: &SearchQuery) -> [String; 2] {
+    let key = terms::key(&query.words);
+    [sql.bind(key.clone()), sql.bind(format!("{key}{AFTER_KEY}"))]
+}
+
+/// Returns the predicate that a title begins with the text of these keys.
+fn begins([first, end]: &[String; 2]) -> String {
+    format!("title_key >= {first} and title_key < {end}")
+}
+
+/// Adds the condition to a query on `movies` that a movie matches in the way of any of these tiers, or has a title
+/// that begins with the text.
+pub(super) fn push_condition<'t>(
+    sql: &mut ListQuery,
+    query: &SearchQuery,
+    tiers: impl Iterator<Item = &'t Tier>,
+    frequencies: &Frequencies,
+) {
+    let begins = begins(&bind_keys(sql, query));
+    let tiers = tiers.filter(|tier| !tier.is_covered);
+    let conditions = tiers.map(|tier| tier.condition(tier.max_edits()));
+    let any = conditions.filter_map(|condition| predicate(sql, &condition, frequencies));
+    let any = any.fold(begins, |any, predicate| format!("{any} or {predicate}"));
+    sql.push(&format!(" and ({any})"));
 }
 
 /// Returns the expression of the best rank of a movie among `tiers`.
 fn rank_expression<'t>(
     sql: &mut ListQuery,
-    [first, end]: &[String; 2],
+    keys: &[String; 2],
     tiers: impl Iterator<Item = &'t Tier>,
 ) -> String {
     let mut exact = String::new();
@@ -285,9 +313,7 @@ fn rank_expression<'t>(
         let condition = tsquery(sql.bind(condition));
         let rank = tier.rank;
         if rank > TITLE_BEGINS && !exact.contains("title_key") {
-            exact.push_str(&format!(
-                " when title_key >= {first} and title_key < {end} then {TITLE_BEGINS}"
-            ));
+            exact.push_str(&format!(" when {} then {TITLE_BEGINS}", begins(keys)));
         }
         if rank < tiers::CORRECTED {
             exact.push_str(&format!(" when terms @@ {condition} then {rank}"));

@@ -122,7 +122,7 @@ fn largest_edits(slot: &Slot) -> usize {
 }
 
 /// Returns the score of a movie of this rank: at most 1, larger is better.
-pub(super) fn score(rank: i32) -> f64 {
+pub(in crate::store) fn score(rank: i32) -> f64 {
     let hundredths = match rank {
         ..CORRECTED => 100 - rank,
         CORRECTED..WORDS_CORRECTED => 30 - (rank - CORRECTED) / 2,

@@ -23,8 +23,8 @@ pub(in crate::http) fn list_movies(_: &mut Schemas) -> Operation {
     let description = "\
         Lists the movies that match all filters. Without filters it lists all movies.\n\n\
         With `q` it lists the movies whose title and cast match a text, the best match first.\n\n\
-        With `Accept: application/x-ndjson` the answer is the whole result, one movie a line, of one state of \
-        the catalogue. It then takes neither `limit` nor `after`.";
+        With `Accept: application/x-ndjson` the answer is the whole result in its order, one movie a line, of one \
+        state of the catalogue. It then takes neither `limit` nor `after`.";
     let sort = json!({
         "type": "string",
         "enum": sort_names().map(|(name, _)| name).collect::<Vec<_>>(),
@@ -35,7 +35,7 @@ pub(in crate::http) fn list_movies(_: &mut Schemas) -> Operation {
         search_text(
             "Words of the title, of names, and the year. Case, accents, punctuation and typing errors are \
              forgiven. The best match comes first: the exact title, then titles that begin so, titles and names \
-             with all words, and last those with typing errors. Not with `sort`, nor with NDJSON.",
+             with all words, and last those with typing errors. Not with `sort`.",
         ),
         Parameter::query("sort", "The order. A minus sign turns it round.", sort).example("-year"),
         Parameter::query(
@@ -100,15 +100,17 @@ pub(in crate::http) fn create_movies(schemas: &mut Schemas) -> Operation {
 pub(in crate::http) fn count_genres(schemas: &mut Schemas) -> Operation {
     let description = "\
         Counts the movies of each genre, among those that match all filters. It lists the 1,000 most common \
-        genres, the most common one first.";
+        genres, the most common one first.\n\n\
+        With `q` it counts the movies that `GET /movies` lists with the same parameters on all its pages.";
     let counts = schemas.of::<Vec<GenreCount>>();
     counted("countGenres", "Count the movies of each genre", description, counts.into())
 }
 
 /// `GET /years`.
 pub(in crate::http) fn count_years(schemas: &mut Schemas) -> Operation {
-    let description =
-        "Counts the movies of each year, among those that match all filters. The years go upwards.";
+    let description = "\
+        Counts the movies of each year, among those that match all filters. The years go upwards.\n\n\
+        With `q` it counts the movies that `GET /movies` lists with the same parameters on all its pages.";
     let counts = schemas.of::<Vec<YearCount>>();
     counted("countYears", "Count the movies of each year", description, counts.into())
 }
@@ -116,7 +118,10 @@ pub(in crate::http) fn count_years(schemas: &mut Schemas) -> Operation {
 fn counted(name: &str, summary: &str, description: &str, counts: Value) -> Operation {
     Operation::new(name, MOVIES, summary, description)
         .parameters(filters())
-        .parameters([if_none_match()])
+        .parameters([
+            search_text("Words that the movies match, as in `GET /movies`."),
+            if_none_match(),
+        ])
         .answer(StatusCode::OK, Answer::new("The counts.").headers(&CACHED).json(counts))
         .answer(StatusCode::NOT_MODIFIED, not_modified())
 }
