@@ -20,18 +20,18 @@ export function forgetList() {
   kept = undefined;
 }
 
-/** Returns the parameters that the API gets. */
-function filtersOf(params, names) {
-  const filters = new URLSearchParams();
-  for (const [name, value] of params) if (names.includes(name) && value) filters.append(name, value);
-  return filters;
+/** Returns the parameters that the API gets: these filters, and the text of the search. */
+function queryOf(params, names) {
+  const query = new URLSearchParams();
+  for (const [name, value] of params) if (names.includes(name) && value) query.append(name, value);
+  const text = params.get("q")?.trim();
+  if (text) query.set("q", text);
+  return query;
 }
 
 function listOf(params) {
-  const query = filtersOf(params, NAMES);
-  const text = params.get("q")?.trim();
-  if (text) query.set("q", text);
-  else query.set("sort", SORTS.includes(params.get("sort")) ? params.get("sort") : SORTS[0]);
+  const query = queryOf(params, NAMES);
+  if (!query.has("q")) query.set("sort", SORTS.includes(params.get("sort")) ? params.get("sort") : SORTS[0]);
   query.set("fields", FIELDS);
   query.set("limit", FIRST);
   return `/movies?${query}`;
@@ -57,8 +57,8 @@ export function Find({ params }) {
   const shown = useRef(pages);
   // The list that is on its way takes the place of the present one when it has arrived.
   if (pages.count || pages.isWhole || pages.problem) shown.current = pages;
-  const all = filtersOf(params, NAMES).toString();
-  const others = filtersOf(params, ["title", "genre", "actor"]).toString();
+  const all = queryOf(params, NAMES).toString();
+  const others = queryOf(params, ["title", "genre", "actor"]).toString();
   const counts = useLoaded(
     async (signal) => {
       const options = { signal, anonymous: true };
@@ -125,11 +125,10 @@ export function Find({ params }) {
     <details class="filters" open=${innerWidth >= 900}>
       <summary>${t("filters.title")}</summary>
       <${Filters} params=${params} genres=${genres} years=${years} onChange=${change} />
-      ${text && html`<p class="quiet">${t("filters.withoutText")}</p>`}
     </details>
     <section class="results" aria-label=${t("find.results")} aria-busy=${String(list !== pages)}>
       <div class="bar">
-        <p role="status">${status(list, total, text)}</p>
+        <p role="status">${status(list, text ? counts.value?.total : total, text)}</p>
         ${
           !text &&
           html`<label
@@ -155,8 +154,8 @@ function status(pages, total, text) {
   if (pages.problem) return "";
   if (!pages.count) return pages.isWhole ? "" : t("loading");
   if (pages.isWhole) return t("movies", { n: pages.count });
-  if (text) return t("find.atLeast", { n: pages.count });
-  return total === undefined ? "" : t("movies", { n: total });
+  if (total !== undefined) return t("movies", { n: total });
+  return text ? t("find.atLeast", { n: pages.count }) : "";
 }
 
 function Results({ pages, version, params, text, onChange }) {

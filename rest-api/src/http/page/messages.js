@@ -97,7 +97,6 @@ const MESSAGES = {
   "filters.actor": "Add a person",
   "filters.more": { one: "{n} more", other: "{n} more" },
   "filters.fewer": "Fewer",
-  "filters.withoutText": "The counts are of the filters, without the search.",
   "filters.is.title": "Title: {value}",
   "filters.is.genre": "{value}",
   "filters.is.actor": "With {value}",

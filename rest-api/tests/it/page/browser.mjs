@@ -27,6 +27,8 @@ const FLOWS = {
   async find({ page, sees, address: at }) {
     await page.fill("#q", "terminatr");
     await sees(".card .name", "The Terminator");
+    // Of the three movies of this genre one is a result.
+    await sees("button.chip:has-text('Science Fiction') .count", "1");
     await page.click("button.chip >> text=Science Fiction");
     await page.waitForFunction(() => document.querySelectorAll(".card").length === 1);
     for (const each of ["q=terminatr", "genre=Science+Fiction"]) assert.ok(page.url().includes(each), page.url());
