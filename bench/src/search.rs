@@ -1,4 +1,5 @@
-//! Measures search: whether what was meant is among the first ten results, and how long it takes.
+//! Measures search: whether what was meant is among the first ten results, and how long it takes, also to count all
+//! results.
 //!
 //! Typing errors come from a seed. A query is never repeated, so no answer comes from the cache.
 
@@ -31,6 +32,12 @@ const MIN_WORD: usize = 4;
 
 /// The longest time of any query.
 const MAX_TIME: Duration = Duration::from_millis(500);
+
+/// The longest time to count the results of any query: that of its statement.
+const MAX_COUNT: Duration = Duration::from_millis(3500);
+
+/// Of so many queries of a kind the results are counted.
+const COUNTED: usize = 30;
 
 /// A query, and what one of its first ten results must have.
 struct Query {
@@ -89,23 +96,39 @@ async fn run(
             pg_size_pretty(pg_total_relation_size('words')))";
     let size: String = part.sql.query_one(size, &[]).await?.get(0);
     figures.state(&format!("{name}: {size}"), &format!("loaded in {}", text(loaded)));
+    let mut counted = Vec::new();
     for (kind, queries, hits) in kinds(movies)? {
         let mut times = Vec::new();
         let mut found = 0;
         for query in &queries {
-            let parameters = [("q", query.text.as_str()), ("limit", "10")];
-            let url = reqwest::Url::parse_with_params("http://localhost/movies", parameters)?;
-            let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+            let path = path("/movies", &[("q", query.text.as_str()), ("limit", "10")])?;
             let started = Instant::now();
             let response = service.get(&path).await?;
             times.push(started.elapsed());
             found += usize::from(query.meant.is_in(&response.body));
         }
+        for query in queries.iter().take(COUNTED) {
+            let path = path("/genres", &[("q", query.text.as_str())])?;
+            let started = Instant::now();
+            service.get(&path).await?;
+            counted.push((started.elapsed(), query.text.clone()));
+        }
         let share = found as f64 / queries.len() as f64;
         let target = Target { hits, p50, p99, longest: MAX_TIME };
         figures.search(&format!("{name}: {kind}"), share, &times, target)?;
     }
+    let times: Vec<Duration> = counted.iter().map(|(time, _)| *time).collect();
+    figures.percentiles(&format!("{name}: genres of all results"), &times, None, None)?;
+    let (longest, text) = counted.iter().max().context("nothing was counted")?;
+    let longest_name = format!("{name}: genres of all results, the longest ({text})");
+    figures.duration(&longest_name, *longest, MAX_COUNT);
     service.stop().await
+}
+
+/// Returns the path and the query of a request.
+fn path(path: &str, parameters: &[(&str, &str)]) -> Result<String> {
+    let url = reqwest::Url::parse_with_params("http://localhost", parameters)?;
+    Ok(format!("{path}?{}", url.query().unwrap_or_default()))
 }
 
 impl Meant {
@@ -230,7 +253,8 @@ fn error_at(text: &str, position: usize, random: &mut Rng) -> String {
     text.into_iter().collect()
 }
 
-fn one_error(text: &str, random: &mut Rng) -> Option<String> {
+/// Makes one typing error. None if the text has no letter.
+pub(crate) fn one_error(text: &str, random: &mut Rng) -> Option<String> {
     let position = random.choice(letters(text))?;
     Some(error_at(text, position, random))
 }

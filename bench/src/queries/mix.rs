@@ -9,6 +9,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rest_api::store::{Filters, MovieQuery, Sort, Years, is_indexable};
 use serde_json::Value;
 
+use crate::search::one_error;
+
 /// How many movies of the catalogue the terms come from.
 const SAMPLES: usize = 20_000;
 
@@ -71,6 +73,21 @@ impl Mix {
             let filters = Filters { titles, ..Filters::default() };
             Ok(MovieQuery { filters, sort: Sort::Id, limit: mix.random.i64(10..=40), after: None })
         })
+    }
+
+    /// Returns paths of the mix that search for what is a filter of the title otherwise, no two of which are equal. Half
+    /// of these texts have a typing error.
+    pub(super) fn searches(&mut self, number: usize) -> Result<Vec<String>> {
+        let queries = self.distinct(number, |mix| {
+            let mut query = mix.query()?;
+            for text in &mut query.filters.titles {
+                if mix.random.bool() {
+                    *text = one_error(text, &mut mix.random).unwrap_or_else(|| text.clone());
+                }
+            }
+            Ok(query)
+        })?;
+        Ok(queries.iter().map(search_path).collect())
     }
 
     fn distinct(
@@ -143,9 +160,21 @@ impl Mix {
 
 /// Returns path and query of a request for this page.
 pub(super) fn path(query: &MovieQuery) -> String {
+    path_with(query, "title", "id")
+}
+
+/// Returns path and query of a request that searches for what is a filter of the title otherwise.
+fn search_path(query: &MovieQuery) -> String {
+    // A page that does not begin at the best match begins among those with all words in their title.
+    let order = if query.filters.titles.is_empty() { "id" } else { "score:20" };
+    path_with(query, "q", order)
+}
+
+/// Returns path and query of a request whose parameter `title` has this name, and its cursor this order.
+fn path_with(query: &MovieQuery, title: &str, order: &str) -> String {
     let mut path = format!("/movies?limit={}", query.limit);
     let Filters { titles, actors, genres, years } = &query.filters;
-    for (name, values) in [("title", titles), ("actor", actors), ("genre", genres)] {
+    for (name, values) in [(title, titles), ("actor", actors), ("genre", genres)] {
         for value in values {
             path += &format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
         }
@@ -154,7 +183,7 @@ pub(super) fn path(query: &MovieQuery) -> String {
         path += &format!("&year={first}..{last}");
     }
     if let Some(id) = query.after {
-        path += &format!("&after={}", URL_SAFE_NO_PAD.encode(format!("id:{id}")));
+        path += &format!("&after={}", URL_SAFE_NO_PAD.encode(format!("{order}:{id}")));
     }
     path
 }

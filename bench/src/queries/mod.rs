@@ -157,6 +157,8 @@ async fn run(postgres: &Postgres, directory: &Path, options: &Options) -> Result
         let queries = mix(3)?.queries(number * 3)?;
         let is_large = catalogue.len() >= LARGE;
         uncached::latencies(&service, &queries, duration, is_large, &mut figures).await?;
+        let searches = mix(7)?.searches(number)?;
+        uncached::search_latencies(&service, searches, duration, &mut figures).await?;
     }
     if includes(Part::Nasty) {
         let queries = mix(4)?.indexed_queries(number)?;

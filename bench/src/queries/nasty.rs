@@ -48,6 +48,7 @@ fn requests() -> Vec<(&'static str, String)> {
         ("genres of two rare letters", "/genres?title=qx".to_owned()),
         ("all genres", "/genres".to_owned()),
         ("years of the most common word", "/years?title=the".to_owned()),
+        ("genres of a search for the most common word", "/genres?q=the".to_owned()),
     ]
 }
 

@@ -80,6 +80,18 @@ pub(super) async fn latencies(
     figures.latencies(&format!("the mix, open loop at {rate:.0}/s (half of that)"), &half, None)
 }
 
+/// The latencies of the mix with searches in place of filters of titles, of one client.
+pub(super) async fn search_latencies(
+    service: &Process,
+    paths: Vec<String>,
+    duration: Duration,
+    figures: &mut Figures,
+) -> Result<()> {
+    let requests = Requests::get(paths, "");
+    let one = closed(service.address, &requests, 1, duration).await?.all_served()?;
+    figures.latencies("the mix with q in place of title, one client", &one, None)
+}
+
 /// Rates of the service and of `way` in turn. Each query is asked once, so none is cached.
 async fn compare(
     service: &Process,
