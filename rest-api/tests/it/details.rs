@@ -236,6 +236,7 @@ async fn details_are_asked_for_again_after_a_month_and_never_kept_for_more_than_
     assert_eq!(details(&service, 1).await.json()["state"], "found");
     let_days_pass(&service, 1).await;
     assert_unavailable(&details(&service, 1).await);
+    let_days_pass(&service, 1).await;
     let store = service.store(0).await;
     let removed = store.remove_unneeded(rest_api::store::Retention::default()).await.unwrap();
     assert_eq!(removed.details, 1);
