@@ -1,6 +1,7 @@
-//! AWS code that the service and the Lambda function share: SDK configuration, secrets, trace
-//! context.
+//! Code that the service and the Lambda function share: SDK configuration, secrets, trace context,
+//! unknown environment variables.
 
+pub mod environment;
 pub mod trace;
 
 use std::{fmt, time::Duration};

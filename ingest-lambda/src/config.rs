@@ -1,6 +1,6 @@
 //! The function's configuration, read from environment variables.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use aws::Secret;
 use reqwest::Url;
@@ -71,5 +71,10 @@ impl Config {
             }
         };
         Ok(Self { api_url, token, log_filter })
+    }
+
+    /// Returns the names of all variables that [`Self::from_lookup`] reads.
+    pub fn variables() -> BTreeSet<String> {
+        aws::environment::names(|lookup| drop(Self::from_lookup(lookup)))
     }
 }

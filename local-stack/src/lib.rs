@@ -52,4 +52,4 @@ pub mod sns;
 mod stack;
 
 pub use local_aws::{client, sdk};
-pub use stack::{DATABASE, Options, Stack};
+pub use stack::{DATABASE, Options, Stack, variables};

@@ -3,10 +3,12 @@
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
+use aws::environment;
 use clap::{Parser, Subcommand};
 use local_stack::{
     Options, Stack,
     function::{FUNCTION_COMMAND, run_function},
+    variables,
 };
 use rest_api::{config::LogFormat, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,7 +73,9 @@ const DEFAULT_LOG: &str = "info,warp::server=off,deadpool.postgres=error";
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = std::env::var("MRU_LOG").unwrap_or_else(|_| DEFAULT_LOG.to_owned());
-    let outcome = match telemetry::init(&filter, LogFormat::Text) {
+    let checked = environment::check("local-stack", &variables(), environment::variables());
+    let started = checked.map_err(|error| error.to_string());
+    let outcome = match started.and_then(|()| telemetry::init(&filter, LogFormat::Text)) {
         Err(error) => Err(anyhow::anyhow!(error)),
         Ok(()) => match arguments.command {
             Some(Command::Lambda) => run_function().await,

@@ -5,6 +5,7 @@ mod sample;
 mod welcome;
 
 use std::{
+    collections::BTreeSet,
     env,
     fs::{self, File},
     io::Write,
@@ -57,6 +58,15 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An address on loopback; the system chooses the port.
 const LOOPBACK_ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Returns the names of all variables that the stack knows. One shell may have variables for the stack and for
+/// commands of the service on the stack's database, so these are among them. The function inherits all.
+pub fn variables() -> BTreeSet<String> {
+    let mut names = Config::variables();
+    names.extend(ingest_lambda::Config::variables());
+    names.insert(admin::VARIABLE.to_owned());
+    names
+}
 
 /// The options of the command line.
 #[derive(Clone, Debug)]

@@ -530,6 +530,21 @@ async fn two_stacks_do_not_share_a_data_directory() {
     assert!(error.contains("--data-dir"), "{error}");
 }
 
+#[test]
+fn the_stack_and_its_function_refuse_a_variable_that_they_do_not_know() {
+    let directory = Directory::new("unknown");
+    for command in [None, Some("lambda")] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_local-stack"));
+        program.env("MRU_ADMIN_PASS", "hunter2").arg("--data-dir").arg(&directory.0);
+        let output = program.args(command).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        let expected = "MRU_ADMIN_PASS (did you mean MRU_ADMIN_PASSWORD?)";
+        assert!(!output.status.success() && error.contains(expected), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn web_pages_reach_no_listener() {
     let directory = Directory::new("pages");

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use aws::environment;
 use clap::Parser;
 use rest_api::{
     Aws,
@@ -42,9 +43,19 @@ const DIFFERENCES_LEFT: u8 = 3;
 /// The exit code of `validate` if its report could not be written.
 const REPORT_FAILED: u8 = 2;
 
+/// The exit code of every subcommand if a variable is set that the program does not know. It is that of
+/// an unknown argument.
+const UNKNOWN_VARIABLE: u8 = 2;
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match execute(Arguments::parse().command).await {
+    let command = Arguments::parse().command;
+    let checked = environment::check("rest-api", &Config::variables(), environment::variables());
+    if let Err(error) = checked {
+        eprintln!("{error}");
+        return UNKNOWN_VARIABLE.into();
+    }
+    match execute(command).await {
         Ok(status) => status,
         Err(error) => {
             eprintln!("{error}");

@@ -1,5 +1,7 @@
 //! The configuration.
 
+use std::process::Command;
+
 use ingest_lambda::Config;
 
 #[test]
@@ -24,4 +26,15 @@ fn config_error_names_the_variable_and_debug_hides_the_token() {
     );
     let debug = format!("{:?}", config(Some("https://x/notify"), Some("to-ken")).unwrap());
     assert!(!debug.contains("to-ken"), "{debug}");
+}
+
+#[test]
+fn the_function_refuses_a_variable_that_it_does_not_know() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ingest-lambda"));
+    program.env("MRU_API_URL", "http://x/notify").env("MRU_API_TOKEN", "t");
+    let output = program.env("MRU_API_TOKEN_ARN", "to-ken").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    let expected = "ingest-lambda does not know MRU_API_TOKEN_ARN (did you mean ";
+    assert!(!output.status.success() && error.contains(expected), "{error}");
+    assert!(!error.contains("to-ken"), "{error}");
 }

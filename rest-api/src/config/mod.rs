@@ -6,7 +6,7 @@
 mod reader;
 mod snapshots;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -288,5 +288,10 @@ impl Config {
     /// If variables are missing or malformed. The error names all of them.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         Reader::new(lookup).read().map_err(ConfigError)
+    }
+
+    /// Returns the names of all variables that [`Self::from_lookup`] reads.
+    pub fn variables() -> BTreeSet<String> {
+        aws::environment::names(|lookup| drop(Self::from_lookup(lookup)))
     }
 }

@@ -1,7 +1,7 @@
-//! The deployment files set the variables that the programs read, and the health check works.
+//! The deployment files set the variables that the programs read, the programs refuse others, and the health
+//! check works.
 
 use std::{
-    cell::RefCell,
     collections::BTreeSet,
     path::{Path, PathBuf},
 };
@@ -24,18 +24,6 @@ const UNSET_IN_TERRAFORM: [&str; 2] = [
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Returns every name that `read` looks up, when all variables are set and when none is.
-fn looked_up(read: impl Fn(&dyn Fn(&str) -> Option<String>)) -> BTreeSet<String> {
-    let names = RefCell::new(BTreeSet::new());
-    for value in [None, Some("http://localhost/1".to_owned())] {
-        read(&|name| {
-            names.borrow_mut().insert(name.to_owned());
-            value.clone()
-        });
-    }
-    names.into_inner()
 }
 
 /// Returns every variable in the files of `directory`, outside comments.
@@ -63,14 +51,14 @@ fn without(names: &BTreeSet<String>, omitted: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn the_chart_sets_exactly_the_variables_that_the_service_reads() {
-    let read = looked_up(|lookup| drop(rest_api::config::Config::from_lookup(lookup)));
+    let read = rest_api::config::Config::variables();
     assert!(read.len() > 10, "{read:?}");
     assert_eq!(variables_in("helm/movies-r-us/templates"), without(&read, &UNSET_IN_CHART));
 }
 
 #[test]
 fn terraform_sets_exactly_the_variables_that_the_lambda_reads() {
-    let read = looked_up(|lookup| drop(ingest_lambda::Config::from_lookup(lookup)));
+    let read = ingest_lambda::Config::variables();
     let set = variables_in("infrastructure/3-s3-lambda");
     // AWS Lambda sets the region.
     assert_eq!(without(&set, &["AWS_REGION"]), without(&read, &UNSET_IN_TERRAFORM));
@@ -97,4 +85,39 @@ async fn the_health_check_succeeds_or_says_what_failed() {
     let mut program = program("healthcheck");
     program.env("MRU_LISTEN", "127.0.0.1:1").env("MRU_PROBE_LISTEN", &listen);
     assert_eq!(Output::of(program, &[""; 0]).await.status, 0);
+}
+
+#[tokio::test]
+async fn every_subcommand_refuses_a_variable_that_it_does_not_know() {
+    let subcommands: [&[&str]; 11] = [
+        &["serve"],
+        &["migrate"],
+        &["openapi"],
+        &["healthcheck"],
+        &["reconcile"],
+        &["undo", "1"],
+        &["redo", "1"],
+        &["approve", "1"],
+        &["decisions", "export"],
+        &["users", "list"],
+        &["enrich"],
+    ];
+    let validate = ["validate", "Cargo.toml"];
+    for arguments in subcommands.into_iter().chain([&validate[..]]) {
+        let mut program = program(arguments[0]);
+        program.env("MRU_READ_HOST", "replica").env("MRU_DB_USERNAME", "hunter2");
+        let output = Output::of(program, &arguments[1..]).await;
+        let expected = "rest-api does not know MRU_DB_USERNAME (did you mean MRU_DB_USER?), \
+             MRU_READ_HOST (did you mean MRU_DB_READ_HOST?): correct or unset them\n";
+        assert_eq!((output.status, output.stderr.as_str()), (2, expected), "{arguments:?}");
+        assert_eq!(output.stdout, "", "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn empty_variables_and_those_of_tests_are_no_reason_to_refuse() {
+    let mut program = program("openapi");
+    program.env("MRU_READ_HOST", "").env("MRU_TEST_SEED", "1").env("MRU_DB_HOST", "known");
+    let output = Output::of(program, &[""; 0]).await;
+    assert_eq!((output.status, output.stderr.as_str()), (0, ""));
 }

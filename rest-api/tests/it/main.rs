@@ -22,7 +22,7 @@
 //! | `config::` | environment variables: defaults, checks, messages |
 //! | `corpus::` | the oracle of the fuzzer, on the corpus and on the files of the tests |
 //! | `decisions::` | undo, redo, approve, and their export and import |
-//! | `deployment::` | chart, Terraform and health check agree with the programs |
+//! | `deployment::` | chart, Terraform and health check agree with the programs, which refuse unknown variables |
 //! | `details::` | what TMDB says of movies: a stand-in that answers as documented, slowly, badly, or not; `rest-api enrich`; which images the page may load |
 //! | `details_matching::` | which film a movie is, on real titles that are easily taken for each other |
 //! | `equal_text::` | texts that are equal: normal forms, case |
