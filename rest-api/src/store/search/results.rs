@@ -50,10 +50,12 @@ impl Results {
         }
         if words.len() <= tiers::MAX_CORRECTED {
             let corrections = &dictionary::corrections(transaction, words).await?;
-            further.push(match best.rank {
-                ..tiers::WORDS_CORRECTED => tiers::corrected(words, corrections),
-                ..tiers::ONE_MISSING => tiers::words_corrected(words, corrections),
-                _ => tiers::one_missing(words, corrections),
+            further.push(if best.rank < tiers::WORDS_CORRECTED {
+                tiers::corrected(words, corrections)
+            } else if best.rank < tiers::ONE_MISSING {
+                tiers::words_corrected(words, corrections)
+            } else {
+                tiers::one_missing(words, corrections)
             });
         }
         let query = SearchQuery { limit: NO_LIMIT, ..first };
