@@ -27,11 +27,11 @@ pub(super) async fn metrics(request: Request) -> Answer {
     let ledger = match tokio::time::timeout(LEDGER_TIMEOUT, read).await {
         Ok(Ok(read)) => Some(read),
         Ok(Err(error)) => {
-            debug!(error = chain(&error), "reading the depth of the queue failed");
+            debug!(error = chain(&error), "reading the ledger for the metrics failed");
             None
         }
         Err(_) => {
-            debug!("reading the depth of the queue took too long");
+            debug!("reading the ledger for the metrics took too long");
             None
         }
     };

@@ -283,15 +283,7 @@ impl Store {
                 order by created_at
                 limit $1
             ))";
-        let mut removed = 0;
-        loop {
-            let count = execute(&self.bulk().await?, remove, &[&BATCH]).await?;
-            removed += count;
-            if count < BATCH.cast_unsigned() {
-                return Ok(removed);
-            }
-            sleep(PAUSE).await;
-        }
+        self.remove_in_batches(remove).await
     }
 
     /// Removes what TMDB said of movies longer ago than it is kept.
@@ -306,6 +298,11 @@ impl Store {
                 order by keep_until
                 limit $1
             )) and keep_until <= now()";
+        self.remove_in_batches(remove).await
+    }
+
+    /// Runs a statement that removes so many rows at most, until fewer are left. Returns how many were removed.
+    async fn remove_in_batches(&self, remove: &str) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
             let count = execute(&self.bulk().await?, remove, &[&BATCH]).await?;

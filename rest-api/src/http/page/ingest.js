@@ -2,9 +2,8 @@
 import { html, Loading, ProblemNote, State, Title, useLoaded, useState } from "./ui.js";
 import { ask } from "./api.js";
 import { Dialog } from "./dialog.js";
-import { Table, result } from "./ingests.js";
+import { ENDED, Table, result } from "./ingests.js";
 import { useLive } from "./live.js";
-import { ENDED } from "./transfers.js";
 import { Violations } from "./violations.js";
 import { bytes, date, number, t } from "./messages.js";
 

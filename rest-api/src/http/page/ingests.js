@@ -5,7 +5,9 @@ import { useLive } from "./live.js";
 import { go, href } from "./route.js";
 import { bytes, date, number, t } from "./messages.js";
 
-const STATES = ["queued", "running", "succeeded", "rejected", "superseded", "gone", "blocked", "failed"];
+/** The states in which an ingest has ended. */
+export const ENDED = ["succeeded", "rejected", "superseded", "gone", "blocked", "failed"];
+const STATES = ["queued", "running", ...ENDED];
 const SECONDS = 4;
 
 /** The list, with its filters in the address. */

@@ -22,10 +22,12 @@ let isOpen = false;
 let lastId;
 
 /**
- * Calls `run` when something has happened that `isAbout` says it is about: `{ name, data }`, where the name is `ingest`,
- * `revision` or `reset` (events may be missing). Without a stream `run` is called every `seconds` while the page is
- * visible, with one now and then. Returns what ends this. A browser has few connections for one service: only visible pages hold a stream, and
- * those that wait in the background (`always`).
+ * Calls `run` after each event that `isAbout` accepts: `{ name, data }`, where the name is `ingest` or `revision`; and
+ * after `reset`, when events may be missing. While there is no stream it calls `run` every `seconds` instead, while there
+ * is one now and then (`QUIET`). Returns what ends this.
+ *
+ * A browser has few connections for one service. So only visible pages hold a stream, and those that wait in the
+ * background (`always`).
  */
 export function follow(seconds, run, { isAbout = () => true, always = false } = {}) {
   let timer;

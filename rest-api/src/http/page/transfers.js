@@ -4,6 +4,7 @@ import { ask, json, onSession } from "./api.js";
 import { forgetList } from "./find.js";
 import { follow } from "./live.js";
 import { useEffect, useState } from "./hooks.js";
+import { ENDED } from "./ingests.js";
 import { locate } from "./violations.js";
 import { t } from "./messages.js";
 
@@ -17,8 +18,6 @@ const PUTS = 3;
 
 /** How often the ingest of a file is asked for while there is no stream of events, in seconds. */
 const SECONDS = 2;
-
-export const ENDED = ["succeeded", "rejected", "superseded", "gone", "blocked", "failed"];
 
 let files = [];
 let lastFile = 0;
@@ -155,6 +154,7 @@ export function put(id, key) {
       // An earlier version of the file may have been put under the same key.
       const last = (await newestIngests(key, 1))[0]?.id ?? 0;
       await send(id, key, before.blob, controller.signal);
+      if (!current(id)) return;
       const stop = follow(SECONDS, () => look(id, key, last), {
         isAbout: ({ data }) => data?.key === key,
         always: true,

@@ -86,10 +86,10 @@ export const PICTURE_FIELDS = showsThumbnails ? "title,year,thumbnail" : "title,
 
 /** The picture of a movie: a poster, its own one where the operator allows it, or a drawn one. */
 export function Picture({ movie, poster }) {
-  const [isBroken, setBroken] = useState(false);
+  const [broken, setBroken] = useState();
   const source = poster ?? (showsThumbnails && webAddress(movie.thumbnail));
-  if (!source || isBroken) return html`<${Drawn} movie=${movie} />`;
-  return html`<img class="picture" src=${source} alt="" loading="lazy" referrerpolicy="no-referrer" onError=${() => setBroken(true)} />`;
+  if (!source || source === broken) return html`<${Drawn} movie=${movie} />`;
+  return html`<img class="picture" src=${source} alt="" loading="lazy" referrerpolicy="no-referrer" onError=${() => setBroken(source)} />`;
 }
 
 /** A drawn picture: always the same for the same title and year, and no request. */
