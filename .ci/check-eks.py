@@ -17,6 +17,7 @@ ZONES = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
 BUCKET = "arn:aws:s3:::movies-r-us-${aws:PrincipalAccount}"
 TOPIC = "arn:aws:sns:eu-west-1:*:movies-r-us-results"
 TOKEN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/api-token-??????"
+DATABASE_LOGIN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/database-service-??????"
 JWT_KEY = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/jwt-key-??????"
 TMDB_TOKEN = "arn:aws:secretsmanager:eu-west-1:*:secret:movies-r-us/tmdb-token-??????"
 LOGS = "amazon-cloudwatch-observability"
@@ -28,6 +29,7 @@ POD_PERMISSIONS = {
     ("s3:ListBucketVersions", BUCKET),
     ("s3:GetBucketVersioning", BUCKET),
     ("secretsmanager:GetSecretValue", TOKEN),
+    ("secretsmanager:GetSecretValue", DATABASE_LOGIN),
     ("secretsmanager:GetSecretValue", JWT_KEY),
     ("secretsmanager:GetSecretValue", TMDB_TOKEN),
     ("sns:Publish", TOPIC),
@@ -135,6 +137,13 @@ def check_pods(config):
     check(
         "no additional policy for movies-r-us",
         not {"permissionPolicyARNs", "wellKnownPolicies", "roleARN"} & api.keys(),
+    )
+    migrate = associations.pop(("movies-r-us", "movies-r-us-migrate"), {})
+    check("the role movies-r-us-migrate of the migration", migrate.get("roleName") == "movies-r-us-migrate")
+    check(
+        "the migration is allowed to read the login of the service only",
+        permissions(migrate.get("permissionPolicy", {"Statement": []}))
+        == {("secretsmanager:GetSecretValue", DATABASE_LOGIN)},
     )
     for pods, association in associations.items():
         check(

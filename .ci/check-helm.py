@@ -248,7 +248,8 @@ def check_environment(where, config, pods):
         references = {variable["name"] for variable in container.get("env", []) if "valueFrom" in variable}
         for variable in container.get("env", []):
             check(
-                "valueFrom" in variable or variable["name"].startswith("AWS_"),
+                # The name of a secret is none.
+                "valueFrom" in variable or variable["name"].startswith("AWS_") or variable["name"].endswith("_ARN"),
                 where,
                 f"{name}: {variable['name']} is a literal value",
             )
@@ -521,12 +522,13 @@ def check_manifests(where, text):
                 where,
                 "the ServiceMonitor scrapes an unknown port or path",
             )
-    account = only("ServiceAccount")
+    accounts = {account["metadata"]["name"] for account in by_kind.get("ServiceAccount", [])} or {"catalogue"}
+    used = {name: pod["spec"]["serviceAccountName"] for name, pod in pods.items()}
+    check(set(used.values()) == accounts, where, "the pods use other service accounts than the chart creates")
     check(
-        {pod["spec"]["serviceAccountName"] for pod in pods.values()}
-        == {account["metadata"]["name"] if account else "catalogue"},
+        len({account for name, account in used.items() if name != "migrate"}) == 1,
         where,
-        "the pods use different service accounts",
+        "pods that do not migrate use different service accounts",
     )
     check(
         len({pod["spec"]["containers"][0]["image"] for pod in pods.values()}) == 1,

@@ -1,4 +1,4 @@
-# Resources that both kinds of database share: network, logs, monitoring, and the pods' permission to read
+# Resources that both kinds of database share: network, logs, monitoring, and the permission of the migration to read
 # the secret. The database is in instance.tf or, with a reader, in cluster.tf.
 
 locals {
@@ -98,9 +98,10 @@ resource "aws_iam_role_policy_attachment" "monitoring" {
   policy_arn = "arn:aws:iam::aws:policy/service-role/AmazonRDSEnhancedMonitoringRole"
 }
 
-resource "aws_iam_role_policy" "pods" {
+# Not for the pods that serve: they have a role of the database of their own.
+resource "aws_iam_role_policy" "migration" {
   name = "${local.name}-database-secret"
-  role = var.pod_role_name
+  role = var.migration_role_name
 
   policy = jsonencode({
     Version = "2012-10-17"

@@ -26,10 +26,10 @@ variable "subnet_ids" {
   }
 }
 
-variable "pod_role_name" {
-  description = "IAM role of the pods, created by eksctl. It gets the permission to read the database secret."
+variable "migration_role_name" {
+  description = "IAM role of the pod that migrates, created by eksctl. It alone gets the permission to read the secret of the database's owner."
   type        = string
-  default     = "movies-r-us-api"
+  default     = "movies-r-us-migrate"
 }
 
 variable "reader" {

@@ -93,6 +93,7 @@ impl Postgres {
                 user: USER.to_owned(),
                 password: Secret::new("unused: the socket's directory is private"),
             },
+            service_login: None,
             name: name.to_owned(),
             read_host: None,
             tls: Tls::Disable,

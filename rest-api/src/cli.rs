@@ -201,6 +201,14 @@ Environment:
   MRU_DB_PASS       password; set either this or MRU_DB_SECRET_ARN
   MRU_DB_SECRET_ARN secret in AWS Secrets Manager in the format of RDS (username
                     and password); it is read again after a rotation
+  MRU_DB_SERVICE_USER
+                    role that migrate makes for the service, with no more rights than
+                    serving needs [none: the service has those of MRU_DB_USER]
+  MRU_DB_SERVICE_PASS
+                    its password; set either this or MRU_DB_SERVICE_SECRET_ARN
+  MRU_DB_SERVICE_SECRET_ARN
+                    secret like MRU_DB_SECRET_ARN that holds user and password; the
+                    service itself gets both as MRU_DB_SECRET_ARN
   MRU_DB_PORT       port [5432]
   MRU_DB_TLS        verify-full, or disable (loopback and Unix sockets only)
                     [verify-full]

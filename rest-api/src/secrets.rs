@@ -175,7 +175,7 @@ impl DatabaseSecret {
             SecretError::new(&self.secret_id, r#"expected {"username": "...", "password": "..."}"#)
         })?;
         let user = self.user.clone().or(content.username).ok_or_else(|| {
-            SecretError::new(&self.secret_id, "it has no username: add one, or set MRU_DB_USER")
+            SecretError::new(&self.secret_id, "it has no username: add one, or set the user")
         })?;
         Ok(Credentials { user, password: Secret::new(content.password) })
     }

@@ -34,7 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* Settings of every pod: the restricted Pod Security Standard, and no Kubernetes API token, because no
 pod calls the API. EKS injects the pod identity token regardless. */}}
 {{- define "movies-r-us.pod" -}}
-serviceAccountName: {{ .Values.serviceAccount.name }}
+serviceAccountName: {{ ternary .Values.migration.serviceAccountName "" (hasKey . "migrates") | default .Values.serviceAccount.name }}
 automountServiceAccountToken: false
 # Without this, every service in the namespace adds environment variables.
 enableServiceLinks: false
@@ -73,20 +73,53 @@ securityContext:
 resources: {{- toYaml .Values.resources | nindent 2 }}
 {{- end }}
 
+{{/* User and password of a Secret of Kubernetes. Arguments: its name, and the variables. */}}
+{{- define "movies-r-us.login" -}}
+- name: {{ .user }}
+  valueFrom:
+    secretKeyRef: { name: {{ .name }}, key: username }
+- name: {{ .password }}
+  valueFrom:
+    secretKeyRef: { name: {{ .name }}, key: password }
+{{- end }}
+
+{{/* Variables of the credentials of the database that are not in the ConfigMap, which has those of serving. An empty
+variable of the migration is not that of the ConfigMap. */}}
+{{- define "movies-r-us.database" -}}
+{{- $service := .Values.database.service }}
+{{- $hasService := or $service.secretArn $service.existingSecret }}
+{{- if or (not $hasService) (hasKey . "migrates") }}
+{{- with .Values.database.existingSecret }}
+{{ include "movies-r-us.login" (dict "name" . "user" "MRU_DB_USER" "password" "MRU_DB_PASS") }}
+{{- end }}
+{{- if $hasService }}
+- name: MRU_DB_SECRET_ARN
+  value: {{ .Values.database.secretArn | quote }}
+{{- with $service.secretArn }}
+- name: MRU_DB_SERVICE_SECRET_ARN
+  value: {{ . | quote }}
+{{- end }}
+{{- with $service.existingSecret }}
+{{ include "movies-r-us.login" (dict "name" . "user" "MRU_DB_SERVICE_USER" "password" "MRU_DB_SERVICE_PASS") }}
+{{- end }}
+{{- end }}
+{{- else }}
+{{- with $service.existingSecret }}
+{{ include "movies-r-us.login" (dict "name" . "user" "MRU_DB_USER" "password" "MRU_DB_PASS") }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Environment of serve and migrate: the ConfigMap and references to secrets. */}}
 {{- define "movies-r-us.environment" -}}
+{{- $database := include "movies-r-us.database" . | trim -}}
 envFrom:
   - configMapRef:
       name: {{ include "movies-r-us.name" . }}
-{{- if or .Values.database.existingSecret .Values.apiToken.existingSecret .Values.jwtKey.existingSecret .Values.tmdb.existingSecret .Values.aws.env .Values.extraEnv }}
+{{- if or $database .Values.apiToken.existingSecret .Values.jwtKey.existingSecret .Values.tmdb.existingSecret .Values.aws.env .Values.extraEnv }}
 env:
-  {{- with .Values.database.existingSecret }}
-  - name: MRU_DB_USER
-    valueFrom:
-      secretKeyRef: { name: {{ . }}, key: username }
-  - name: MRU_DB_PASS
-    valueFrom:
-      secretKeyRef: { name: {{ . }}, key: password }
+  {{- with $database }}
+  {{- . | nindent 2 }}
   {{- end }}
   {{- with .Values.apiToken.existingSecret }}
   - name: MRU_API_TOKEN

@@ -186,13 +186,13 @@ run "network" {
 
 run "secret" {
   assert {
-    condition     = aws_iam_role_policy.pods.role == "movies-r-us-api"
-    error_message = "The policy must belong to the pods' role."
+    condition     = aws_iam_role_policy.migration.role == "movies-r-us-migrate"
+    error_message = "The policy must belong to the role of the migration."
   }
 
   assert {
-    condition     = jsondecode(aws_iam_role_policy.pods.policy).Statement == [{ Sid = "ReadDatabaseSecret", Effect = "Allow", Action = "secretsmanager:GetSecretValue", Resource = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:rds!db-0-abcdef" }]
-    error_message = "Pods must be allowed to read the database secret only."
+    condition     = jsondecode(aws_iam_role_policy.migration.policy).Statement == [{ Sid = "ReadDatabaseSecret", Effect = "Allow", Action = "secretsmanager:GetSecretValue", Resource = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:rds!db-0-abcdef" }]
+    error_message = "The migration must be allowed to read the database secret only."
   }
 }
 
@@ -307,7 +307,7 @@ run "reader" {
   }
 
   assert {
-    condition     = output.database_host == "writer.example.com" && output.database_read_host == "reader.example.com" && jsondecode(aws_iam_role_policy.pods.policy).Statement[0].Resource == output.database_secret_arn
+    condition     = output.database_host == "writer.example.com" && output.database_read_host == "reader.example.com" && jsondecode(aws_iam_role_policy.migration.policy).Statement[0].Resource == output.database_secret_arn
     error_message = "The outputs must contain the cluster's endpoints, and the policy its secret."
   }
 

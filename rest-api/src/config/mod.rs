@@ -149,6 +149,9 @@ pub struct Database {
     pub port: u16,
     /// The user and the password (`MRU_DB_USER`, and `MRU_DB_PASS` or `MRU_DB_SECRET_ARN`).
     pub login: Login,
+    /// The user and the password of the role that the migration makes for the service (`MRU_DB_SERVICE_USER`, and
+    /// `MRU_DB_SERVICE_PASS` or `MRU_DB_SERVICE_SECRET_ARN`), if any.
+    pub service_login: Option<Login>,
     /// The name of the database (`MRU_DB_NAME`).
     pub name: String,
     /// The reader endpoint, for queries only (`MRU_DB_READ_HOST`); by default `host`.
@@ -162,16 +165,16 @@ pub struct Database {
 pub enum Login {
     /// Set in the environment.
     Fixed {
-        /// The user (`MRU_DB_USER`).
+        /// The user.
         user: String,
-        /// The password (`MRU_DB_PASS`).
+        /// The password.
         password: Secret,
     },
     /// Read from a secret, which may be rotated while the service runs.
     Managed {
-        /// The ARN or name of the secret in Secrets Manager (`MRU_DB_SECRET_ARN`).
+        /// The ARN or name of the secret in Secrets Manager.
         secret_id: String,
-        /// The user (`MRU_DB_USER`); by default the secret's `username`.
+        /// The user; by default the secret's `username`.
         user: Option<String>,
     },
 }

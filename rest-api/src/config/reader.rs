@@ -207,18 +207,29 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             tls: self.tls([Some(&host), read_host.as_ref()].into_iter().flatten()),
             host,
             port: self.parsed("MRU_DB_PORT", 5432, "a port"),
-            login: match self.value_or_secret_id("MRU_DB_PASS", "MRU_DB_SECRET_ARN") {
-                ValueOrSecretId::Value(password) => Login::Fixed {
-                    user: self.required("MRU_DB_USER"),
-                    password: Secret::new(password),
-                },
-                ValueOrSecretId::SecretId(secret_id) => {
-                    Login::Managed { secret_id, user: self.optional("MRU_DB_USER") }
-                }
-            },
+            login: self.login(["MRU_DB_USER", "MRU_DB_PASS", "MRU_DB_SECRET_ARN"]),
+            service_login: self.service_login(),
             name: self.required("MRU_DB_NAME"),
             read_host,
         }
+    }
+
+    /// Reads a login from the variables of the user, of the password and of the secret.
+    fn login(&mut self, [user, password, secret_id]: [&str; 3]) -> Login {
+        match self.value_or_secret_id(password, secret_id) {
+            ValueOrSecretId::Value(password) => {
+                Login::Fixed { user: self.required(user), password: Secret::new(password) }
+            }
+            ValueOrSecretId::SecretId(secret_id) => {
+                Login::Managed { secret_id, user: self.optional(user) }
+            }
+        }
+    }
+
+    fn service_login(&mut self) -> Option<Login> {
+        let names = ["MRU_DB_SERVICE_USER", "MRU_DB_SERVICE_PASS", "MRU_DB_SERVICE_SECRET_ARN"];
+        let set = names.map(|name| self.optional(name));
+        set.iter().any(Option::is_some).then(|| self.login(names))
     }
 
     fn tls<'a>(&mut self, mut hosts: impl Iterator<Item = &'a String>) -> Tls {

@@ -76,9 +76,7 @@ impl Store {
         let connection = self.bulk().await?;
         let clean = "
             /* maintenance::maintain */
-            select gin_clean_pending_list(index::regclass)
-            from unnest(array['movies_title_search', 'movies_cast_search', 'movies_genres',
-                'movies_terms']) index";
+            select clean_search_indexes()";
         execute(&connection, clean, &[]).await?;
         let size = "
             /* maintenance::maintain */
@@ -94,6 +92,9 @@ impl Store {
 
     /// Marks the pages of the catalogue as visible to all, so that a file that comes again is
     /// compared by an index alone. It takes as long as reading the catalogue.
+    ///
+    /// Before Postgres 17 only the owner may do this. Postgres then warns a service with another role, and leaves
+    /// the catalogue to its autovacuum.
     async fn vacuum(&self) -> Result<(), StoreError> {
         let vacuum = "
             /* maintenance::vacuum */
@@ -107,24 +108,9 @@ impl Store {
 /// Of a large catalogue the planner needs many values to see how rare a word is. For each plan it reads all of them:
 /// on a small one that takes longer than most queries.
 async fn analyze(connection: &Object, size: i64) -> Result<(), StoreError> {
-    let sample = "
-        /* maintenance::analyze */
-        select count(*) from pg_attribute
-        where attrelid = 'movies'::regclass and attname in ('title_lc', 'cast_lc')
-            and attstattarget is distinct from $1::int";
-    let target = if size < LARGE { 100 } else { 1000 };
-    let differing: i64 = query_one(connection, sample, &[&target]).await?.get(0);
-    if differing > 0 {
-        let set_target = format!(
-            "
-            /* maintenance::analyze */
-            alter table movies alter title_lc set statistics {target},
-                alter cast_lc set statistics {target}"
-        );
-        connection.batch_execute(&set_target).await?;
-    }
     let analyze = "
         /* maintenance::analyze */
-        analyze movies";
-    Ok(connection.batch_execute(analyze).await?)
+        select analyze_movies($1)";
+    execute(connection, analyze, &[&(size >= LARGE)]).await?;
+    Ok(())
 }

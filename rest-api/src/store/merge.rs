@@ -362,7 +362,9 @@ async fn first_load(
     transaction: &Transaction<'_>,
     ingest_id: Option<i64>,
 ) -> Result<i64, StoreError> {
-    let create_indexes = drop_indexes(transaction).await?;
+    let drop = "
+        /* merge::first_load */
+        select drop_indexes('movies')";
     let insert = "
         /* merge::first_load */
         insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc,
@@ -370,22 +372,13 @@ async fn first_load(
         select identity, title_lc, year, cast_lc, genres_lc, content_hash, doc, title_key,
             array_to_tsvector(string_to_array(terms, ' ')), $1, record, now()
         from staging";
+    let create = "
+        /* merge::first_load */
+        select create_indexes('movies')";
+    execute(transaction, drop, &[]).await?;
     let inserted = execute(transaction, insert, &[&ingest_id]).await?;
-    transaction.batch_execute(&create_indexes).await?;
+    execute(transaction, create, &[]).await?;
     Ok(inserted.cast_signed())
-}
-
-/// Drops all indexes of the movies but the primary key. Returns the statements that create them.
-async fn drop_indexes(transaction: &Transaction<'_>) -> Result<String, StoreError> {
-    let indexes = "
-        /* merge::drop_indexes */
-        select string_agg('drop index ' || indexrelid::regclass, '; '),
-            string_agg(pg_get_indexdef(indexrelid), '; ')
-        from pg_index
-        where indrelid = 'movies'::regclass and not indisprimary";
-    let indexes = query_one(transaction, indexes, &[]).await?;
-    transaction.batch_execute(indexes.get(0)).await?;
-    Ok(indexes.get(1))
 }
 
 /// Increments the catalogue's revision, if anything `changed`, and tells all processes when the transaction

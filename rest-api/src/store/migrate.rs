@@ -24,8 +24,9 @@ use super::{
     folding::FOLDING,
     pools::{ANY_FOLDING, WRITE_OPTIONS},
     refold::refold,
+    service_role,
 };
-use crate::config::Database;
+use crate::{config::Database, secrets::CurrentCredentials};
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -55,6 +56,12 @@ pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<()
     let report = report.map_err(|error| StoreError::Migration(Box::new(error)))?;
     for migration in report.applied_migrations() {
         info!(version = migration.version(), name = migration.name(), "migration applied");
+    }
+    // Before the long steps: older replicas serve meanwhile, and need what is new, too.
+    if let Some(login) = &database.service_login {
+        let credentials = CurrentCredentials::new(login, secrets).await;
+        let credentials = credentials.map_err(|error| StoreError::Setup(error.to_string()))?;
+        service_role::grant(&mut client, &credentials.get()).await?;
     }
     concurrent_indexes::build(&client).await?;
     convert_assertions(&mut client).await?;

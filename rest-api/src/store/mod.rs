@@ -6,7 +6,7 @@
 //! | concept | modules |
 //! | --- | --- |
 //! | connections | `connect`, `pools`, `reads`, `listen`, `sql` |
-//! | schema | `migrate`, `concurrent_indexes`, `convert`, `refold` |
+//! | schema | `migrate`, `service_role`, `concurrent_indexes`, `convert`, `refold` |
 //! | equal text | `folding` |
 //! | order of object versions | `version_order` |
 //! | ledger and queue | `ledger`, `claim`, `observe`, `queue`, `queue_depth`, `outbox`, `reconcile`, `known_versions` |
@@ -61,6 +61,7 @@ mod refold;
 mod retention;
 mod revision;
 mod search;
+mod service_role;
 mod sessions;
 mod sql;
 mod staging;

@@ -113,6 +113,7 @@ async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Store)) {
         host: postgres.socket_dir().display().to_string(),
         port: 5432,
         login,
+        service_login: None,
         name: "test".to_owned(),
         read_host: None,
         tls: Tls::Disable,

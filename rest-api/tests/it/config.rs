@@ -259,3 +259,20 @@ fn secrets_are_not_in_debug_output() {
     let printed = format!("{:?}", read(&[]).unwrap());
     assert!(!printed.contains("pass-word") && !printed.contains("to-ken"), "{printed}");
 }
+
+#[test]
+fn the_login_of_the_service_is_read_like_that_of_the_owner() {
+    assert!(read(&[]).unwrap().database.service_login.is_none());
+    let [user, password, secret] =
+        ["MRU_DB_SERVICE_USER", "MRU_DB_SERVICE_PASS", "MRU_DB_SERVICE_SECRET_ARN"];
+    let login = |changes: &[_]| read(changes).unwrap().database.service_login;
+    let fixed = login(&[(user, "service"), (password, "pass")]);
+    assert!(matches!(fixed, Some(Login::Fixed { user, .. }) if user == "service"));
+    let managed = login(&[(secret, "name"), (password, "")]);
+    assert!(
+        matches!(managed, Some(Login::Managed { secret_id, user: None }) if secret_id == "name")
+    );
+    let neither = "MRU_DB_SERVICE_PASS is not set, nor is MRU_DB_SERVICE_SECRET_ARN";
+    assert_eq!(error(&[(user, "service")]), neither);
+    assert_eq!(error(&[(password, "pass")]), "MRU_DB_SERVICE_USER is not set");
+}

@@ -60,6 +60,7 @@
 //! | `schedules::` | random interleavings of workers, against a model |
 //! | `secrets::` | credentials and tokens in Secrets Manager, and their rotation |
 //! | `server::` | connections, slow readers, the listener for probes, headers of responses |
+//! | `service_role::` | what the role of the service may not do, and how the migration makes it |
 //! | `sessions::` | refresh tokens, cookies, and what ends a session |
 //! | `sigkill::` | a process that is killed at each step of an ingest |
 //! | `tls::` | TLS to the database |
@@ -124,6 +125,7 @@ mod schedules;
 mod search;
 mod secrets;
 mod server;
+mod service_role;
 mod sessions;
 mod sigkill;
 mod support;

@@ -163,7 +163,7 @@ async fn insert(transaction: &Transaction<'_>, words: Vec<&str>) -> Result<(), S
     if is_first {
         let drop = "
             /* dictionary::insert */
-            drop index words_by_key";
+            select drop_indexes('words')";
         execute(transaction, drop, &[]).await?;
     }
     let copy = "
@@ -181,7 +181,7 @@ async fn insert(transaction: &Transaction<'_>, words: Vec<&str>) -> Result<(), S
     if is_first {
         let create = "
             /* dictionary::insert */
-            create index words_by_key on words using gin (keys) with (fastupdate = off)";
+            select create_indexes('words')";
         execute(transaction, create, &[]).await?;
     }
     Ok(())

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use local_stack::postgres::{Postgres, Purpose};
+use local_stack::postgres::{Postgres, Purpose, USER};
 use rest_api::{
-    config::Database,
+    config::{Database, Login, Secret},
     store::{self, StoreError},
 };
 use tokio::sync::OnceCell;
@@ -24,12 +24,23 @@ pub(crate) async fn postgres() -> &'static Postgres {
     POSTGRES.get_or_init(start).await
 }
 
-/// Brings `database` to the newest migration.
+/// The role with which services of the tests serve. It is not the owner of the tables, so that the tests show that what
+/// the migration grants is enough.
+pub(crate) const SERVICE_USER: &str = "movies_r_us_service";
+
+/// Returns how `user` logs in. The Postgres of the run asks for no password.
+pub(crate) fn login(user: &str) -> Login {
+    Login::Fixed { user: user.to_owned(), password: Secret::new("unused") }
+}
+
+/// Brings `database` to the newest migration, as its owner.
 ///
 /// # Errors
 /// As the migration of the service.
 pub(crate) async fn migrate(database: &Database) -> Result<(), StoreError> {
-    store::migrate(database, &no_secrets()).await
+    let service_login = Some(login(SERVICE_USER));
+    let owned = Database { login: login(USER), service_login, ..database.clone() };
+    store::migrate(&owned, &no_secrets()).await
 }
 
 /// Creates a database without any table.
@@ -52,7 +63,7 @@ pub(crate) async fn migrated_database() -> Database {
     let admin = postgres.connect("postgres").await.unwrap();
     let clone = format!("create database {name} template {TEMPLATE}");
     admin.batch_execute(&clone).await.unwrap();
-    postgres.database(&name)
+    Database { login: login(SERVICE_USER), ..postgres.database(&name) }
 }
 
 /// Migrates the template. Nothing connects to it afterwards: Postgres refuses to clone a database

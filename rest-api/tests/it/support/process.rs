@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Service, TOKEN};
+use super::{Service, TOKEN, postgres::SERVICE_USER};
 
 /// Environment variables.
 pub(crate) type Environment = BTreeMap<&'static str, String>;
@@ -30,7 +30,7 @@ pub(crate) fn environment(service: &Service) -> Environment {
         ("AWS_SECRET_ACCESS_KEY", local_stack::s3::SECRET_KEY.to_owned()),
         ("AWS_ENDPOINT_URL_S3", format!("http://{}", service.s3_address)),
         ("MRU_DB_HOST", service.database.host.clone()),
-        ("MRU_DB_USER", local_stack::postgres::USER.to_owned()),
+        ("MRU_DB_USER", SERVICE_USER.to_owned()),
         ("MRU_DB_PASS", "any".to_owned()),
         ("MRU_DB_NAME", service.database.name.clone()),
         ("MRU_DB_TLS", "disable".to_owned()),
