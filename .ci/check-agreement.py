@@ -17,6 +17,7 @@ from gate.facts import (
     DEFAULTS,
     DIRECT,
     FUNCTION,
+    MIGRATION,
     NODES,
     PLANS,
     POD,
@@ -39,6 +40,12 @@ from gate.facts import (
     text,
     variable,
 )
+
+
+def accounts_of_pods(matches):
+    """Returns the service accounts of the pods whose arguments match."""
+    pods = filter(None, map(chart.pod_of, RENDERED["aws"]))
+    return {pod["serviceAccountName"] for pod in pods if matches(pod["containers"][0].get("args"))}
 
 
 def agreements():
@@ -78,12 +85,33 @@ def agreements():
         "service account": {
             "1-eks, pod identity": SERVICE["serviceAccountName"],
             "chart, serviceAccount.name": DEFAULTS["serviceAccount"]["name"],
-            "chart, pods": {p["serviceAccountName"] for m in RENDERED["aws"] for p in [chart.pod_of(m)] if p},
+            "chart, pods": accounts_of_pods(lambda args: args != ["migrate"]),
         },
         "role of the pods": {
             "1-eks, pod identity": SERVICE["roleName"],
-            "2-rds, pod_role_name": variable("2-rds", "pod_role_name"),
-            "docs/operations.md": text("docs/operations.md", r"the role `([^`]+)` lacks"),
+            "3-s3-lambda, pod_role_name": variable("3-s3-lambda", "pod_role_name"),
+            "docs/operations.md": text("docs/operations.md", r"the role `([^`]+)`, or"),
+        },
+        "service account of the migration": {
+            "1-eks, pod identity": MIGRATION["serviceAccountName"],
+            "chart, pod": accounts_of_pods(lambda args: args == ["migrate"]),
+            "scripts/database-values": text("scripts/database-values", r'serviceAccountName: "([\w-]+)"'),
+        },
+        "role of the migration": {
+            "1-eks, pod identity": MIGRATION["roleName"],
+            "2-rds, migration_role_name": variable("2-rds", "migration_role_name"),
+            "docs/operations.md": text("docs/operations.md", r"or `([^`]+)` of the migration, lacks"),
+        },
+        "secret of the login of the service": {
+            "1-eks, permission": policy_resource("ReadDatabaseLogin").rpartition("secret:")[2].rstrip("?").rstrip("-"),
+            "scripts/database-values": text("scripts/database-values", r'secretArn: "([\w/-]+)"'),
+            **options(
+                "secret",
+                of_aws("secretsmanager"),
+                "--secret-id",
+                "--name",
+                then=lambda name: name if "database-" in name else None,
+            ),
         },
         "secret of the API token": {
             "1-eks, permission": policy_resource("ReadApiToken").rpartition("secret:")[2].rstrip("?").rstrip("-"),
@@ -94,7 +122,7 @@ def agreements():
                 of_aws("secretsmanager"),
                 "--secret-id",
                 "--name",
-                then=lambda name: None if re.search("jwt|tmdb|^arn:", name) else name,
+                then=lambda name: None if re.search("jwt|tmdb|database-|^arn:", name) else name,
             ),
         },
         "secret of the signing key": {

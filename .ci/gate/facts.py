@@ -9,6 +9,7 @@ CLUSTER = cluster.config()
 NODES = CLUSTER["managedNodeGroups"]
 IDENTITIES = {(i["namespace"], i["serviceAccountName"]): i for i in CLUSTER["iam"]["podIdentityAssociations"]}
 SERVICE = next(i for i in IDENTITIES.values() if i["roleName"].endswith("-api"))
+MIGRATION = next(i for i in IDENTITIES.values() if i["roleName"].endswith("-migrate"))
 DEFAULTS = chart.defaults()
 RENDERED = {file.stem: chart.manifests(file) for file in chart.values_files()}
 AWS = {manifest["kind"]: manifest for manifest in RENDERED["aws"]}

@@ -30,7 +30,7 @@ PLANS = {
         "reader": {"reader": "true"},
         "given": {
             **NETWORK,
-            "pod_role_name": "movies-r-us-api",
+            "migration_role_name": "movies-r-us-migrate",
             "instance_class": "db.t4g.medium",
             "allocated_storage": "100",
             "max_allocated_storage": "1000",

@@ -33,13 +33,20 @@ pub(crate) fn login(user: &str) -> Login {
     Login::Fixed { user: user.to_owned(), password: Secret::new("unused") }
 }
 
-/// Brings `database` to the newest migration, as its owner.
+/// Brings `database` to the newest migration, as its owner. If that is the superuser of the tests, the
+/// database gets the role of the service, too.
 ///
 /// # Errors
 /// As the migration of the service.
 pub(crate) async fn migrate(database: &Database) -> Result<(), StoreError> {
-    let service_login = Some(login(SERVICE_USER));
-    let owned = Database { login: login(USER), service_login, ..database.clone() };
+    let has_own_owner = |user: &str| ![USER, SERVICE_USER].contains(&user);
+    let owned = match &database.login {
+        Login::Fixed { user, .. } if has_own_owner(user) => database.clone(),
+        _ => {
+            let service_login = Some(login(SERVICE_USER));
+            Database { login: login(USER), service_login, ..database.clone() }
+        }
+    };
     store::migrate(&owned, &no_secrets()).await
 }
 
