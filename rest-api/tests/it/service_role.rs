@@ -122,6 +122,20 @@ async fn every_table_is_known_to_the_grants() {
 }
 
 #[tokio::test]
+async fn the_role_may_vacuum_the_movies_where_postgres_can_grant_it() {
+    let database = migrated_database().await;
+    let may_vacuum = "
+        select case when current_setting('server_version_num')::int < 170000 then true
+            else has_table_privilege('movies', 'maintain') end";
+    let sql = serve(&database).await;
+    assert!(sql.query_one(may_vacuum, &[]).await.unwrap().get::<_, bool>(0));
+    // Before Postgres 17 it is skipped with a warning, which is no failure of the service.
+    sql.batch_execute("vacuum (index_cleanup off, process_toast off, truncate off) movies")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn what_was_granted_by_hand_is_taken_back_and_later_tables_are_open_until_then() {
     let database = empty_database("service_role_again").await;
     migrate(&database).await.unwrap();
