@@ -26,7 +26,10 @@ use super::{
     refold::refold,
     service_role,
 };
-use crate::{config::Database, secrets::CurrentCredentials};
+use crate::{
+    config::Database,
+    secrets::{Credentials, CurrentCredentials},
+};
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -50,6 +53,8 @@ pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<()
     let connector = super::connector(database, secrets).await?;
     let (client, connection) = connector.connect(&config).await?;
     let mut client = ClientWrapper::new(client, connection);
+    // Before anything has changed: the secret may not be readable.
+    let service = service_credentials(database, secrets).await?;
     lock(&client).await?;
     take_over(&client).await?;
     let report = runner().run_async(&mut *client).await;
@@ -58,15 +63,26 @@ pub async fn migrate(database: &Database, secrets: &SecretsManager) -> Result<()
         info!(version = migration.version(), name = migration.name(), "migration applied");
     }
     // Before the long steps: older replicas serve meanwhile, and need what is new, too.
-    if let Some(login) = &database.service_login {
-        let credentials = CurrentCredentials::new(login, secrets).await;
-        let credentials = credentials.map_err(|error| StoreError::Setup(error.to_string()))?;
-        service_role::grant(&mut client, &credentials.get()).await?;
+    if let Some(service) = service {
+        let is_newest = newest_version(&*client).await? <= newest_of_release();
+        service_role::grant(&mut client, &service, is_newest).await?;
     }
     concurrent_indexes::build(&client).await?;
     convert_assertions(&mut client).await?;
     link_versions(&client).await?;
     refold(&mut client).await
+}
+
+/// Returns the user and the password of the role of the service, if it has one of its own.
+async fn service_credentials(
+    database: &Database,
+    secrets: &SecretsManager,
+) -> Result<Option<Credentials>, StoreError> {
+    let Some(login) = &database.service_login else { return Ok(None) };
+    let credentials = CurrentCredentials::new(login, secrets).await;
+    let credentials = credentials.map_err(|error| StoreError::Setup(error.to_string()))?.get();
+    service_role::check_name(&credentials.user)?;
+    Ok(Some(credentials))
 }
 
 /// Waits until no other process migrates. The lock is held until the connection closes.
@@ -87,6 +103,10 @@ async fn lock(client: &Client) -> Result<(), StoreError> {
 /// migrates while older replicas still run.
 fn runner() -> Runner {
     embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(false)
+}
+
+fn newest_of_release() -> i32 {
+    runner().get_migrations().iter().map(Migration::version).max().unwrap_or(0)
 }
 
 /// Copies the history of a database that an earlier release has migrated, unless it was copied
@@ -126,10 +146,9 @@ async fn take_over(client: &Client) -> Result<(), StoreError> {
 
 /// Checks that the database has all migrations of this release.
 pub(super) async fn check(client: &impl GenericClient) -> Result<(), StoreError> {
-    let needed = runner().get_migrations().iter().map(Migration::version).max().unwrap_or(0);
-    match newest_version(client).await? {
-        found if found < needed => return Err(StoreError::Migrations { found, needed }),
-        _ => {}
+    let (found, needed) = (newest_version(client).await?, newest_of_release());
+    if found < needed {
+        return Err(StoreError::Migrations { found, needed });
     }
     let is_converted = "
         /* migrate::check */

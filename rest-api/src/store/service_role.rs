@@ -54,21 +54,22 @@ const DEFAULT: &str = "select, insert, update, delete";
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Creates the role of `credentials` unless it is there, sets its password, and grants it what serving needs. It
-/// loses every other privilege on the tables.
+/// Creates the role of `credentials` unless it is there, sets its password, and grants it what serving needs. If
+/// `is_newest`, it loses every other privilege. In a database that a newer release has migrated it keeps them: that
+/// one's replicas and triggers need them.
 ///
 /// # Errors
-/// If the name is unusual, the role may do more than that, or the session may not make roles.
+/// If the role may do more than that, or the session may not make roles.
 pub(super) async fn grant(
     client: &mut ClientWrapper,
     credentials: &Credentials,
+    is_newest: bool,
 ) -> Result<(), StoreError> {
     let Credentials { user, password } = credentials;
-    check_name(user)?;
     // The server gets a verifier, so no log of its can have the password.
     let verifier = scram_sha_256(password.expose().as_bytes());
     for attempt in 1.. {
-        match grant_once(client, user, &verifier).await {
+        match grant_once(client, user, &verifier, is_newest).await {
             Err(StoreError::Statement(error)) if attempt < ATTEMPTS && is_concurrent(&error) => {
                 sleep(PAUSE).await;
             }
@@ -89,21 +90,28 @@ async fn grant_once(
     client: &mut ClientWrapper,
     user: &str,
     verifier: &str,
+    is_newest: bool,
 ) -> Result<(), StoreError> {
     let transaction = client.transaction().await?;
     if !is_present(&transaction, user).await? {
-        transaction.batch_execute(&format!("create role {user}")).await?;
+        transaction.batch_execute(&format!("create role \"{user}\"")).await?;
         info!(user, "created the role of the service");
     }
-    let login = format!("alter role {user} login password '{verifier}'");
+    let login = format!("alter role \"{user}\" login password '{verifier}'");
     transaction.batch_execute(&login).await?;
+    if is_newest {
+        take_back(&transaction, user).await?;
+    }
     grant_privileges(&transaction, user).await?;
     transaction.commit().await?;
     Ok(())
 }
 
-/// Checks that a name needs no quotes.
-fn check_name(user: &str) -> Result<(), StoreError> {
+/// Checks that the name of the role needs no quotes.
+///
+/// # Errors
+/// If it does.
+pub(super) fn check_name(user: &str) -> Result<(), StoreError> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let first = user.chars().next().unwrap_or('0');
     if user.len() <= 63 && !first.is_ascii_digit() && user.chars().all(is_plain) {
@@ -127,13 +135,9 @@ async fn is_present(transaction: &Transaction<'_>, user: &str) -> Result<bool, S
             when exists (select from pg_auth_members where member = r.oid)
                 then 'it is a member of other roles'
             when exists (
-                    select from pg_class
-                    where relowner = r.oid and relnamespace = current_schema()::regnamespace
-                ) or exists (
-                    select from pg_database where datname = current_database() and datdba = r.oid
-                ) or exists (
-                    select from pg_namespace where nspname = current_schema() and nspowner = r.oid
-                ) then 'it owns the database, or tables in it'
+                select from pg_shdepend
+                where refclassid = 'pg_authid'::regclass and refobjid = r.oid and deptype = 'o'
+            ) then 'it owns objects of this database or of another one'
         end
         from pg_roles r
         where rolname = $1";
@@ -149,6 +153,31 @@ async fn is_present(transaction: &Transaction<'_>, user: &str) -> Result<bool, S
     }
 }
 
+/// Revokes what the role has on the tables, sequences and functions of the owner, whoever granted it. Objects of
+/// other owners are theirs.
+async fn take_back(transaction: &Transaction<'_>, user: &str) -> Result<(), StoreError> {
+    let revoke = "
+        /* service_role::take_back */
+        with granted as (
+            select case relkind when 'S' then 'sequence' else 'table' end as kind,
+                c.oid::regclass::text as name, relowner as owner, relnamespace as namespace, acl
+            from pg_class c left join pg_attribute on attrelid = c.oid,
+                unnest(relacl || attacl) acl
+            union
+            select 'function', oid::regprocedure::text, proowner, pronamespace, acl
+            from pg_proc, unnest(proacl) acl
+        )
+        select string_agg(distinct format('revoke all on %s %s from %I', kind, name, $1::text), '; ')
+        from granted, aclexplode(array[acl])
+        where namespace = current_schema()::regnamespace and pg_has_role(owner, 'usage')
+            and grantee = (select oid from pg_roles where rolname = $1)";
+    let revoke = query_one(transaction, revoke, &[&user]).await?;
+    if let Some(statements) = revoke.get(0) {
+        transaction.batch_execute(statements).await?;
+    }
+    Ok(())
+}
+
 async fn grant_privileges(transaction: &Transaction<'_>, user: &str) -> Result<(), StoreError> {
     let place = "
         /* service_role::grant_privileges */
@@ -156,22 +185,25 @@ async fn grant_privileges(transaction: &Transaction<'_>, user: &str) -> Result<(
             current_setting('server_version_num')::int >= 170000";
     let row = query_one(transaction, place, &[]).await?;
     let (database, schema, has_maintain): (&str, &str, bool) = (row.get(0), row.get(1), row.get(2));
-    let mut statements = vec![
-        format!("grant connect, temporary on database {database} to {user}"),
-        format!("grant usage on schema {schema} to {user}"),
-        format!("revoke all on all tables in schema {schema} from {user}"),
-        format!("revoke all on all sequences in schema {schema} from {user}"),
-        format!("revoke all on all functions in schema {schema} from {user}"),
-        format!("grant usage on sequence {SEQUENCES} to {user}"),
-        format!("grant execute on function {FUNCTIONS} to {user}"),
-        format!("alter default privileges in schema {schema} grant {DEFAULT} on tables to {user}"),
-        format!("alter default privileges in schema {schema} grant usage on sequences to {user}"),
+    let mut privileges = vec![
+        format!("connect, temporary on database {database}"),
+        format!("usage on schema {schema}"),
+        format!("usage on sequence {SEQUENCES}"),
+        format!("execute on function {FUNCTIONS}"),
     ];
-    let tables = TABLES.map(|(table, what)| format!("grant {what} on {table} to {user}"));
-    statements.extend(tables);
+    privileges.extend(TABLES.map(|(table, what)| format!("{what} on {table}")));
     if has_maintain {
-        statements.push(format!("grant maintain on movies to {user}"));
+        privileges.push("maintain on movies".to_owned());
     }
+    let later = format!("alter default privileges in schema {schema}");
+    let statements: Vec<String> = privileges
+        .iter()
+        .map(|privilege| format!("grant {privilege} to \"{user}\""))
+        .chain([
+            format!("{later} grant {DEFAULT} on tables to \"{user}\""),
+            format!("{later} grant usage on sequences to \"{user}\""),
+        ])
+        .collect();
     transaction.batch_execute(&statements.join("; ")).await?;
     close_schema(transaction, schema, user).await
 }
@@ -182,13 +214,24 @@ async fn close_schema(
     schema: &str,
     user: &str,
 ) -> Result<(), StoreError> {
-    let may_create = "
-        /* service_role::close_schema */
-        select has_schema_privilege($1::text, current_schema()::text, 'create')";
-    let may_create: bool = query_one(transaction, may_create, &[&user]).await?.get(0);
-    if may_create {
-        let close = format!("revoke create on schema {schema} from public, {user}");
-        transaction.batch_execute(&close).await?;
+    if !may_create(transaction, user).await? {
+        return Ok(());
+    }
+    let close = format!("revoke create on schema {schema} from public, \"{user}\"");
+    transaction.batch_execute(&close).await?;
+    // Of a schema that is another's Postgres revokes nothing, and warns.
+    if may_create(transaction, user).await? {
+        return Err(StoreError::Setup(format!(
+            "the role {user} may create objects in the schema {schema}: as the owner of the schema, run \
+             {close}"
+        )));
     }
     Ok(())
+}
+
+async fn may_create(transaction: &Transaction<'_>, user: &str) -> Result<bool, StoreError> {
+    let may_create = "
+        /* service_role::may_create */
+        select has_schema_privilege($1::text, current_schema()::text, 'create')";
+    Ok(query_one(transaction, may_create, &[&user]).await?.get(0))
 }

@@ -141,14 +141,30 @@ async fn what_was_granted_by_hand_is_taken_back_and_later_tables_are_open_until_
     migrate(&database).await.unwrap();
     let owner = postgres().await.connect(&database.name).await.unwrap();
     let by_hand = format!(
-        "grant truncate on ingests to {SERVICE_USER}; grant create on schema public to public"
+        "grant truncate on ingests to {SERVICE_USER}; grant create on schema public to public;
+         grant update (decided_by) on decisions to {SERVICE_USER};
+         grant update on sequence movies_id_seq to {SERVICE_USER}"
     );
     owner.batch_execute(&by_hand).await.unwrap();
     owner.batch_execute("create table later (id int generated always as identity)").await.unwrap();
     let sql = serve(&database).await;
-    sql.batch_execute("truncate ingests; insert into later default values").await.unwrap();
+    let by_hand = [
+        "truncate ingests",
+        "update decisions set decided_by = ''",
+        "select setval('movies_id_seq', 1)",
+        "insert into later default values",
+    ];
+    sql.batch_execute(&by_hand.join("; ")).await.unwrap();
+
+    // The job of the release before runs after a rollback: it takes nothing back from the newer one.
+    let newer = "insert into refinery_schema_history select version + 1, 'later', applied_on, '0'
+        from refinery_schema_history order by version desc limit 1";
+    owner.batch_execute(newer).await.unwrap();
     migrate(&database).await.unwrap();
-    for statement in ["truncate ingests", "select from later", "create table other (id int)"] {
+    sql.batch_execute(&by_hand.join("; ")).await.unwrap();
+    owner.batch_execute("delete from refinery_schema_history where name = 'later'").await.unwrap();
+    migrate(&database).await.unwrap();
+    for statement in by_hand.iter().chain(&["create table other (id int)"]) {
         refusal(&sql, statement).await;
     }
 }
@@ -189,9 +205,33 @@ async fn an_owner_that_is_no_superuser_makes_the_role_and_changes_its_password()
         let error = chain(&migrate(user, "x").await.unwrap_err());
         assert!(error.contains(reason), "{user}: {error}");
     }
-    admin.batch_execute("create role role_member in role role_owner").await.unwrap();
-    let error = chain(&migrate("role_member", "x").await.unwrap_err());
-    assert!(error.contains("it is a member of other roles"), "{error}");
+    let others = "create role role_member in role role_owner; create database another;
+        create role role_another; alter database another owner to role_another";
+    for statement in others.split(';') {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    for (user, reason) in [
+        ("role_member", "it is a member of other roles"),
+        ("role_another", "it owns objects of this database or of another one"),
+    ] {
+        let error = chain(&migrate(user, "x").await.unwrap_err());
+        assert!(error.contains(reason), "{user}: {error}");
+    }
+
+    // Objects of others stay as they are, and a name may be a word of SQL.
+    let foreign =
+        "create table foreign_table (id int); grant select on foreign_table to role_service";
+    admin.batch_execute(foreign).await.unwrap();
+    migrate("role_service", "third").await.unwrap();
+    migrate("group", "x").await.unwrap();
+
+    let open = "alter schema public owner to movies_r_us; grant create on schema public to public";
+    admin.batch_execute(open).await.unwrap();
+    let error = chain(&migrate("role_service", "x").await.unwrap_err());
+    assert!(
+        error.contains("as the owner of the schema, run revoke create on schema public"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
