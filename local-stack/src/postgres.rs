@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 pub(crate) use account::close_to_others;
 pub use account::restrict_to_postgres;
+pub use binaries::cache_dir;
 pub use cluster::{Purpose, USER};
 
 use crate::private;
@@ -64,11 +65,38 @@ impl Postgres {
         port: u16,
         settings: &[String],
     ) -> Result<Self> {
-        let binaries = tokio::task::spawn_blocking(binaries::find).await??;
-        let directory = cluster::prepare(&binaries, directory, purpose)?;
+        let directory = directory.to_owned();
+        let find = move || cluster::prepare(&directory, purpose, binaries::find);
+        let (binaries, directory) = tokio::task::spawn_blocking(find).await??;
+        Self::start_in(&binaries, &directory, purpose, port, settings).await
+    }
+
+    /// Starts the cluster as [`Self::start_with`] does, by the Postgres whose programs are in `programs`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_from(
+        programs: &Path,
+        directory: &Path,
+        purpose: Purpose,
+        port: u16,
+        settings: &[String],
+    ) -> Result<Self> {
+        let given = |_: &str| Ok(Binaries::from(programs));
+        let (binaries, directory) = cluster::prepare(directory, purpose, given)?;
+        Self::start_in(&binaries, &directory, purpose, port, settings).await
+    }
+
+    async fn start_in(
+        binaries: &Binaries,
+        directory: &Path,
+        purpose: Purpose,
+        port: u16,
+        settings: &[String],
+    ) -> Result<Self> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let mut postgres = Self::spawn(&binaries, &directory, purpose, port, settings)?;
+            let mut postgres = Self::spawn(binaries, directory, purpose, port, settings)?;
             match postgres.wait_until_ready(deadline).await? {
                 Startup::Ready => return Ok(postgres),
                 Startup::Exited { log }

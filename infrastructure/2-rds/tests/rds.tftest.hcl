@@ -77,8 +77,8 @@ run "instance" {
   }
 
   assert {
-    condition     = aws_db_instance.this[0].engine == "postgres" && aws_db_instance.this[0].engine_version == "17" && aws_db_parameter_group.this[0].family == "postgres17"
-    error_message = "The engine must be postgres 17, and the parameter group must be of its family."
+    condition     = aws_db_instance.this[0].engine == "postgres" && aws_db_instance.this[0].engine_version == "18" && aws_db_parameter_group.this[0].family == "postgres18"
+    error_message = "The engine must be postgres 18, and the parameter group must be of its family."
   }
 
   assert {
@@ -282,7 +282,7 @@ run "reader" {
   }
 
   assert {
-    condition     = aws_rds_cluster.this[0].engine == "postgres" && aws_rds_cluster.this[0].engine_version == "17" && aws_rds_cluster.this[0].db_cluster_instance_class == "db.m6gd.large" && aws_rds_cluster.this[0].storage_type == "gp3"
+    condition     = aws_rds_cluster.this[0].engine == "postgres" && aws_rds_cluster.this[0].engine_version == "18" && aws_rds_cluster.this[0].db_cluster_instance_class == "db.m6gd.large" && aws_rds_cluster.this[0].storage_type == "gp3"
     error_message = "The cluster must be a Multi-AZ DB cluster: engine postgres, and a class with local disks."
   }
 
@@ -297,7 +297,7 @@ run "reader" {
   }
 
   assert {
-    condition     = aws_rds_cluster_parameter_group.this[0].family == "postgres17" && aws_rds_cluster.this[0].db_cluster_parameter_group_name == aws_rds_cluster_parameter_group.this[0].name && contains([for p in aws_rds_cluster_parameter_group.this[0].parameter : "${p.name}=${p.value}"], "rds.force_ssl=1")
+    condition     = aws_rds_cluster_parameter_group.this[0].family == "postgres18" && aws_rds_cluster.this[0].db_cluster_parameter_group_name == aws_rds_cluster_parameter_group.this[0].name && contains([for p in aws_rds_cluster_parameter_group.this[0].parameter : "${p.name}=${p.value}"], "rds.force_ssl=1")
     error_message = "The cluster's parameter group must force TLS."
   }
 

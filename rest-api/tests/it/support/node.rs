@@ -16,8 +16,7 @@ pub(crate) async fn node(
     directory: &Path,
     program: &str,
 ) -> tokio::process::Command {
-    let _fetching = FETCHING.lock().await;
-    let fetched = tokio::task::spawn_blocking(|| fetch(packages)).await.unwrap();
+    let fetched = fetch(Path::new(env!("CARGO_TARGET_TMPDIR")), packages).await;
     // A program finds packages beside itself alone. Another run may have another one.
     let text = std::fs::read(directory.join(program)).unwrap();
     let copy = fetched.join(format!("{:x}-{program}", crc32fast::hash(&text)));
@@ -31,12 +30,19 @@ pub(crate) async fn node(
     command
 }
 
-fn fetch(packages: &[&str]) -> PathBuf {
+/// Returns the directory in `parent` that contains these packages. No script of theirs has run.
+pub(crate) async fn fetch(parent: &Path, packages: &'static [&str]) -> PathBuf {
+    let _fetching = FETCHING.lock().await;
     let name = packages.join(",").replace('/', "-");
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if directory.exists() {
-        return directory;
+    let directory = parent.join(name);
+    if !directory.exists() {
+        let target = directory.clone();
+        tokio::task::spawn_blocking(move || install(packages, &target)).await.unwrap();
     }
+    directory
+}
+
+fn install(packages: &[&str], directory: &Path) {
     let unpacked = directory.with_extension(format!("unpacking-{}", std::process::id()));
     std::fs::create_dir_all(&unpacked).unwrap();
     let npm = Command::new("npm")
@@ -47,6 +53,5 @@ fn fetch(packages: &[&str]) -> PathBuf {
         .unwrap_or_else(|error| panic!("Node.js with npm is needed for {packages:?}: {error}"));
     assert!(npm.status.success(), "{}", String::from_utf8_lossy(&npm.stderr));
     // Atomic, so that an interrupted run leaves no incomplete directory.
-    std::fs::rename(&unpacked, &directory).unwrap();
-    directory
+    std::fs::rename(&unpacked, directory).unwrap();
 }

