@@ -58,6 +58,10 @@ pub(super) async fn mix(
     let rounds = compare(service, postgres, queries, Way::Plain, effort).await?;
     let name = "the mix, 8 clients, against plan_cache_mode = auto and rows to JSON by serde";
     figures.share(name, &rounds, Some(MIX));
+    // What a service could reach that costs nothing itself.
+    let rounds = compare_statements(postgres, queries, effort).await?;
+    let name = "the statements of the service without the service, against the same";
+    figures.share(name, &rounds, None);
     Ok(())
 }
 
@@ -108,6 +112,23 @@ async fn compare(
         let served = closed(service.address, &requests, CLIENTS, duration).await?.all_served()?;
         compared.limit.push(limit.rate());
         compared.measured.push(served.rate());
+    }
+    Ok(compared)
+}
+
+/// Rates of the service's own statements and of plain ones in turn, both without the service.
+async fn compare_statements(
+    postgres: &Postgres,
+    queries: &[MovieQuery],
+    Effort { rounds, duration }: Effort,
+) -> Result<Rounds> {
+    let [plain, same] = [Way::Plain, Way::Same].map(|way| Statements::new(queries, way));
+    let mut compared = Rounds::default();
+    for _ in 0..rounds {
+        let limit = sql::closed(postgres, &plain, CLIENTS, duration).await?.all_served()?;
+        let own = sql::closed(postgres, &same, CLIENTS, duration).await?.all_served()?;
+        compared.limit.push(limit.rate());
+        compared.measured.push(own.rate());
     }
     Ok(compared)
 }

@@ -1,7 +1,9 @@
-//! `/docs`: the reference, rendered by Swagger UI.
+//! `/docs`: the reference, rendered by Swagger UI. `/docs/operations`: the manual for operators.
 //!
-//! The program contains the viewer, which comes from a crate (`build.rs` unpacks it), so that the page needs
-//! nothing from elsewhere. The policy of the page forbids it to.
+//! The program contains both and the viewer, which comes from a crate (`build.rs` unpacks it), so that the pages need
+//! nothing from elsewhere. Their policies forbid it to them.
+
+mod manual;
 
 use http::{HeaderValue, header};
 
@@ -20,8 +22,22 @@ static PAGE: Page = Page::new(|| {
         .with(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy))
 });
 
-/// The files that the page loads.
-static FILES: [(&str, Page); 3] = [
+/// What is below `/docs/`: the files that the page loads, and the manual with its own.
+static FILES: [(&str, Page); 5] = [
+    (
+        "manual.css",
+        Page::new(|| Document::new("text/css; charset=utf-8", include_str!("docs/manual.css"))),
+    ),
+    (
+        "operations",
+        Page::new(|| {
+            let text = include_str!("../../../docs/operations.md");
+            let policy = "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; \
+                          form-action 'none'; frame-ancestors 'none'";
+            Document::new("text/html; charset=utf-8", manual::page(text))
+                .with(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy))
+        }),
+    ),
     ("start.js", Page::new(|| Document::new(JAVASCRIPT, include_str!("docs/start.js")))),
     (
         "swagger-ui-bundle.js",
@@ -39,7 +55,7 @@ static FILES: [(&str, Page); 3] = [
     ),
 ];
 
-/// Returns the names of the files that the page loads.
+/// Returns the names of the files below `/docs/`.
 pub(super) fn file_names() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(name, _)| *name)
 }
@@ -49,7 +65,7 @@ pub(super) async fn page(request: Request) -> Answer {
     pages::serve(request, &PAGE).await
 }
 
-/// `GET /docs/{file}`: a file that the page loads.
+/// `GET /docs/{file}`: a file that the page loads, or the manual.
 pub(super) async fn file(request: Request) -> Answer {
     let missing = || Problem::new(Code::NotFound, "no such file; /docs is the reference");
     let name = request.path_value();

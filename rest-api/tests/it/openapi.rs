@@ -128,7 +128,14 @@ async fn a_generated_client_gets_typed_movies() {
 #[tokio::test]
 async fn documents_have_entity_tags() {
     let service = Service::start_without_workers().await;
-    for path in ["/", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/schema/movies.json"] {
+    for path in [
+        "/",
+        "/docs",
+        "/docs/operations",
+        "/docs/swagger-ui.css",
+        "/openapi.json",
+        "/schema/movies.json",
+    ] {
         let plain = service.get(path).await;
         assert_eq!(plain.status, StatusCode::OK, "{path}");
         assert_eq!(plain.header("cache-control"), "public, no-cache");
@@ -161,4 +168,24 @@ async fn the_reference_needs_nothing_from_elsewhere() {
     }
     let missing = service.get("/docs/index.html").await;
     assert_eq!(missing.json()["code"], "not_found");
+}
+
+#[tokio::test]
+async fn the_manual_has_the_sections_that_the_page_refers_to() {
+    let service = Service::start_without_workers().await;
+    let manual = service.get("/docs/operations").await;
+    assert!(manual.header("content-type").starts_with("text/html"));
+    let policy = manual.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; style-src 'self';"), "{policy}");
+    assert_eq!(service.get("/docs/manual.css").await.status, StatusCode::OK);
+    let view = include_str!("../../src/http/page/operations.js");
+    let names = view.split(r#"section: ""#).chain(view.split(r#"section=""#)).filter_map(|rest| {
+        let (name, _) = rest.split_once('"')?;
+        name.chars().all(|c| c.is_ascii_lowercase() || c == '-').then_some(name)
+    });
+    let names: std::collections::BTreeSet<&str> = names.collect();
+    assert!(names.len() >= 7, "{names:?}");
+    for name in names {
+        assert!(manual.text.contains(&format!(r#" id="{name}""#)), "{name}");
+    }
 }

@@ -59,26 +59,27 @@ function read(now, before) {
 
 const scaled = (value, factor) => (value === undefined ? undefined : value * factor);
 
-/** What is shown: how, and when it is not well. */
+/** What is shown: how, when it is not well, and which section of the manual says what to do. */
 const TILES = [
   {
     name: "database",
+    section: "failover",
     show: (value) => t(value ? "operations.up" : "operations.down"),
     isBad: (value) => value === 0,
   },
-  { name: "queued", show: number, isBad: () => false },
-  { name: "running", show: number, isBad: () => false },
-  { name: "oldest", show: duration, isBad: (value) => value > 600 },
-  { name: "ended", show: number, isBad: () => false },
-  { name: "failed", show: number, isBad: (value) => value > 0 },
-  { name: "requests", show: number, isBad: () => false },
-  { name: "errors", show: number, isBad: (value) => value > 0 },
-  { name: "hits", show: (value) => t("percent", { n: number(value) }), isBad: () => false },
-  { name: "listener", show: (value) => t(value ? "operations.up" : "operations.down"), isBad: (value) => value === 0 },
-  { name: "reconcile", show: (value) => duration(value), isBad: (value) => value > 7 * 86400 },
-  { name: "missing", show: number, isBad: (value) => value > 0 },
-  { name: "rejected", show: number, isBad: () => false },
-  { name: "waiting", show: number, isBad: (value) => value > 0 },
+  { name: "queued", section: "troubleshooting", show: number, isBad: () => false },
+  { name: "running", section: "following-a-file", show: number, isBad: () => false },
+  { name: "oldest", section: "troubleshooting", show: duration, isBad: (value) => value > 600 },
+  { name: "ended", section: "metrics", show: number, isBad: () => false },
+  { name: "failed", section: "troubleshooting", show: number, isBad: (value) => value > 0 },
+  { name: "requests", section: "metrics", show: number, isBad: () => false },
+  { name: "errors", section: "the-log", show: number, isBad: (value) => value > 0 },
+  { name: "hits", section: "metrics", show: (value) => t("percent", { n: number(value) }), isBad: () => false },
+  { name: "listener", section: "metrics", show: (value) => t(value ? "operations.up" : "operations.down"), isBad: (value) => value === 0 },
+  { name: "reconcile", section: "reconciling", show: (value) => duration(value), isBad: (value) => value > 7 * 86400 },
+  { name: "missing", section: "reconciling", show: number, isBad: (value) => value > 0 },
+  { name: "rejected", section: "following-a-file", show: number, isBad: () => false },
+  { name: "waiting", section: "troubleshooting", show: number, isBad: (value) => value > 0 },
 ];
 
 /** The view at `#/operations`. */
@@ -110,10 +111,10 @@ export default function Operations() {
       ${TILES.map((tile) => html`<li key=${tile.name}><${Tile} ...${tile} values=${readings.map((reading) => reading[tile.name])} /></li>`)}
     </ul>`
     }
-    <p>${t("operations.elsewhere")}</p>`;
+    <p>${t("operations.elsewhere")} <${Manual} section="failure-queue" /></p>`;
 }
 
-function Tile({ name, show, isBad, values }) {
+function Tile({ name, section, show, isBad, values }) {
   const value = values.at(-1);
   const bad = value !== undefined && isBad(value);
   return html`<h2>${t(`operations.${name}`)}</h2>
@@ -121,7 +122,13 @@ function Tile({ name, show, isBad, values }) {
       ${value === undefined ? "–" : show(value)} ${bad && html`<span class="state failed">${t("operations.look")}</span>`}
     </p>
     <${Chart} values=${values} />
-    <p class="quiet">${t(`operations.${name}.what`)}</p>`;
+    <p class="quiet">${t(`operations.${name}.what`)} <${Manual} section=${section} /></p>`;
+}
+
+/** A link to a section of docs/operations.md, which the service shows. */
+function Manual({ section }) {
+  const text = t("operations.manual", { section: t(`operations.section.${section}`) });
+  return html`<a href=${`docs/operations#${section}`}>${text}</a>`;
 }
 
 /** The latest values as a line. */

@@ -277,6 +277,24 @@ const FLOWS = {
     await page.click(".checked button >> text=Try again");
     await sees(".checked li", "page/again.json");
     await page.waitForFunction(() => document.querySelectorAll(".checked .state.succeeded").length === 8);
+
+    // Who looks elsewhere is told. A browser without a screen shows no notice, so the test keeps what it is given.
+    await page.evaluate(() => {
+      Object.defineProperty(document, "hidden", { value: true });
+      window.notices = [];
+      window.Notification = class {
+        static permission = "granted";
+        constructor(title, { tag }) {
+          window.notices.push({ title, tag });
+        }
+      };
+    });
+    await choose(file("last.json", '{"title":"Last","year":2000}'));
+    await page.click("button >> text=Put into the bucket");
+    await page.waitForFunction(() => window.notices.length === 1);
+    const [{ title, tag }] = await page.evaluate(() => window.notices);
+    assert.match(title, /page\/last\.json.*succeeded/);
+    assert.match(tag, /^ingest-\d+$/);
   },
 
   async ingests({ page, sees, address: at, signIn, allow }) {

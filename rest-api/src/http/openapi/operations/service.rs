@@ -45,11 +45,13 @@ pub(in crate::http) fn docs(_: &mut Schemas) -> Operation {
 /// `GET /docs/{file}`.
 pub(in crate::http) fn docs_file(_: &mut Schemas) -> Operation {
     let names = json!({ "type": "string", "enum": docs::file_names().collect::<Vec<_>>() });
-    let description = "The program and the style of the reference.";
+    let description =
+        "The programs and styles of the reference, and the manual for operators (`operations`).";
     let file = Parameter::path("file", "The name of the file.", names);
     let content = Answer::new("The file.")
         .headers(&CACHED)
         .content("text/css", json!({ "type": "string" }))
+        .content("text/html", json!({ "type": "string" }))
         .content("text/javascript", json!({ "type": "string" }));
     Operation::new("readDocsFile", SERVICE, "Read a file of the reference", description)
         .parameters([file, if_none_match()])
