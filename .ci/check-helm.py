@@ -136,6 +136,7 @@ INVALID_VALUES = [
     ("extraEnv: [{name: EXAMPLE_PASSWORD, value: hunter2}]", "missing property 'valueFrom'"),
     ("extraVolumes: [{name: host, hostPath: {path: /}}]", "'/extraVolumes/0'"),
     ("extraVolumeMounts: [{name: x}]", "missing property 'mountPath'"),
+    ("migration: {serviceAccountAnnotations: {role: 1}}", "'/migration/serviceAccountAnnotations/role'"),
     ("rollingUpdate: {maxSurge: 0}", "'/rollingUpdate': 'anyOf' failed"),
     ("rollingUpdate: {maxSurge: 25%}", "'/rollingUpdate/maxSurge': got string, want integer"),
     ("topologySpread: {whenUnsatisfiable: Maybe}", "'/topologySpread/whenUnsatisfiable'"),
@@ -456,6 +457,8 @@ def check_manifests(where, text):
                 f"{manifest['kind']} without the label app.kubernetes.io/{label}",
             )
     check("Secret" not in by_kind, where, "the chart must reference secrets, not create them")
+    named = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+    check(len(named) == len(manifests), where, "two objects have the same kind and name")
 
     def only(kind):
         found = by_kind.get(kind, [None])
@@ -671,6 +674,26 @@ for override in ({}, {"workers": 3}, {"image": {"tag": "0.9.0"}}):
 check(len(names) == 3, "migration", f"each release must get its own Job name: {names}")
 check(all(len(name) <= 63 for name in names), "migration", "the Job's name is too long for a label")
 report("migration: one Job name per release, also with helm template")
+
+# One account for all pods; and the values of a release before the role of the service, as --reuse-values has them.
+for override in (
+    {"migration": {"serviceAccountName": "movies-r-us"}},
+    {"database": {"service": None}, "migration": {"serviceAccountName": None, "serviceAccountAnnotations": None}},
+):
+    code, out, err = helm(
+        "template",
+        "movies-r-us",
+        str(CHART),
+        "--values",
+        str(CHART / "ci/aws.yaml"),
+        "--values",
+        "-",
+        stdin=json.dumps(override),
+    )
+    check(code == 0, str(override), err.strip())
+    if code == 0:
+        check_manifests(str(override), out)
+report("one service account; values without a role of the service")
 
 for override, message in INVALID_VALUES:
     code, out, err = helm(

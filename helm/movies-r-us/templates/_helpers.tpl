@@ -86,7 +86,7 @@ resources: {{- toYaml .Values.resources | nindent 2 }}
 {{/* Variables of the credentials of the database that are not in the ConfigMap, which has those of serving. An empty
 variable of the migration is not that of the ConfigMap. */}}
 {{- define "movies-r-us.database" -}}
-{{- $service := .Values.database.service }}
+{{- $service := .Values.database.service | default dict }}
 {{- $hasService := or $service.secretArn $service.existingSecret }}
 {{- if or (not $hasService) (hasKey . "migrates") }}
 {{- with .Values.database.existingSecret }}
