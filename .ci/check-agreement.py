@@ -89,6 +89,7 @@ def agreements():
         },
         "role of the pods": {
             "1-eks, pod identity": SERVICE["roleName"],
+            "2-rds, pod_role_name": variable("2-rds", "pod_role_name"),
             "3-s3-lambda, pod_role_name": variable("3-s3-lambda", "pod_role_name"),
             "docs/operations.md": text("docs/operations.md", r"the role `([^`]+)`, or"),
         },

@@ -31,6 +31,8 @@ PLANS = {
         "given": {
             **NETWORK,
             "migration_role_name": "movies-r-us-migrate",
+            "pod_role_name": "movies-r-us-api",
+            "pods_read_owner_secret": "true",
             "instance_class": "db.t4g.medium",
             "allocated_storage": "100",
             "max_allocated_storage": "1000",

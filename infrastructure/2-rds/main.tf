@@ -18,6 +18,16 @@ locals {
   maintenance_window = "sun:03:30-sun:04:30" # UTC
 
   secret_arn = var.reader ? aws_rds_cluster.this[0].master_user_secret[0].secret_arn : aws_db_instance.this[0].master_user_secret[0].secret_arn
+
+  read_secret = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid      = "ReadDatabaseSecret"
+      Effect   = "Allow"
+      Action   = "secretsmanager:GetSecretValue"
+      Resource = local.secret_arn
+    }]
+  })
 }
 
 data "aws_eks_cluster" "this" {
@@ -98,18 +108,22 @@ resource "aws_iam_role_policy_attachment" "monitoring" {
   policy_arn = "arn:aws:iam::aws:policy/service-role/AmazonRDSEnhancedMonitoringRole"
 }
 
-# Not for the pods that serve: they have a role of the database of their own.
-resource "aws_iam_role_policy" "migration" {
-  name = "${local.name}-database-secret"
-  role = var.migration_role_name
+# Without this role the plan fails, before anything has changed.
+data "aws_iam_role" "migration" {
+  name = var.migration_role_name
+}
 
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid      = "ReadDatabaseSecret"
-      Effect   = "Allow"
-      Action   = "secretsmanager:GetSecretValue"
-      Resource = local.secret_arn
-    }]
-  })
+resource "aws_iam_role_policy" "migration" {
+  name   = "${local.name}-database-secret"
+  role   = data.aws_iam_role.migration.name
+  policy = local.read_secret
+}
+
+# The pods that serve have a role of the database of their own; those of releases before it need the owner's secret.
+resource "aws_iam_role_policy" "pods" {
+  count = var.pods_read_owner_secret ? 1 : 0
+
+  name   = "${local.name}-database-secret"
+  role   = var.pod_role_name
+  policy = local.read_secret
 }

@@ -27,9 +27,22 @@ variable "subnet_ids" {
 }
 
 variable "migration_role_name" {
-  description = "IAM role of the pod that migrates, created by eksctl. It alone gets the permission to read the secret of the database's owner."
+  description = "IAM role of the pod that migrates, created by eksctl. It gets the permission to read the secret of the database's owner."
   type        = string
   default     = "movies-r-us-migrate"
+}
+
+variable "pod_role_name" {
+  description = "IAM role of the pods that serve, created by eksctl."
+  type        = string
+  default     = "movies-r-us-api"
+}
+
+variable "pods_read_owner_secret" {
+  description = "Set to true only during the upgrade from a release whose pods serve as the owner of the database: keeps the permission of pod_role_name to read the secret of the owner."
+  type        = bool
+  default     = false
+  nullable    = false
 }
 
 variable "reader" {

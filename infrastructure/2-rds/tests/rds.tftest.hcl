@@ -191,8 +191,24 @@ run "secret" {
   }
 
   assert {
+    condition     = length(aws_iam_role_policy.pods) == 0
+    error_message = "Pods that serve must not be allowed to read the database secret."
+  }
+
+  assert {
     condition     = jsondecode(aws_iam_role_policy.migration.policy).Statement == [{ Sid = "ReadDatabaseSecret", Effect = "Allow", Action = "secretsmanager:GetSecretValue", Resource = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:rds!db-0-abcdef" }]
     error_message = "The migration must be allowed to read the database secret only."
+  }
+}
+
+run "secret_during_the_upgrade" {
+  variables {
+    pods_read_owner_secret = true
+  }
+
+  assert {
+    condition     = aws_iam_role_policy.pods[0].role == "movies-r-us-api" && aws_iam_role_policy.pods[0].policy == aws_iam_role_policy.migration.policy && aws_iam_role_policy.pods[0].name == "movies-r-us-database-secret"
+    error_message = "Pods of the release before must keep the permission to read the database secret, under its name."
   }
 }
 
