@@ -1,7 +1,8 @@
 //! Code that the service and the Lambda function share: SDK configuration, secrets, trace context,
-//! unknown environment variables.
+//! exported spans, unknown environment variables.
 
 pub mod environment;
+pub mod otlp;
 pub mod trace;
 
 use std::{fmt, time::Duration};

@@ -1,8 +1,8 @@
 //! W3C trace context: one trace id for everything that one S3 event causes.
 //!
 //! Source: <https://www.w3.org/TR/trace-context/>. The function continues X-Ray's trace or starts a
-//! new one, the service stores the trace id with the ingest, and both log it. Spans are not
-//! collected.
+//! new one, the service stores the trace id with the ingest, and both log it. [`crate::otlp`] exports spans with
+//! these ids.
 
 use std::fmt;
 
@@ -11,7 +11,36 @@ pub const TRACEPARENT: &str = "traceparent";
 
 /// A trace id, never zero. `Display` writes 32 lowercase hexadecimal digits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TraceId(u128);
+pub struct TraceId(pub(crate) u128);
+
+/// The trace that a request or an ingest belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace {
+    /// The id of the trace.
+    pub id: TraceId,
+    /// The exported span that the rest of the trace goes below; none if nothing is exported.
+    pub span: Option<TraceParent>,
+}
+
+impl Trace {
+    /// Starts a new trace, without a span.
+    pub fn random() -> Self {
+        Self { id: TraceId::random(), span: None }
+    }
+}
+
+impl TraceId {
+    /// Returns the id of a new trace.
+    pub fn random() -> Self {
+        // Unique, not secret: a system call for randomness would take longer than many requests.
+        Self(fastrand::u128(1..))
+    }
+
+    /// Parses what `Display` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_hex(text, 32).filter(|id| *id != 0).map(Self)
+    }
+}
 
 /// A position in a trace: the trace id, and the id of the step that sends a request.
 ///
@@ -20,16 +49,19 @@ pub struct TraceId(u128);
 pub struct TraceParent {
     /// The id of the trace.
     pub trace_id: TraceId,
-    parent_id: u64,
-    sampled: bool,
+    pub(crate) parent_id: u64,
+    pub(crate) sampled: bool,
 }
 
 impl TraceParent {
     /// Starts a new trace.
     pub fn random() -> Self {
-        // Unique, not secret: a system call for randomness would take longer than many requests.
-        let trace_id = TraceId(fastrand::u128(1..));
-        Self { trace_id, parent_id: random_parent_id(), sampled: true }
+        Self { trace_id: TraceId::random(), parent_id: random_parent_id(), sampled: true }
+    }
+
+    /// Returns whether the sender records the trace.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled
     }
 
     /// Parses the value of a `traceparent` header of version 00, the only version defined. Returns

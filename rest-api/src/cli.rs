@@ -280,7 +280,12 @@ Environment:
   MRU_LOG           tracing filter [info]
   MRU_LOG_FORMAT    json or text [json]
   AWS_REGION        region of the bucket (required)
-  AWS_*             further variables of the AWS SDK, such as AWS_ENDPOINT_URL_S3";
+  AWS_*             further variables of the AWS SDK, such as AWS_ENDPOINT_URL_S3
+  OTEL_EXPORTER_OTLP_ENDPOINT
+                    collector of OpenTelemetry, to which spans are sent by OTLP over
+                    HTTP, such as http://localhost:4318 [none]
+  OTEL_*            further variables of the OpenTelemetry SDK, such as
+                    OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER";
 
 const RECONCILE: &str = "\
 A file differs in one of these ways:

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use aws::environment;
+use aws::{environment, otlp};
 use clap::Parser;
 use rest_api::{
     Aws,
@@ -99,10 +99,13 @@ async fn configure() -> Result<(Config, Aws), String> {
 
 async fn serve() -> Result<(), String> {
     let (config, aws) = configure().await?;
+    otlp::init(telemetry::SERVICE)?;
     let address = config.listen;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|error| format!("MRU_LISTEN {address}: {error}"))?;
-    run(config, aws, listener, shutdown_signal()).await.map_err(|error| chain(&error))
+    let served = run(config, aws, listener, shutdown_signal()).await;
+    otlp::flush(telemetry::FLUSH_TIMEOUT).await;
+    served.map_err(|error| chain(&error))
 }
 
 async fn migrate() -> Result<(), String> {

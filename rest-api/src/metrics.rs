@@ -433,6 +433,11 @@ pub struct InFlightRequest {
 }
 
 impl InFlightRequest {
+    /// Returns the label of its method.
+    pub fn method(&self) -> &'static str {
+        self.method
+    }
+
     /// Counts the response, under the path of its route. Returns how long it took.
     pub fn respond(self, route: &'static str, status: StatusCode) -> Duration {
         let method = ("method", self.method);

@@ -6,6 +6,13 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::LogFormat;
 
+/// The name of the service in traces, unless the environment has another one.
+pub const SERVICE: &str = "movies-r-us";
+
+/// How long a stop waits for the export of the last spans. With the time for requests and workers it stays below the
+/// chart's grace period.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Starts logging to standard error. A second call changes nothing.
 ///
 /// # Errors

@@ -73,8 +73,8 @@ pub(super) async fn notify(mut request: Request) -> Answer {
         Examined::Record(report) => report,
         Examined::Ignore(why) => return json(StatusCode::OK, &Ignored { ignored: why }),
     };
-    let (id, trace_id) = (request.request_id(), request.trace_id);
-    let ingest = in_time(app.store.record(&report, &id, trace_id)).await?;
+    let (id, trace) = (request.request_id(), request.trace);
+    let ingest = in_time(app.store.record(&report, &id, trace)).await?;
     info!(ingest = ingest.id, bucket = ingest.bucket, key = ingest.key, "ingest recorded");
     let Some(seconds) = wait else { return accepted(&ingest, None) };
     let ingest = wait_for(app, ingest, Instant::now() + Duration::from_secs(seconds)).await?;
@@ -140,10 +140,10 @@ async fn notify_each(request: Request, body: &[u8], wait: Option<u64>) -> Answer
             Examined::Ignore(why) => Some(why),
         });
     }
-    let (id, trace_id) = (request.request_id(), request.trace_id);
+    let (id, trace) = (request.request_id(), request.trace);
     let mut ingests = match &reports[..] {
         [] => Vec::new(),
-        reports => in_time(app.store.record_all(reports, &id, trace_id)).await?,
+        reports => in_time(app.store.record_all(reports, &id, trace)).await?,
     };
     for ingest in &ingests {
         info!(ingest = ingest.id, bucket = ingest.bucket, key = ingest.key, "ingest recorded");

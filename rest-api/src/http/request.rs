@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aws::trace::TraceId;
+use aws::trace::Trace;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, Method, header};
@@ -49,7 +49,7 @@ pub(super) struct Request {
     /// Without the question mark; empty if there is none.
     pub(super) query: String,
     /// The trace that the request belongs to. The server gives each request one.
-    pub(super) trace_id: Option<TraceId>,
+    pub(super) trace: Option<Trace>,
     /// Who has opened the connection.
     peer: Option<Peer>,
     pub(super) route: RouteLabel,
@@ -79,13 +79,13 @@ pub(super) fn request(app: Arc<App>) -> BoxedFilter<(Request,)> {
         .and(warp::ext::optional())
         .and(warp::ext::optional())
         .and(warp::body::stream())
-        .map(move |method, path: FullPath, headers, query, trace_id, peer, body| Request {
+        .map(move |method, path: FullPath, headers, query, trace, peer, body| Request {
             app: Arc::clone(&app),
             method,
             path: path.as_str().into(),
             headers,
             query,
-            trace_id,
+            trace,
             peer,
             route: RouteLabel::NONE,
             caller: None,

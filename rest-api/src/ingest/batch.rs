@@ -5,10 +5,12 @@
 //! kills workers, it takes no others with it.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use aws::otlp;
 use movie_file::Violations;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tracing::{Instrument, error, info, warn};
@@ -16,7 +18,7 @@ use tracing::{Instrument, error, info, warn};
 use super::{
     attempt::{Attempted, Failure, File, Opened},
     lease,
-    worker::{Worker, span},
+    worker::{Worker, exported, span},
 };
 use crate::{
     shutdown,
@@ -58,6 +60,8 @@ struct Batch {
     open: Vec<Claim>,
     /// The files that were read and not merged.
     files: Vec<SmallFile>,
+    /// The exported spans of the open claims, by the ids of their ingests.
+    exported: HashMap<i64, otlp::Span>,
 }
 
 impl Worker {
@@ -68,8 +72,13 @@ impl Worker {
         mut stop: watch::Receiver<bool>,
     ) {
         let renewing = lease::renew_until_dropped(&self.store, &claims, self.lease);
-        let (started, open) = (Instant::now(), claims.clone());
-        let mut batch = Batch { worker: Arc::clone(&self), started, open, files: Vec::new() };
+        let mut batch = Batch {
+            worker: Arc::clone(&self),
+            started: Instant::now(),
+            open: claims.clone(),
+            files: Vec::new(),
+            exported: claims.iter().map(|claim| (claim.id, exported(claim))).collect(),
+        };
         tokio::select! {
             biased;
             () = batch.process(claims) => {}
@@ -171,12 +180,18 @@ impl Batch {
             Ok(Read::Replaced) => Ok(Attempted::Replaced),
             Err(failure) => Err(failure),
         };
-        self.worker.record_result(&claim, result, self.started.elapsed()).await;
+        self.record_result(&claim, result).await;
         self.end(&claim);
+    }
+
+    async fn record_result(&mut self, claim: &Claim, result: Result<Attempted, Failure>) {
+        let exported = self.exported.remove(&claim.id).unwrap_or(otlp::Span::NONE);
+        self.worker.record_result(claim, result, self.started.elapsed(), exported).await;
     }
 
     fn end(&mut self, claim: &Claim) {
         self.open.retain(|open| open.id != claim.id);
+        self.exported.remove(&claim.id);
     }
 
     /// Merges the files that were read, in one transaction; one by one if that fails by a statement, so
@@ -209,22 +224,21 @@ impl Batch {
         }
     }
 
-    async fn merge_together(&self, files: &[SmallFile]) -> Result<(), StoreError> {
+    async fn merge_together(&mut self, files: &[SmallFile]) -> Result<(), StoreError> {
         let merged = self.worker.store.merge_batch(files).await?;
         for (file, merged) in files.iter().zip(merged) {
             let result = match merged {
                 Some(merged) => Ok(Attempted::Merged(merged)),
                 None => Err(StoreError::LeaseLost.into()),
             };
-            let record = self.worker.record_result(&file.claim, result, self.started.elapsed());
-            record.instrument(span(&file.claim)).await;
+            self.record_result(&file.claim, result).instrument(span(&file.claim)).await;
         }
         Ok(())
     }
 
     /// Records that none of `files` could be merged. If it happens again, each goes on alone: one of them
     /// may be what the database cannot take.
-    async fn record_failure(&self, files: &[SmallFile], error: StoreError) {
+    async fn record_failure(&mut self, files: &[SmallFile], error: StoreError) {
         let error = Arc::new(error);
         for SmallFile { claim, .. } in files {
             let record = async {
@@ -232,7 +246,7 @@ impl Batch {
                     return self.worker.requeue_alone(claim, "its batch failed again").await;
                 }
                 let failure = Failure::Store(Arc::clone(&error));
-                self.worker.record_result(claim, Err(failure), self.started.elapsed()).await;
+                self.record_result(claim, Err(failure)).await;
             };
             record.instrument(span(claim)).await;
         }

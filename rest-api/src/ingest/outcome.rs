@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws::otlp;
 use movie_file::Violations;
 use schema::Fault;
 use tokio::time::{sleep, timeout};
@@ -29,13 +30,21 @@ impl Failure {
 }
 
 impl Worker {
-    /// Records what an attempt that took `duration` resulted in.
+    /// Records what an attempt that took `duration` resulted in. Ends its exported span.
     pub(super) async fn record_result(
         &self,
         claim: &Claim,
         result: Result<Attempted, Failure>,
         duration: Duration,
+        mut exported: otlp::Span,
     ) {
+        // A fault of the file is a result, and no error of the service.
+        if let Err(failure) = &result
+            && failure.fault_of_file().is_none()
+        {
+            exported.set("error.type", || failure.code().name());
+            exported.fail();
+        }
         match result {
             Ok(Attempted::Merged(merged)) => self.after_merge(&merged, duration),
             Ok(Attempted::Rejected(violations)) => self.reject(claim, &violations, duration).await,

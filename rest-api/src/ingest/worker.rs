@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws::otlp::{self, SpanKind};
 use movie_file::DecodePool;
 use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, Span, error, error_span, info, warn};
@@ -102,7 +103,7 @@ impl Worker {
         if claim.taken_over {
             self.metrics.took_over();
         }
-        let started = Instant::now();
+        let (started, exported) = (Instant::now(), exported(&claim));
         let renewing =
             lease::renew_until_dropped(&self.store, std::slice::from_ref(&claim), self.lease);
         let result = tokio::select! {
@@ -114,7 +115,7 @@ impl Worker {
             }
         };
         drop(renewing);
-        self.record_result(&claim, result, started.elapsed()).await;
+        self.record_result(&claim, result, started.elapsed(), exported).await;
     }
 }
 
@@ -128,4 +129,16 @@ pub(super) fn span(claim: &Claim) -> Span {
         bucket = claim.bucket,
         key = claim.key,
     )
+}
+
+/// Starts the exported span of an attempt.
+pub(super) fn exported(claim: &Claim) -> otlp::Span {
+    let Claim { trace_id, traceparent, .. } = claim;
+    let (trace_id, traceparent) = (trace_id.as_deref(), traceparent.as_deref());
+    let mut exported = otlp::Span::resume(SpanKind::Consumer, "ingest", trace_id, traceparent);
+    exported.set("movies_r_us.ingest.id", || claim.id);
+    exported.set("movies_r_us.ingest.attempt", || i64::from(claim.attempts));
+    exported.set("aws.s3.bucket", || claim.bucket.clone());
+    exported.set("aws.s3.key", || claim.key.clone());
+    exported
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use aws::trace::TraceParent;
+use aws::trace::Trace;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::Notification;
@@ -172,9 +172,9 @@ impl<'a> Comparison<'a> {
         let (store, request_id) = (self.store, &self.request_id);
         let recorded = stream::iter(differences).map(async |(mut difference, to_queue)| {
             if let Some((notification, observed)) = to_queue {
-                let trace_id = Some(TraceParent::random().trace_id);
+                let trace = Some(Trace::random());
                 let report = Report { notification: &notification, observed };
-                let ingest = store.record(&report, request_id, trace_id).await?;
+                let ingest = store.record(&report, request_id, trace).await?;
                 difference.queued = Some(ingest.id);
             }
             Ok::<_, StoreError>(difference)

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use aws::trace::TraceParent;
+use aws::trace::Trace;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{TryStreamExt, pin_mut};
 use schema::{MAX_NOTIFICATIONS, Notification, NotificationEvent};
@@ -247,8 +247,8 @@ impl<'a> Comparison<'a> {
             let reports =
                 batch.iter().map(|(_, notification)| Report { notification, observed: observed() });
             let reports: Vec<Report> = reports.collect();
-            let trace_id = Some(TraceParent::random().trace_id);
-            let ingests = self.store.record_all(&reports, &self.request_id, trace_id).await?;
+            let trace = Some(Trace::random());
+            let ingests = self.store.record_all(&reports, &self.request_id, trace).await?;
             for ((index, _), ingest) in batch.iter().zip(ingests) {
                 queued[*index].queued = Some(ingest.id);
             }

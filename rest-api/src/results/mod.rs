@@ -8,6 +8,7 @@ mod message;
 
 use std::{sync::Arc, time::Duration};
 
+use aws::otlp::{self, SpanKind};
 use aws_sdk_sns::{
     Client,
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
@@ -189,6 +190,19 @@ impl Publisher {
 
     /// Publishes one result. Returns the message id that SNS assigned.
     async fn publish(&self, result: &DueResult) -> Result<String, PublishError> {
+        let DueResult { ingest, trace_id, traceparent, .. } = result;
+        let (trace_id, traceparent) = (trace_id.as_deref(), traceparent.as_deref());
+        let mut exported = otlp::Span::resume(SpanKind::Producer, "result", trace_id, traceparent);
+        exported.set("movies_r_us.ingest.id", || ingest.id);
+        exported.set("messaging.system", || "aws_sns");
+        let published = self.send(result).await;
+        if published.is_err() {
+            exported.fail();
+        }
+        published
+    }
+
+    async fn send(&self, result: &DueResult) -> Result<String, PublishError> {
         let ingest = &result.ingest;
         let refused = |error: &dyn std::error::Error| PublishError::Refused(chain(error));
         let message = body(result).map_err(|error| refused(&error))?;

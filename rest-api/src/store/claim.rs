@@ -93,6 +93,7 @@ pub struct Claim {
     pub attempts: i32,
     pub request_id: Option<String>,
     pub trace_id: Option<String>,
+    pub traceparent: Option<String>,
     /// Whether the lease of another worker on it has expired.
     pub taken_over: bool,
     /// Whether the object was removed.
@@ -118,6 +119,7 @@ impl Claim {
             attempts: row.get("attempts"),
             request_id: row.get("request_id"),
             trace_id: row.get("trace_id"),
+            traceparent: row.get("traceparent"),
             taken_over: row.get("taken_over"),
             removal: row.get("removal"),
             mode: row.get::<_, Option<&str>>("mode").and_then(Mode::from_name),
@@ -199,7 +201,7 @@ pub(super) const CLAIM: &str = "
     from next
     where ingests.id = next.id
     returning ingests.id, bucket, key, version_id, etag, size, sequencer, attempts,
-        request_id, trace_id, taken_over, ordered_at, ingests.run_after, removal, mode,
+        request_id, trace_id, traceparent, taken_over, ordered_at, ingests.run_after, removal, mode,
         approved_at is not null as is_approved";
 
 impl Store {

@@ -1,6 +1,6 @@
 //! The ledger: one ingest for each object version that the service was notified of.
 
-use aws::trace::TraceId;
+use aws::trace::Trace;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Transaction};
 use futures_util::future::try_join_all;
@@ -269,7 +269,7 @@ impl Store {
     /// same ingest. If that has failed, or its object was gone, it is queued again: a repeated notification
     /// asks for it.
     ///
-    /// `request_id` and `trace_id` connect log lines; a known version keeps those of its first
+    /// `request_id` and `trace` connect log lines and spans; a known version keeps those of its first
     /// notification.
     ///
     /// # Errors
@@ -278,12 +278,12 @@ impl Store {
         &self,
         report: &Report<'_>,
         request_id: &str,
-        trace_id: Option<TraceId>,
+        trace: Option<Trace>,
     ) -> Result<Ingest, StoreError> {
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
         let report = std::slice::from_ref(report);
-        let (ids, queued) = record(&transaction, report, request_id, trace_id).await?;
+        let (ids, queued) = record(&transaction, report, request_id, trace).await?;
         let ingest = match ids.first() {
             Some(id) => read(&transaction, *id).await?,
             None => None,
@@ -304,11 +304,11 @@ impl Store {
         &self,
         reports: &[Report<'_>],
         request_id: &str,
-        trace_id: Option<TraceId>,
+        trace: Option<Trace>,
     ) -> Result<Vec<Ingest>, StoreError> {
         let mut connection = self.writer().await?;
         let transaction = connection.transaction().await?;
-        let (ids, queued) = record(&transaction, reports, request_id, trace_id).await?;
+        let (ids, queued) = record(&transaction, reports, request_id, trace).await?;
         let ingests = read_each(&transaction, &ids).await?;
         transaction.commit().await?;
         if queued {
@@ -370,7 +370,7 @@ async fn record(
     transaction: &Transaction<'_>,
     reports: &[Report<'_>],
     request_id: &str,
-    trace_id: Option<TraceId>,
+    trace: Option<Trace>,
 ) -> Result<(Vec<i64>, bool), StoreError> {
     // One caller at a time changes the versions of one object. All callers lock in the same order.
     let lock = "
@@ -387,7 +387,7 @@ async fn record(
     let objects: Vec<String> = reports.iter().map(object).collect();
     execute(transaction, lock, &[&objects]).await?;
     transaction.prepare_cached(version_order::RECORD).await?;
-    let record = |report| version_order::record(transaction, report, request_id, trace_id);
+    let record = |report| version_order::record(transaction, report, request_id, trace);
     // Sent together, processed one after another.
     let recorded = try_join_all(reports.iter().map(record)).await?;
     let queued = recorded.iter().any(|(_, queued)| *queued);

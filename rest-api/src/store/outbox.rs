@@ -36,6 +36,8 @@ pub struct DueResult {
     pub violations: String,
     /// The trace that the ingest belongs to.
     pub trace_id: Option<String>,
+    /// The span that the ingest goes below.
+    pub traceparent: Option<String>,
     leased_until: DateTime<Utc>,
 }
 
@@ -73,7 +75,8 @@ impl Store {
                 superseded_reason, attempts, received_at, started_at, finished_at, inserted, updated,
                 unchanged, withdrawn, restored, held, undone_at, undone_by, approved_at, approved_by,
                 violation_count, error::text,
-                coalesce(violations::text, '[]') as violations, trace_id, result_due_at";
+                coalesce(violations::text, '[]') as violations, trace_id, traceparent,
+                result_due_at";
         let connection = self.worker().await?;
         let rows = connection.query(claim, &[&limit, &lease.as_secs_f64()]).await?;
         Ok(rows
@@ -82,6 +85,7 @@ impl Store {
                 ingest: Ingest::from_row(row),
                 violations: row.get("violations"),
                 trace_id: row.get("trace_id"),
+                traceparent: row.get("traceparent"),
                 leased_until: row.get("result_due_at"),
             })
             .collect())

@@ -12,7 +12,7 @@
 //! lost one is not. Without an event time, a report has the `LastModified` of the object: in whole
 //! seconds, and of a multipart upload when it began.
 
-use aws::trace::TraceId;
+use aws::trace::Trace;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
 use schema::{Notification, Timestamp};
@@ -211,9 +211,9 @@ pub(super) const RECORD: &str = concat!(
     ),
     inserted as (
         insert into ingests
-            (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, removal, large,
-            ordered_at)
-        select $1, $2, $3, $4, $5, $8, $9, $10, $12,
+            (bucket, key, version_id, etag, sequencer, size, request_id, trace_id, traceparent,
+            removal, large, ordered_at)
+        select $1, $2, $3, $4, $5, $8, $9, $10, $13, $12,
             not $12 and coalesce($8::bigint > $11::bigint, true), case when position is not null then least(position, now() + interval '5 minutes') end
         from (
             select least(
@@ -259,12 +259,12 @@ pub(super) async fn record(
     connection: &impl GenericClient,
     report: &Report<'_>,
     request_id: &str,
-    trace_id: Option<TraceId>,
+    trace: Option<Trace>,
 ) -> Result<(i64, bool), StoreError> {
     let Report { notification, observed } = report;
     let Notification { bucket, key, sequencer, version_id, etag, event_time, size, .. } =
         notification;
-    let params: [&(dyn ToSql + Sync); 12] = [
+    let params: [&(dyn ToSql + Sync); 13] = [
         &&**bucket,
         &&**key,
         &version_id.as_deref().or(observed.version_id.as_deref()),
@@ -274,9 +274,10 @@ pub(super) async fn record(
         &observed.last_modified,
         &size.map(|size| size.get()).or(observed.size),
         &request_id,
-        &trace_id.map(|id| id.to_string()),
+        &trace.map(|trace| trace.id.to_string()),
         &MAX_SMALL,
         &notification.is_removal(),
+        &trace.and_then(|trace| trace.span).map(|span| span.to_string()),
     ];
     let row = query_one(connection, RECORD, &params).await?;
     Ok((row.get(0), row.get(1)))

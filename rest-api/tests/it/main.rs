@@ -63,6 +63,7 @@
 //! | `service_role::` | what the role of the service may not do, and how the migration makes it |
 //! | `sessions::` | refresh tokens, cookies, and what ends a session |
 //! | `sigkill::` | a process that is killed at each step of an ingest |
+//! | `spans::` | spans by OTLP: when they leave, and what a collector that does not answer costs |
 //! | `tls::` | TLS to the database |
 //! | `tokens::` | access tokens of the service: attacks, rotation of the key |
 //! | `traces::` | trace ids in the log, from the request to the result |
@@ -128,6 +129,7 @@ mod server;
 mod service_role;
 mod sessions;
 mod sigkill;
+mod spans;
 mod support;
 mod tls;
 mod tokens;

@@ -5,7 +5,10 @@
 
 use std::{any::Any, convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use aws::trace::{TRACEPARENT, TraceId, TraceParent};
+use aws::{
+    otlp::{self, SpanKind},
+    trace::{TRACEPARENT, Trace, TraceId, TraceParent},
+};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
@@ -71,17 +74,17 @@ where
         let id = request_id(request.headers());
         let cors = self.cors.headers(request.headers());
 
-        let (mut response, route, span) = match self.at_once(&request, started) {
-            Some((response, route)) => (response, route, Span::none()),
+        let (mut response, route, span, mut exported) = match self.at_once(&request, started) {
+            Some((response, route)) => (response, route, Span::none(), otlp::Span::NONE),
             None => {
-                with_ids(&mut request, &id);
+                let exported = with_ids(&mut request, &id);
                 request.extensions_mut().insert(peer);
                 let span = span(&request);
                 let request = request.map(|body| ReceivedBody::new(body, receiving));
                 // In a box: the future of a request that needs no route stays small.
                 let response = Box::pin(self.route(request)).instrument(span.clone()).await;
                 let route = response.extensions().get().copied();
-                (response, route.unwrap_or(RouteLabel::NONE), span)
+                (response, route.unwrap_or(RouteLabel::NONE), span, exported)
             }
         };
         let reservation = self.memory.admit(&mut response).await;
@@ -95,6 +98,7 @@ where
                 headers.append(name.clone(), value.clone());
             }
         }
+        describe(&mut exported, in_flight.method(), route, response.status());
         let duration = in_flight.respond(route.0, response.status());
         span.in_scope(|| log(response.status(), duration, changes));
         exchange.respond(response, reservation, started + duration)
@@ -138,21 +142,40 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Adds the request id, and the id of the request's trace: the one that the client sent, or a new one.
-fn with_ids<B>(request: &mut Request<B>, id: &HeaderValue) {
+/// Adds the request id, and the request's trace: the one that the client sent, or a new one. Returns the request's
+/// span in it.
+fn with_ids<B>(request: &mut Request<B>, id: &HeaderValue) -> otlp::Span {
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let mut headers = request.headers().get_all(TRACEPARENT).iter();
     let sent = match (headers.next(), headers.next()) {
         (Some(one), None) => one.to_str().ok().and_then(TraceParent::parse),
         _ => None,
     };
-    let trace = sent.unwrap_or_else(TraceParent::random);
-    request.extensions_mut().insert(trace.trace_id);
+    let id = sent.map_or_else(TraceId::random, |sent| sent.trace_id);
+    let exported = otlp::Span::start(SpanKind::Server, "request", id, sent);
+    request.extensions_mut().insert(Trace { id, span: exported.traceparent() });
+    exported
+}
+
+/// Gives the exported span of a request its name and attributes.
+fn describe(
+    exported: &mut otlp::Span,
+    method: &'static str,
+    RouteLabel(route): RouteLabel,
+    status: StatusCode,
+) {
+    exported.rename(|| format!("{method} {route}"));
+    exported.set("http.request.method", || method);
+    exported.set("http.route", || route);
+    exported.set("http.response.status_code", || i64::from(status.as_u16()));
+    if status.is_server_error() {
+        exported.fail();
+    }
 }
 
 fn span<B>(request: &Request<B>) -> Span {
     let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
-    let trace_id = request.extensions().get::<TraceId>().map(display);
+    let trace_id = request.extensions().get::<Trace>().map(|trace| display(trace.id));
     let method = excerpt(request.method().as_str(), MAX_LOGGED);
     let path = excerpt(request.uri().path(), MAX_LOGGED);
     let query = request.uri().query().map(|query| excerpt(query, MAX_LOGGED));
