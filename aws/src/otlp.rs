@@ -28,6 +28,7 @@ use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     trace::{IdGenerator, SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
 };
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::trace::{TraceId, TraceParent};
@@ -92,7 +93,9 @@ pub async fn flush(limit: Duration) {
     if collector.is_silent() {
         return;
     }
-    let flushed = tokio::task::spawn_blocking(|| provider.force_flush());
+    // In a thread of its own: the runtime would not end before one of its own threads.
+    let (sender, flushed) = oneshot::channel();
+    std::thread::spawn(move || sender.send(provider.force_flush()));
     if tokio::time::timeout(limit, flushed).await.is_err() {
         collector.has_failed(&OTelSdkError::Timeout(limit));
     }

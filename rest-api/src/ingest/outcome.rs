@@ -38,9 +38,10 @@ impl Worker {
         duration: Duration,
         mut exported: otlp::Span,
     ) {
-        // A fault of the file is a result, and no error of the service.
+        // A fault of the file and a blocked snapshot are results, and no errors of the service.
         if let Err(failure) = &result
             && failure.fault_of_file().is_none()
+            && !matches!(failure.store(), Some(StoreError::TooManyWithdrawn { .. }))
         {
             exported.set("error.type", || failure.code().name());
             exported.fail();

@@ -164,9 +164,13 @@ fn describe(
     RouteLabel(route): RouteLabel,
     status: StatusCode,
 ) {
-    exported.rename(|| format!("{method} {route}"));
+    if route == RouteLabel::NONE.0 {
+        exported.rename(|| method.to_owned());
+    } else {
+        exported.rename(|| format!("{method} {route}"));
+        exported.set("http.route", || route);
+    }
     exported.set("http.request.method", || method);
-    exported.set("http.route", || route);
     exported.set("http.response.status_code", || i64::from(status.as_u16()));
     if status.is_server_error() {
         exported.fail();
