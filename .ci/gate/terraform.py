@@ -61,6 +61,7 @@ PLANS = {
             "upload_prefix": "incoming/",
             "page_origins": '["https://movies.example.com"]',
         },
+        "tracing": {**NOTIFY, "tracing_endpoint": "http://otel.example.internal:4318", "tracing_sample_ratio": "0.1"},
     },
 }
 

@@ -4,6 +4,7 @@
 """
 
 import re
+import urllib.parse
 
 import yaml
 
@@ -40,6 +41,7 @@ def chart_values(require):
         _pods(require, f"chart with {file.name}", manifests)
         for policy in manifests.get("NetworkPolicy", []):
             _network(require, f"chart with {file.name}", policy["spec"])
+            _collector(require, f"chart with {file.name}", policy["spec"], manifests["ConfigMap"])
         for ingress in manifests.get("Ingress", []):
             _load_balancer(require, f"chart with {file.name}, {ingress['metadata']['name']}", ingress)
         for autoscaler in manifests.get("HorizontalPodAutoscaler", []):
@@ -172,6 +174,15 @@ def _network(require, where, policy):
             rule.get("to") or ports == {443},
             f"{where}: only HTTPS may go everywhere; port {ports} must name its peers",
         )
+
+
+def _collector(require, where, policy, configs):
+    open_ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    for config in configs:
+        if endpoint := config["data"].get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            url = urllib.parse.urlsplit(endpoint)
+            port = url.port or {"http": 80, "https": 443}[url.scheme]
+            require(port in open_ports, f"{where}: the policy keeps the pods from the collector at port {port}")
 
 
 def _load_balancer(require, where, ingress):

@@ -92,10 +92,10 @@ resource "aws_lambda_function" "ingest" {
 
   environment {
     # Not set: MRU_API_TOKEN, the alternative to the secret; MRU_LOG, whose default is info.
-    variables = {
+    variables = merge({
       MRU_API_URL              = var.movies_r_us_notify_api_url
       MRU_API_TOKEN_SECRET_ARN = data.aws_secretsmanager_secret.api_token.arn
-    }
+    }, local.tracing)
   }
 
   vpc_config {
@@ -108,7 +108,7 @@ resource "aws_lambda_function" "ingest" {
     log_group  = aws_cloudwatch_log_group.ingest.name
   }
 
-  # S3 starts no traces, and the function adds no segments.
+  # S3 starts no traces, and the function adds no segments: its spans go to the collector of tracing_endpoint.
   tracing_config {
     mode = "PassThrough"
   }

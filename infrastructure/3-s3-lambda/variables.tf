@@ -155,6 +155,29 @@ variable "s3_endpoint" {
   nullable    = false
 }
 
+variable "tracing_endpoint" {
+  description = "URL of a collector of OpenTelemetry in the VPC that takes OTLP over HTTP, such as http://otel.example.internal:4318. Default: the function exports no spans."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.tracing_endpoint == null ? true : can(regex("^https?://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~-]+)*/?$", var.tracing_endpoint))
+    error_message = "tracing_endpoint must be a URL such as http://otel.example.internal:4318, without credentials."
+  }
+}
+
+variable "tracing_sample_ratio" {
+  description = "Part of the files whose traces are exported, from 0 to 1."
+  type        = number
+  default     = 1
+  nullable    = false
+
+  validation {
+    condition     = var.tracing_sample_ratio >= 0 && var.tracing_sample_ratio <= 1
+    error_message = "tracing_sample_ratio must be a number from 0 to 1."
+  }
+}
+
 variable "tags" {
   description = "Tags of all resources, beside Project."
   type        = map(string)

@@ -287,6 +287,51 @@ run "s3_endpoint" {
   }
 }
 
+run "no_traces_by_default" {
+  assert {
+    condition     = length(aws_vpc_security_group_egress_rule.ingest_to_collector) == 0 && !contains(keys(aws_lambda_function.ingest.environment[0].variables), "OTEL_EXPORTER_OTLP_ENDPOINT")
+    error_message = "Without tracing_endpoint the function must export nothing."
+  }
+}
+
+run "traces" {
+  variables {
+    tracing_endpoint     = "http://otel.example.internal:4318"
+    tracing_sample_ratio = 0.1
+  }
+
+  assert {
+    condition     = aws_lambda_function.ingest.environment[0].variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel.example.internal:4318" && aws_lambda_function.ingest.environment[0].variables["OTEL_TRACES_SAMPLER_ARG"] == "0.1"
+    error_message = "The function must export to tracing_endpoint."
+  }
+
+  assert {
+    condition     = aws_vpc_security_group_egress_rule.ingest_to_collector[0].from_port == 4318 && aws_vpc_security_group_egress_rule.ingest_to_collector[0].to_port == 4318 && aws_vpc_security_group_egress_rule.ingest_to_collector[0].cidr_ipv4 == data.aws_vpc.this.cidr_block
+    error_message = "The function must reach the collector."
+  }
+}
+
+run "traces_over_https" {
+  variables {
+    tracing_endpoint = "https://otel.example.internal/otlp"
+  }
+
+  assert {
+    condition     = length(aws_vpc_security_group_egress_rule.ingest_to_collector) == 0
+    error_message = "Port 443 in the VPC is open already."
+  }
+}
+
+run "refuses_a_collector_with_credentials" {
+  command = plan
+
+  variables {
+    tracing_endpoint = "http://me:secret@otel.example.internal:4318"
+  }
+
+  expect_failures = [var.tracing_endpoint]
+}
+
 run "without_s3_endpoint" {
   variables {
     s3_endpoint = false
