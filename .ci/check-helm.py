@@ -97,6 +97,7 @@ INVALID_VALUES = [
     ("results: {topicArn: 'arn:aws:sns:eu-west-1:111122223333:results.fifo'}", "'/results/topicArn'"),
     ("ingress: {public: {certificateArn: 'arn:aws:iam::111122223333:server-certificate/x'}}", "/certificateArn'"),
     ("ingress: {public: {wafAclArn: movies}}", "'/ingress/public/wafAclArn'"),
+    ("ingress: {public: {scheme: private}}", "'/ingress/public/scheme'"),
     ("ingress: {public: {host: 'https://movies.example.com'}}", "'/ingress/public/host'"),
     ("ingress: {internal: {host: ''}}", "'/ingress/internal/host'"),
     ("ingress: {public: {sslPolicy: ELBSecurityPolicy-2016-08}}", "'/ingress/public/sslPolicy'"),
@@ -356,7 +357,8 @@ def check_ingress(where, ingress, service, sleep, probe_port):
         at,
         "the ingress class is not alb",
     )
-    check(alb.get("scheme") == ("internal" if internal else "internet-facing"), at, f"scheme is {alb.get('scheme')}")
+    private = internal or where == "conventions.yaml"
+    check(alb.get("scheme") == ("internal" if private else "internet-facing"), at, f"scheme is {alb.get('scheme')}")
     check(alb.get("target-type") == "ip", at, "a ClusterIP service needs target-type ip")
     check(
         alb.get("healthcheck-path") in PROBES, at, f"{alb.get('healthcheck-path')} is not a probe route of the service"
@@ -378,7 +380,7 @@ def check_ingress(where, ingress, service, sleep, probe_port):
         r"routing[.]http[.]response[.]strict_transport_security[.]header_value=max-age=\d{8,}", attributes
     )
     check(bool(hsts) != internal, at, f"HSTS must be set on the public host only: {attributes!r}")
-    check(not internal or alb.get("inbound-cidrs", "0.0.0.0/0") != "0.0.0.0/0", at, "open to every address")
+    check(not private or alb.get("inbound-cidrs", "0.0.0.0/0") != "0.0.0.0/0", at, "open to every address")
     check(
         re.match("ELBSecurityPolicy-TLS13-1-[23]-", alb.get("ssl-policy", "")),
         at,
