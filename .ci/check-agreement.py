@@ -25,6 +25,7 @@ from gate.facts import (
     RENDERED,
     RESOURCES,
     SERVICE,
+    TEMPLATES,
     backend,
     docker,
     job_values,
@@ -228,6 +229,7 @@ def agreements():
         "addresses of the VPC": {
             "1-eks": CLUSTER["vpc"]["cidr"],
             "chart, vpcCidrs": set(DEFAULTS["vpcCidrs"]),
+            "options, api-gateway": TEMPLATES["api-gateway"]["Parameters"]["VpcCidr"]["Default"],
             **{
                 str(file): found
                 for file in documents.files()

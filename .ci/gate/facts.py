@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from gate import chart, cluster, documents, image, names, terraform, workflows
+from gate import options as cloudformation
 
 CLUSTER = cluster.config()
 NODES = CLUSTER["managedNodeGroups"]
@@ -22,6 +23,7 @@ RESOURCES = {
 DATABASE, READER = (RESOURCES["2-rds"][name] for name in ("defaults", "reader"))
 DIRECT = RESOURCES["3-s3-lambda"]["direct"]
 FUNCTION = DIRECT["aws_lambda_function.ingest"]
+TEMPLATES = cloudformation.templates()
 JOBS = {
     f"{file.name}, {name}": job
     for file in workflows.files()

@@ -8,11 +8,12 @@ from gate import chart, cluster, documents, terraform
 
 # The releases of Debian by the tags of distroless images.
 DEBIAN = {"debian12": "bookworm", "debian13": "trixie"}
-# What no plan creates, but an operator: the bucket of the state, the stack of the web ACL, a later final snapshot,
+# What no plan creates, but an operator: the bucket of the state, the stacks of the options, a later final snapshot,
 # and the database of a rehearsal.
 BY_HAND = {
     "movies-r-us-terraform-ACCOUNT",
     "movies-r-us-waf",
+    "movies-r-us-api-gateway",
     "movies-r-us-final-2",
     "movies-r-us-rehearsal",
 }

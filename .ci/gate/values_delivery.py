@@ -4,7 +4,7 @@ import itertools
 import pathlib
 import re
 
-from gate import documents, image, options, shell, terraform, workflows
+from gate import documents, image, shell, terraform, workflows
 
 # A role of AWS may only be assumed in its environment, whose protection rules decide who may.
 ENVIRONMENTS = {
@@ -289,33 +289,3 @@ def script_values(require):
             )
         if command.has("aws", "s3api", "put-bucket-versioning"):
             require("Status=Enabled" in command.words, f"{command}: a state without versions cannot be recovered")
-
-
-def option_values(require):
-    template = options.templates()["waf"]
-    acl, limit = template["Resources"]["WebAcl"]["Properties"], template["Parameters"]["RequestsPerAddress"]["Default"]
-    require(
-        acl["DefaultAction"] == {"Allow": {}},
-        "waf.yml: whoever sends few requests is let through by the default action",
-    )
-    require(acl["Scope"] == "REGIONAL", "waf.yml: only a regional web ACL protects a load balancer")
-    for rule in acl["Rules"]:
-        require(
-            rule["Action"]["Block"]["CustomResponse"]["ResponseCode"] == 429,
-            "waf.yml: clients must learn that they send too much, and not that they may not",
-        )
-        rate = rule["Statement"]["RateBasedStatement"]
-        require(
-            500 <= limit * 300 / rate["EvaluationWindowSec"] <= 100_000,
-            "waf.yml: 500 to 100,000 requests in five minutes: the page sends one for each letter",
-        )
-    rules = options.lifecycle()
-    require(
-        rules["untagged"]["selection"]["countUnit"] == "days" and rules["untagged"]["selection"]["countNumber"] >= 7,
-        "ecr-lifecycle.json: an image of a release under way has no tag; keep it for a week",
-    )
-    require(
-        rules["tagged"]["selection"]["countType"] == "imageCountMoreThan"
-        and rules["tagged"]["selection"]["countNumber"] >= 20,
-        "ecr-lifecycle.json: a rollback needs images of earlier releases, however old; keep twenty",
-    )
