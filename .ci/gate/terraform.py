@@ -218,6 +218,13 @@ def blocks(directory, kind):
     return [block for file in _written(directory) for block in file.get(kind, [])]
 
 
+def locked(directory):
+    """Returns the providers that the lock file has, by address; none if there is no file yet."""
+    file = INFRASTRUCTURE / directory / ".terraform.lock.hcl"
+    written = _plain(hcl2.loads(file.read_text())).get("provider", []) if file.exists() else []
+    return {address: body for block in written for address, body in block.items()}
+
+
 def _plain(node):
     """Returns what python-hcl2 has read without its marks, and without the quotes of literals."""
     if isinstance(node, dict):

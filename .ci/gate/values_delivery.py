@@ -132,6 +132,8 @@ def _plans(require, effects):
             )
             script = "\n".join(step.get("run", "") for step in job["steps"])
             for command in shell.commands(script, where):
+                if command.program == "terraform" and "init" in command.words:
+                    require("-lockfile=readonly" in command.words, f"{command}: it may install other providers")
                 if command.program == "terraform" and "apply" in command.words:
                     require(
                         command.words[-1].endswith("planned/plan"), f"{command}: only the approved plan may be applied"
@@ -180,6 +182,10 @@ def _steps(require, effects):
             re.search(rf"grep -qxF .*{re.escape(file)} \|\| \{{ .*exit 1", version),
             f"release.yml: a tag that is not the version of {file} must fail",
         )
+    require(
+        "infrastructure/$directory/.terraform.lock.hcl" in version and f"in {' '.join(terraform.PLANS)};" in version,
+        "release.yml: without the lock files a deployment installs whatever provider is the newest",
+    )
     for name in ("image (amd64, ubuntu-24.04)", "image (arm64, ubuntu-24.04-arm)"):
         require(name in release, f"release.yml: {name} is missing: nodes or developers could not run the image")
     push = " ".join(
@@ -273,8 +279,16 @@ def script_values(require):
         f'ZipInfo("{function["handler"]}"' in package, "scripts/package-lambda: the package must contain the handler"
     )
     eksctl = pathlib.Path("scripts/install-eksctl").read_text()
+    digests = dict(re.findall(r"^digest_(\w+)=([0-9a-f]{64})$", eksctl, re.MULTILINE))
     require(
-        "sha256sum --check --strict" in eksctl and "curl --fail" in eksctl and "url=https://" in eksctl,
+        digests.keys() == {"amd64", "arm64"} and len(set(digests.values())) == 2,
+        "scripts/install-eksctl: each architecture has the digest of its archive, in the script",
+    )
+    require(
+        all(f"arch={arch} digest=$digest_{arch} " in eksctl for arch in digests)
+        and 'sha256sum --check --strict --quiet - <<<"$digest  eksctl.tar.gz" || fail' in eksctl
+        and "curl --fail" in eksctl
+        and "url=https://" in eksctl,
         "scripts/install-eksctl: what is downloaded must be verified before it runs with an administrator's role",
     )
     build = pathlib.Path("scripts/build-image").read_text()

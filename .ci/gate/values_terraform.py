@@ -6,9 +6,11 @@ The tests in the terraform directories have those that concern one resource's fo
 import json
 import re
 
-from gate import program, terraform
+from gate import program, provider, terraform
 
 DAY = 24 * 3600
+# Where terraform runs: GitHub's runners, and the machines of operators. README.md of the workflows has the command.
+PLATFORMS = ("linux_amd64", "linux_arm64", "darwin_arm64")
 # What an alarm on a metric must look like to fire, and not to fire all the time: statistics, the bounds of the
 # threshold in the metric's unit, how long it must last at most in seconds, what counts as missing.
 COUNT = ({"Sum"}, 0, 100, 1800)
@@ -86,12 +88,32 @@ def terraform_values(require):
         for block in terraform.blocks(directory, "terraform"):
             for constraint in (block["required_version"], block["required_providers"][0]["aws"]["version"]):
                 require(constraint.startswith("~> "), f"{directory}: {constraint} admits the next major version")
+        _lock(require, directory)
     for name, plan in terraform.plans("2-rds").items():
         _database(require, f"2-rds ({name})", terraform.resources(plan))
     for name, plan in terraform.plans("3-s3-lambda").items():
         resources = terraform.resources(plan)
         _bucket(require, f"3-s3-lambda ({name})", resources)
         _function(require, f"3-s3-lambda ({name})", resources)
+
+
+def _lock(require, directory):
+    """The lock file, if it is committed: a release needs it (release.yml)."""
+    constraint = terraform.blocks(directory, "terraform")[0]["required_providers"][0]["aws"]["version"]
+    for address, locked in terraform.locked(directory).items():
+        where = f"{directory}/.terraform.lock.hcl"
+        require(address == provider.ADDRESS, f"{where}: {address} is not a provider of the files")
+        require(
+            locked["constraints"] == constraint
+            and locked["version"].split(".")[0] == constraint.removeprefix("~> ").split(".")[0],
+            f"{where}: {locked['version']} was chosen for {locked['constraints']}, and the files say {constraint}",
+        )
+        kinds = [digest.split(":")[0] for digest in locked["hashes"]]
+        # h1 is the digest of one platform's files, zh one of the archives that the registry has signed.
+        require(
+            kinds.count("h1") >= len(PLATFORMS) and kinds.count("zh") >= len(PLATFORMS),
+            f"{where}: make it with `terraform providers lock` for {', '.join(PLATFORMS)}",
+        )
 
 
 def _of_kind(resources, kind):
