@@ -115,6 +115,9 @@ def agreements():
                 then=lambda name: name if "database-" in name else None,
             ),
         },
+        "user of the login of the service": {
+            file: text(file, r'\{username: "(\w+)"') for file in ("docs/installation.md", "docs/operations.md")
+        },
         "secret of the API token": {
             "1-eks, permission": policy_resource("ReadApiToken").rpartition("secret:")[2].rstrip("?").rstrip("-"),
             "chart, apiToken.secretArn": DEFAULTS["apiToken"]["secretArn"],

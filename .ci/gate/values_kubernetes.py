@@ -17,6 +17,7 @@ ALB_IDLE_SECONDS = 60
 NODE_SIZES = {"c7g.large": (1500, 2800), "m7g.large": (1500, 6400), "c7g.xlarge": (3400, 6000)}
 # Memory of database classes in GiB. RDS's default of max_connections is memory / 9531392.
 DATABASE_MEMORY = {"db.m7g.large": 8, "db.m6gd.large": 8, "db.t4g.micro": 1, "db.t4g.small": 2, "db.t4g.medium": 4}
+DAY = 24 * 3600
 MIB = {"Mi": 1, "Gi": 1024}
 
 
@@ -39,6 +40,9 @@ def chart_values(require):
         for manifest in chart.manifests(file):
             manifests.setdefault(manifest["kind"], []).append(manifest)
         _pods(require, f"chart with {file.name}", manifests)
+        _logins(require, f"chart with {file.name}", manifests, yaml.safe_load(file.read_text()))
+        for job in manifests.get("CronJob", []):
+            _reconcile(require, f"chart with {file.name}", job["spec"])
         for policy in manifests.get("NetworkPolicy", []):
             _network(require, f"chart with {file.name}", policy["spec"])
             _collector(require, f"chart with {file.name}", policy["spec"], manifests["ConfigMap"])
@@ -155,6 +159,67 @@ def _pods(require, where, manifests):
         budget.get("unhealthyPodEvictionPolicy") == "AlwaysAllow",
         f"{where}: pods that are not ready would block the drain of a node",
     )
+
+
+def _logins(require, where, manifests, values):
+    """The pods serve with the login of the service; the migration alone has that of the owner, too."""
+    config = manifests["ConfigMap"][0]["data"]
+    pods = {
+        manifest["metadata"]["name"]: (chart.pod_of(manifest), manifest["kind"] == "Job")
+        for found in manifests.values()
+        for manifest in found
+        if chart.pod_of(manifest)
+    }
+    owner, service = values["database"], values["database"].get("service", {})
+    account = values.get("migration", {}).get("serviceAccountName")
+    for name, (pod, migrates) in pods.items():
+        container = pod["containers"][0]
+        if not container.get("envFrom"):
+            continue
+        expected = (
+            {"MRU_DB": owner, "MRU_DB_SERVICE": service} if migrates and service else {"MRU_DB": service or owner}
+        )
+        environment = config | {entry["name"]: entry for entry in container.get("env", [])}
+        for prefix in ("MRU_DB", "MRU_DB_SERVICE"):
+            login = expected.get(prefix, {})
+            arn = environment.get(f"{prefix}_SECRET_ARN", "")
+            require(
+                (arn["value"] if isinstance(arn, dict) else arn) == login.get("secretArn", ""),
+                f"{where}, {name}: {prefix}_SECRET_ARN is {arn!r}: only the migration may have the owner's login",
+            )
+            for end, key in (("USER", "username"), ("PASS", "password")):
+                found = environment.get(f"{prefix}_{end}", {}).get("valueFrom", {}).get("secretKeyRef")
+                secret = login.get("existingSecret")
+                require(
+                    found == ({"name": secret, "key": key} if secret else None),
+                    f"{where}, {name}: {prefix}_{end} is {found}: only the migration may have the owner's login",
+                )
+        require(
+            not account or (pod["serviceAccountName"] == account) == migrates,
+            f"{where}, {name}: only the role of the migration may read the owner's secret",
+        )
+    for found in manifests.get("ServiceAccount", []):
+        if found["metadata"]["name"] == account:
+            annotations = found["metadata"].get("annotations", {})
+            shared = annotations.keys() & values.get("serviceAccount", {}).get("annotations", {}).keys()
+            require(not shared, f"{where}: the migration's account has the role of the pods: {shared}")
+
+
+def _reconcile(require, where, spec):
+    job = spec["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    require(
+        pod["containers"][0]["args"] == ["reconcile", "--apply"], f"{where}: without --apply reconcile queues nothing"
+    )
+    require(
+        job["backoffLimit"] <= 2 and pod["restartPolicy"] == "Never",
+        f"{where}: a run that fails must end, so that its log stays and the alert is raised",
+    )
+    require(
+        1800 <= job["activeDeadlineSeconds"] < DAY,
+        f"{where}: reconcile lists a whole bucket, and must end before the next run",
+    )
+    require(spec["startingDeadlineSeconds"] >= 600, f"{where}: a run that was missed in an upgrade is made up for")
 
 
 def _network(require, where, policy):

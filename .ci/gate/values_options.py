@@ -25,6 +25,7 @@ def _web_acl(require, template):
             "waf.yml: clients must learn that they send too much, and not that they may not",
         )
         rate = rule["Statement"]["RateBasedStatement"]
+        require(rate["AggregateKeyType"] == "IP", "waf.yml: a client can forge the header with a forwarded address")
         require(
             500 <= limit * 300 / rate["EvaluationWindowSec"] <= 100_000,
             "waf.yml: 500 to 100,000 requests in five minutes: the page sends one for each letter",
