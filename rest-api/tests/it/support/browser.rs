@@ -13,7 +13,6 @@ use tokio::{
 
 use super::node::node;
 
-const PACKAGES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
 const BROWSERS: [&str; 4] =
     ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 /// How long a browser may take for one flow, on a slow machine.
@@ -46,7 +45,7 @@ pub(crate) async fn run(
     let Some(browser) = browser() else { return };
     // Another crate of the workspace may use this file.
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rest-api/tests/it/page");
-    let mut command = node(&PACKAGES, &directory, "browser.mjs").await;
+    let mut command = node(&directory, "browser.mjs").await;
     command.args([flow, address, &browser, argument]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();

@@ -10,8 +10,6 @@ use tokio::sync::OnceCell;
 
 use super::{eventually, free_address, python};
 
-const PACKAGE: &str = "ministack==1.5.33";
-
 /// Runs the emulator until standard input closes, which it does when the test program ends.
 const GUARD: &str = r#""$@" </dev/null & emulator=$!; cat >/dev/null; kill $emulator"#;
 
@@ -34,7 +32,7 @@ pub(crate) async fn address() -> SocketAddr {
 
 async fn start() -> Emulator {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let packages = python::packages(&[PACKAGE]).await;
+    let packages = python::packages("ministack").await;
     let address = free_address();
     let guard = Command::new("/bin/sh")
         .args(["-c", GUARD, "emulator", "python3", "-m", "ministack"])

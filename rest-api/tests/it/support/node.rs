@@ -10,13 +10,9 @@ use tokio::sync::Mutex;
 /// Held while packages are fetched, so that tests of one run do not fetch the same ones.
 static FETCHING: Mutex<()> = Mutex::const_new(());
 
-/// Returns a command that runs `program`, which lies in `directory` and imports these packages.
-pub(crate) async fn node(
-    packages: &'static [&str],
-    directory: &Path,
-    program: &str,
-) -> tokio::process::Command {
-    let fetched = fetch(Path::new(env!("CARGO_TARGET_TMPDIR")), packages).await;
+/// Returns a command that runs `program`, which lies in `directory` and imports the packages of its `package.json`.
+pub(crate) async fn node(directory: &Path, program: &str) -> tokio::process::Command {
+    let fetched = fetch(Path::new(env!("CARGO_TARGET_TMPDIR")), directory).await;
     // A program finds packages beside itself alone. Another run may have another one.
     let text = std::fs::read(directory.join(program)).unwrap();
     let copy = fetched.join(format!("{:x}-{program}", crc32fast::hash(&text)));
@@ -30,25 +26,28 @@ pub(crate) async fn node(
     command
 }
 
-/// Returns the directory in `parent` that contains these packages. No script of theirs has run.
-pub(crate) async fn fetch(parent: &Path, packages: &'static [&str]) -> PathBuf {
+/// Returns the directory in `parent` that contains the packages of the `package.json` in `packages`. No script of theirs
+/// has run.
+pub(crate) async fn fetch(parent: &Path, packages: &Path) -> PathBuf {
     let _fetching = FETCHING.lock().await;
-    let name = packages.join(",").replace('/', "-");
-    let directory = parent.join(name);
+    let digest = crc32fast::hash(&std::fs::read(packages.join("package-lock.json")).unwrap());
+    let directory = parent.join(format!("npm-{digest:x}"));
     if !directory.exists() {
-        let target = directory.clone();
-        tokio::task::spawn_blocking(move || install(packages, &target)).await.unwrap();
+        let (packages, target) = (packages.to_owned(), directory.clone());
+        tokio::task::spawn_blocking(move || install(&packages, &target)).await.unwrap();
     }
     directory
 }
 
-fn install(packages: &[&str], directory: &Path) {
+fn install(packages: &Path, directory: &Path) {
     let unpacked = directory.with_extension(format!("unpacking-{}", std::process::id()));
     std::fs::create_dir_all(&unpacked).unwrap();
+    for file in ["package.json", "package-lock.json"] {
+        std::fs::copy(packages.join(file), unpacked.join(file)).unwrap();
+    }
     let npm = Command::new("npm")
-        .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+        .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
         .arg(&unpacked)
-        .args(packages)
         .output()
         .unwrap_or_else(|error| panic!("Node.js with npm is needed for {packages:?}: {error}"));
     assert!(npm.status.success(), "{}", String::from_utf8_lossy(&npm.stderr));

@@ -10,14 +10,16 @@ use tokio::sync::Mutex;
 /// Held while packages are fetched, so that tests of one run do not fetch the same ones.
 static FETCHING: Mutex<()> = Mutex::const_new(());
 
-/// Returns a directory with these packages and what they need, for `PYTHONPATH`.
-pub(crate) async fn packages(requirements: &'static [&str]) -> PathBuf {
+/// Returns a directory with the packages of `.ci/requirements/NAME.txt`, for `PYTHONPATH`.
+pub(crate) async fn packages(name: &'static str) -> PathBuf {
     let _fetching = FETCHING.lock().await;
-    tokio::task::spawn_blocking(|| fetch(requirements)).await.unwrap()
+    tokio::task::spawn_blocking(|| fetch(name)).await.unwrap()
 }
 
-fn fetch(requirements: &[&str]) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(requirements.join(","));
+fn fetch(name: &str) -> PathBuf {
+    let file = format!("{}/../.ci/requirements/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    let digest = crc32fast::hash(&std::fs::read(&file).unwrap());
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{digest:x}"));
     if directory.exists() {
         return directory;
     }
@@ -25,11 +27,9 @@ fn fetch(requirements: &[&str]) -> PathBuf {
     let pip = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--target"])
         .arg(&unpacked)
-        .args(requirements)
+        .args(["--require-hashes", "--requirement", &file])
         .output()
-        .unwrap_or_else(|error| {
-            panic!("Python 3 with pip is needed for {requirements:?}: {error}")
-        });
+        .unwrap_or_else(|error| panic!("Python 3 with pip is needed for {file}: {error}"));
     assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
     // Atomic, so that an interrupted run leaves no incomplete directory.
     std::fs::rename(&unpacked, &directory).unwrap();

