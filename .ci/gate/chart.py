@@ -86,4 +86,6 @@ def pod_of(manifest):
     """Returns the specification of the pods that an object creates, or None."""
     if manifest["kind"] == "Pod":
         return manifest["spec"]
+    if manifest["kind"] == "CronJob":
+        return manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     return manifest.get("spec", {}).get("template", {}).get("spec") if manifest["kind"] != "Ingress" else None

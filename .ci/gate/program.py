@@ -21,10 +21,13 @@ def _tree(file):
 
 
 def _nodes(node, *kinds):
+    """Yields the nodes of these kinds, except in the tests of a module."""
     if node.type in kinds:
         yield node
     for child in node.children:
-        yield from _nodes(child, *kinds)
+        before = child.prev_named_sibling
+        if not (child.type == "mod_item" and before is not None and _text(before) == "#[cfg(test)]"):
+            yield from _nodes(child, *kinds)
 
 
 def _text(node):

@@ -53,6 +53,12 @@ def chart_values(require):
             require(
                 metrics == ["cpu"], f"chart with {file.name}: a pod's memory does not fall, so only cpu can scale down"
             )
+        policy = {**chart.defaults()["image"], **yaml.safe_load(file.read_text())["image"]}["pullPolicy"]
+        for pod in filter(None, map(chart.pod_of, chart.manifests(file))):
+            require(
+                pod["containers"][0]["imagePullPolicy"] == policy,
+                f"chart with {file.name}: a pod must start while the registry is down, unless image.pullPolicy says so",
+            )
         for service in manifests["Service"]:
             targets = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
             require(
