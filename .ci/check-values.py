@@ -7,7 +7,7 @@ Each assertion in .ci/gate/values_*.py says in its message why the value must be
 import sys
 import traceback
 
-from gate import values_delivery, values_kubernetes, values_options, values_terraform
+from gate import values_delivery, values_kubernetes, values_options, values_scripts, values_terraform
 
 GROUPS = {
     "chart": values_kubernetes.chart_values,
@@ -15,7 +15,7 @@ GROUPS = {
     "terraform": values_terraform.terraform_values,
     "workflows": values_delivery.workflow_values,
     "image": values_delivery.image_values,
-    "scripts": values_delivery.script_values,
+    "scripts": values_scripts.script_values,
     "options": values_options.option_values,
 }
 

@@ -1,8 +1,9 @@
-"""Values of the workflows, the image and the scripts that are valid, and yet wrong. Each assertion says why."""
+"""Values of the workflows and the image that are valid, and yet wrong. Each assertion says why."""
 
 import itertools
-import pathlib
 import re
+
+import yaml
 
 from gate import documents, image, shell, terraform, workflows
 
@@ -140,6 +141,7 @@ def _plans(require, effects):
                     )
                     require("-lock=false" not in command.words, f"{command}: two applies at once destroy the state")
                 if command.program == "terraform" and "plan" in command.words:
+                    require("-lock=false" in command.words, f"{command}: its role may not write a lock")
                     require(
                         any(word.startswith("-out=") for word in command.words)
                         and "-detailed-exitcode" in command.words,
@@ -204,7 +206,21 @@ def _steps(require, effects):
         for job_name, job in release.items():
             if job_name.startswith(name):
                 require(set(job["needs"]) == {"test", "version"}, f"release.yml, {job_name}: tests come first")
+    minutes = effects["test"]["jobs"]["test"]["timeout-minutes"]
+    require(
+        45 <= minutes <= 180, f"test.yml: {minutes} minutes do not suffice to build and run the tests without a cache"
+    )
     _namespaces(require)
+    updates = yaml.safe_load((workflows.GITHUB / "dependabot.yml").read_text())["updates"]
+    for update in updates:
+        require(
+            update["schedule"]["interval"] in ("daily", "weekly") and update["cooldown"]["default-days"] <= 14,
+            f"dependabot.yml: {update['package-ecosystem']} with a known fault must be raised within weeks",
+        )
+    kinds = {update["package-ecosystem"] for update in updates}
+    require(
+        kinds >= {"cargo", "github-actions"}, f"dependabot.yml: crates and actions must be raised, not only {kinds}"
+    )
 
 
 def _namespaces(require):
@@ -247,59 +263,3 @@ def image_values(require):
     require(copied[-1] == "--from=build /usr/local/bin/rest-api /rest-api", "Dockerfile: only the program is copied")
     for path in ("/.git", "/target", "/infrastructure", "/data"):
         require(path in image.ignored(), f".dockerignore: {path} does not belong into a build")
-
-
-def script_values(require):
-    function = terraform.resources(terraform.plans("3-s3-lambda")["direct"])["aws_lambda_function.ingest"]
-    for script in documents.scripts():
-        require("set -euo pipefail" in script.read_text(), f"{script}: it would go on after a failure")
-    redrive = pathlib.Path("scripts/redrive-failures").read_text()
-    invisible = int(re.search(r"receive-message .*?--visibility-timeout (\d+)", redrive, re.DOTALL)[1])
-    waits = int(re.search(r"--cli-read-timeout (\d+)", redrive)[1])
-    require(
-        invisible > waits > function["timeout"],
-        f"scripts/redrive-failures: the message must stay invisible ({invisible} s) for longer than the call waits "
-        f"({waits} s), and that for longer than the function runs ({function['timeout']} s)",
-    )
-    hours = re.search(r"park_seconds=\$\(\((\d+) \* 3600\)\)", redrive)
-    require(hours and 1 <= int(hours[1]) < 12, "scripts/redrive-failures: SQS allows 12 hours of invisibility")
-    require(
-        re.search(r"PermanentFault.*\n +refuse", redrive), "scripts/redrive-failures: only a permanent fault is parked"
-    )
-    package = pathlib.Path("scripts/package-lambda").read_text()
-    require(
-        "--locked --release" in package,
-        "scripts/package-lambda: the build must use the versions of Cargo.lock, and be optimised",
-    )
-    require(
-        '"$target.2.34"' in package and function["runtime"] == "provided.al2023",
-        "scripts/package-lambda: Amazon Linux 2023 has glibc 2.34; a binary for a newer one does not start there",
-    )
-    require(
-        f'ZipInfo("{function["handler"]}"' in package, "scripts/package-lambda: the package must contain the handler"
-    )
-    eksctl = pathlib.Path("scripts/install-eksctl").read_text()
-    digests = dict(re.findall(r"^digest_(\w+)=([0-9a-f]{64})$", eksctl, re.MULTILINE))
-    require(
-        digests.keys() == {"amd64", "arm64"} and len(set(digests.values())) == 2,
-        "scripts/install-eksctl: each architecture has the digest of its archive, in the script",
-    )
-    require(
-        all(f"arch={arch} digest=$digest_{arch} " in eksctl for arch in digests)
-        and 'sha256sum --check --strict --quiet - <<<"$digest  eksctl.tar.gz" || fail' in eksctl
-        and "curl --fail" in eksctl
-        and "url=https://" in eksctl,
-        "scripts/install-eksctl: what is downloaded must be verified before it runs with an administrator's role",
-    )
-    build = pathlib.Path("scripts/build-image").read_text()
-    require("--format docker" in build, "scripts/build-image: buildah's other format has no health check")
-    values = pathlib.Path("scripts/database-values").read_text()
-    require("jq -e" in values, "scripts/database-values: missing outputs must fail, not install a chart without them")
-    for command in documents.commands():
-        if command.has("aws", "ecr", "create-repository"):
-            require(
-                command.values("--image-tag-mutability") == ["IMMUTABLE"],
-                f"{command}: a tag that can be moved could replace a release",
-            )
-        if command.has("aws", "s3api", "put-bucket-versioning"):
-            require("Status=Enabled" in command.words, f"{command}: a state without versions cannot be recovered")
