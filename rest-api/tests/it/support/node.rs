@@ -51,6 +51,9 @@ fn install(packages: &Path, directory: &Path) {
         .output()
         .unwrap_or_else(|error| panic!("Node.js with npm is needed for {packages:?}: {error}"));
     assert!(npm.status.success(), "{}", String::from_utf8_lossy(&npm.stderr));
-    // Atomic, so that an interrupted run leaves no incomplete directory.
-    std::fs::rename(&unpacked, directory).unwrap();
+    // Atomic, so that an interrupted run leaves no incomplete directory. It fails if another run was faster.
+    if let Err(error) = std::fs::rename(&unpacked, directory) {
+        assert!(directory.exists(), "{error}");
+        std::fs::remove_dir_all(unpacked).unwrap();
+    }
 }
