@@ -207,7 +207,7 @@ def _logins(require, where, manifests, values):
     for found in manifests.get("ServiceAccount", []):
         if found["metadata"]["name"] == account:
             annotations = found["metadata"].get("annotations", {})
-            shared = annotations.keys() & values.get("serviceAccount", {}).get("annotations", {}).keys()
+            shared = annotations.items() & values.get("serviceAccount", {}).get("annotations", {}).items()
             require(not shared, f"{where}: the migration's account has the role of the pods: {shared}")
 
 
