@@ -175,7 +175,9 @@ def check_objects():
     manifests = [manifest for file in chart.values_files() for manifest in chart.manifests(file)]
     existing = {f"{m['kind'].lower()}/{m['metadata']['name']}" for m in manifests}
     existing |= {name.replace("deployment/", "deploy/") for name in existing}
-    labels = [m["spec"]["template"]["metadata"]["labels"] for m in manifests if "template" in m.get("spec", {})]
+    specs = [manifest.get("spec", {}) for manifest in manifests]
+    specs = [spec.get("jobTemplate", {}).get("spec", spec) for spec in specs]
+    labels = [spec["template"]["metadata"]["labels"] for spec in specs if "template" in spec]
     identities = {(i["namespace"], i["serviceAccountName"]) for i in cluster.config()["iam"]["podIdentityAssociations"]}
     for command in documents.commands():
         if command.has("eksctl", "create", "podidentityassociation"):

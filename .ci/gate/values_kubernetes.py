@@ -40,9 +40,10 @@ def chart_values(require):
         for manifest in chart.manifests(file):
             manifests.setdefault(manifest["kind"], []).append(manifest)
         _pods(require, f"chart with {file.name}", manifests)
-        _logins(require, f"chart with {file.name}", manifests, yaml.safe_load(file.read_text()))
+        values = yaml.safe_load(file.read_text())
+        _logins(require, f"chart with {file.name}", manifests, values)
         for job in manifests.get("CronJob", []):
-            _reconcile(require, f"chart with {file.name}", job["spec"])
+            _reconcile(require, f"chart with {file.name}", job["spec"], values["bucket"].split(","))
         for policy in manifests.get("NetworkPolicy", []):
             _network(require, f"chart with {file.name}", policy["spec"])
             _collector(require, f"chart with {file.name}", policy["spec"], manifests["ConfigMap"])
@@ -211,11 +212,13 @@ def _logins(require, where, manifests, values):
             require(not shared, f"{where}: the migration's account has the role of the pods: {shared}")
 
 
-def _reconcile(require, where, spec):
+def _reconcile(require, where, spec, buckets):
     job = spec["jobTemplate"]["spec"]
     pod = job["template"]["spec"]
     require(
-        pod["containers"][0]["args"] == ["reconcile", "--apply"], f"{where}: without --apply reconcile queues nothing"
+        [container["args"] for container in pod["containers"]]
+        == [["reconcile", "--apply", "--bucket", bucket] for bucket in buckets],
+        f"{where}: without --apply reconcile queues nothing, and each run takes one bucket",
     )
     require(
         job["backoffLimit"] <= 2 and pod["restartPolicy"] == "Never",
