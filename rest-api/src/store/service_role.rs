@@ -123,6 +123,8 @@ pub(super) fn check_name(user: &str) -> Result<(), StoreError> {
 
 /// Returns whether the role is there.
 ///
+/// A service that serves meanwhile has temporary tables. Those of other databases cannot be told from other tables.
+///
 /// # Errors
 /// If it may do more than what it is granted here.
 async fn is_present(transaction: &Transaction<'_>, user: &str) -> Result<bool, StoreError> {
@@ -135,9 +137,12 @@ async fn is_present(transaction: &Transaction<'_>, user: &str) -> Result<bool, S
             when exists (select from pg_auth_members where member = r.oid)
                 then 'it is a member of other roles'
             when exists (
-                select from pg_shdepend
+                select from pg_shdepend s
+                left join pg_class c on s.classid = 'pg_class'::regclass and s.objid = c.oid
+                    and s.dbid = (select oid from pg_database where datname = current_database())
                 where refclassid = 'pg_authid'::regclass and refobjid = r.oid and deptype = 'o'
-            ) then 'it owns objects of this database or of another one'
+                    and (s.classid <> 'pg_class'::regclass or c.relpersistence <> 't')
+            ) then 'it owns objects'
         end
         from pg_roles r
         where rolname = $1";
