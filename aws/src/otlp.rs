@@ -52,15 +52,13 @@ struct Export {
 /// has one. A second call changes nothing.
 ///
 /// # Errors
-/// If a variable is malformed. The text names it.
+/// If the endpoint is malformed. The SDK ignores other variables that are.
 pub fn init(service: &str) -> Result<(), String> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let is_named = ENDPOINTS.iter().any(|name| !variable(name).is_empty());
+    let endpoint = ENDPOINTS.iter().map(|name| variable(name)).find(|value| !value.is_empty());
     let is_disabled = variable("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true")
         || variable("OTEL_TRACES_EXPORTER") == "none";
-    if !is_named || is_disabled {
-        return Ok(());
-    }
+    let Some(endpoint) = endpoint.filter(|_| !is_disabled) else { return Ok(()) };
     // Fails if the process already has a provider, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
@@ -73,7 +71,15 @@ pub fn init(service: &str) -> Result<(), String> {
         .build();
     let tracer = provider.tracer("movies-r-us");
     let _already_started = EXPORT.set(Export { provider, tracer, collector });
+    info!(collector = host(&endpoint), "spans are exported");
     Ok(())
+}
+
+/// Returns host and port of an endpoint, without the credentials that it may have.
+fn host(endpoint: &str) -> &str {
+    let (_, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit('@').next().unwrap_or_default()
 }
 
 /// Describes this process as the environment does.
@@ -97,12 +103,12 @@ pub async fn flush(limit: Duration) {
     let (sender, flushed) = oneshot::channel();
     std::thread::spawn(move || sender.send(provider.force_flush()));
     if tokio::time::timeout(limit, flushed).await.is_err() {
-        collector.has_failed(&OTelSdkError::Timeout(limit));
+        collector.note_failure(&OTelSdkError::Timeout(limit));
     }
 }
 
 /// A span that is exported when it is dropped. It is nothing where nothing is exported.
-pub struct Span(Option<opentelemetry_sdk::trace::Span>);
+pub struct Span(Option<Box<opentelemetry_sdk::trace::Span>>);
 
 impl Span {
     /// A span that is never exported.
@@ -124,7 +130,7 @@ impl Span {
                 Context::new()
             }
         };
-        Self(Some(tracer.build_with_context(builder, &context)))
+        Self(Some(Box::new(tracer.build_with_context(builder, &context))))
     }
 
     /// Starts a span below the one that the ledger has kept for an ingest. Without one, the span is the first of
@@ -171,7 +177,7 @@ impl Span {
 
     /// Returns the span if the sampler has chosen it.
     fn recording(&mut self) -> Option<&mut opentelemetry_sdk::trace::Span> {
-        self.0.as_mut().filter(|span| span.is_recording())
+        self.0.as_deref_mut().filter(|span| span.is_recording())
     }
 }
 
@@ -219,7 +225,7 @@ impl IdGenerator for Ids {
     }
 }
 
-/// Whether the collector answers.
+/// Whether the collector has failed to answer.
 #[derive(Clone, Debug, Default)]
 struct Collector(Arc<AtomicBool>);
 
@@ -229,13 +235,13 @@ impl Collector {
     }
 
     /// Logs the first of several failures.
-    fn has_failed(&self, error: &OTelSdkError) {
+    fn note_failure(&self, error: &OTelSdkError) {
         if !self.0.swap(true, Ordering::Relaxed) {
             warn!(%error, "spans cannot be exported, and are lost until the collector answers");
         }
     }
 
-    fn has_answered(&self) {
+    fn note_answer(&self) {
         if self.0.swap(false, Ordering::Relaxed) {
             info!("spans are exported again");
         }
@@ -253,8 +259,8 @@ impl SpanExporter for Reporting {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.exporter.export(batch).await;
         match &exported {
-            Ok(()) => self.collector.has_answered(),
-            Err(error) => self.collector.has_failed(error),
+            Ok(()) => self.collector.note_answer(),
+            Err(error) => self.collector.note_failure(error),
         }
         exported
     }
@@ -269,5 +275,19 @@ impl SpanExporter for Reporting {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host;
+
+    #[test]
+    fn the_host_of_an_endpoint_has_no_credentials() {
+        for endpoint in
+            ["http://c:4318", "http://user:pass@c:4318/v1/traces", "http://c:4318?key=k"]
+        {
+            assert_eq!(host(endpoint), "c:4318", "{endpoint}");
+        }
     }
 }

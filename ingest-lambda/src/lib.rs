@@ -45,7 +45,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Serves invocations from the Lambda Runtime API until Lambda ends the process.
 ///
 /// # Errors
-/// If the API token cannot be read, the Runtime API cannot be reached, or a variable of OpenTelemetry is malformed.
+/// If the API token cannot be read, the Runtime API cannot be reached, or the endpoint of OpenTelemetry is malformed.
 pub async fn run(config: Config) -> Result<(), Error> {
     let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME");
     otlp::init(name.as_deref().unwrap_or("ingest-lambda"))?;

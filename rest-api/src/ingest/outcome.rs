@@ -38,14 +38,6 @@ impl Worker {
         duration: Duration,
         mut exported: otlp::Span,
     ) {
-        // A fault of the file and a blocked snapshot are results, and no errors of the service.
-        if let Err(failure) = &result
-            && failure.fault_of_file().is_none()
-            && !matches!(failure.store(), Some(StoreError::TooManyWithdrawn { .. }))
-        {
-            exported.set("error.type", || failure.code().name());
-            exported.fail();
-        }
         match result {
             Ok(Attempted::Merged(merged)) => self.after_merge(&merged, duration),
             Ok(Attempted::Rejected(violations)) => self.reject(claim, &violations, duration).await,
@@ -66,7 +58,11 @@ impl Worker {
                     Failure::Object(ObjectError::Gone(cause)) => {
                         self.requeue_or_give_up(claim, cause, duration).await;
                     }
-                    _ => self.requeue_or_fail(claim, &failure, duration).await,
+                    _ => {
+                        exported.set("error.type", || failure.code().name());
+                        exported.fail();
+                        self.requeue_or_fail(claim, &failure, duration).await;
+                    }
                 },
             },
         }

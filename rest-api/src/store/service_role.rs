@@ -94,10 +94,13 @@ async fn grant_once(
 ) -> Result<(), StoreError> {
     let transaction = client.transaction().await?;
     if !is_present(&transaction, user).await? {
-        transaction.batch_execute(&format!("create role \"{user}\"")).await?;
+        transaction
+            .batch_execute(&format!("/* service_role::grant_once */ create role \"{user}\""))
+            .await?;
         info!(user, "created the role of the service");
     }
-    let login = format!("alter role \"{user}\" login password '{verifier}'");
+    let login =
+        format!("/* service_role::grant_once */ alter role \"{user}\" login password '{verifier}'");
     transaction.batch_execute(&login).await?;
     if is_newest {
         take_back(&transaction, user).await?;
@@ -177,8 +180,8 @@ async fn take_back(transaction: &Transaction<'_>, user: &str) -> Result<(), Stor
         where namespace = current_schema()::regnamespace and pg_has_role(owner, 'usage')
             and grantee = (select oid from pg_roles where rolname = $1)";
     let revoke = query_one(transaction, revoke, &[&user]).await?;
-    if let Some(statements) = revoke.get(0) {
-        transaction.batch_execute(statements).await?;
+    if let Some(statements) = revoke.get::<_, Option<&str>>(0) {
+        transaction.batch_execute(&format!("/* service_role::take_back */ {statements}")).await?;
     }
     Ok(())
 }
@@ -209,7 +212,10 @@ async fn grant_privileges(transaction: &Transaction<'_>, user: &str) -> Result<(
             format!("{later} grant usage on sequences to \"{user}\""),
         ])
         .collect();
-    transaction.batch_execute(&statements.join("; ")).await?;
+    let statements = statements.join("; ");
+    transaction
+        .batch_execute(&format!("/* service_role::grant_privileges */ {statements}"))
+        .await?;
     close_schema(transaction, schema, user).await
 }
 
@@ -223,7 +229,7 @@ async fn close_schema(
         return Ok(());
     }
     let close = format!("revoke create on schema {schema} from public, \"{user}\"");
-    transaction.batch_execute(&close).await?;
+    transaction.batch_execute(&format!("/* service_role::close_schema */ {close}")).await?;
     // Of a schema that is another's Postgres revokes nothing, and warns.
     if may_create(transaction, user).await? {
         return Err(StoreError::Setup(format!(

@@ -282,8 +282,8 @@ async fn recording_reads_few_rows_however_many_versions_an_object_has() {
         for option in SHORT_OPTIONS.split("-c").filter(|option| !option.trim().is_empty()) {
             client.batch_execute(&format!("set {option}")).await.unwrap();
         }
-        let types =
-            "text, text, text, text, text, timestamptz, timestamptz, bigint, text, text, bigint, bool";
+        let types = "text, text, text, text, text, timestamptz, timestamptz, bigint, text, text, bigint, bool, \
+                     text";
         let prepare = format!("prepare record ({types}) as {}", version_order::RECORD);
         client.batch_execute(&prepare).await.unwrap();
         let record = async |etag: &str, sequencer: Option<&str>, event: Option<&str>| {
@@ -292,7 +292,7 @@ async fn recording_reads_few_rows_however_many_versions_an_object_has() {
             let (sequencer, event, written) = (text(sequencer), text(event), text(written));
             let execute = format!(
                 "execute record ('movies', 'daily.json', null, '{etag}', {sequencer}, {event}, \
-                 {written}, 1, '', null, 1, false)"
+                 {written}, 1, '', null, 1, false, null)"
             );
             plan(client, &execute, &[]).await
         };

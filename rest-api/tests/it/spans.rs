@@ -22,8 +22,9 @@ use crate::support::{
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const UNSAMPLED_TRACE: &str = "aaf92f3577b34da6a3ce929d0e0e47aa";
+const ANONYMOUS_TRACE: &str = "bbf92f3577b34da6a3ce929d0e0e47bb";
 
-/// How long a name of a thread is that Linux keeps.
+/// The name of the exporter's thread. Linux keeps 15 bytes of it.
 const THREAD: &str = "OpenTelemetry.T";
 
 type Bodies = Arc<Mutex<Vec<u8>>>;
@@ -74,11 +75,14 @@ async fn notify(address: SocketAddr, key: &str, trace: &str, flags: &str) -> i64
     response.json::<Value>().await.unwrap()["id"].as_i64().unwrap()
 }
 
-/// Returns whether the process has the thread that exports.
-fn has_exporter(process: &Process) -> bool {
+/// Returns whether the program has a thread that exports; none where the system does not tell.
+fn has_exporter(process: &Process) -> Option<bool> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
     let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
     let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")));
-    names.flatten().any(|name| name.trim() == THREAD)
+    Some(names.flatten().any(|name| name.trim() == THREAD))
 }
 
 fn binary(trace: &str) -> Vec<u8> {
@@ -94,15 +98,20 @@ async fn the_last_spans_leave_when_the_service_stops() {
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_BSP_SCHEDULE_DELAY", "3600000")],
     )
     .await;
-    assert!(has_exporter(&process));
+    assert_ne!(has_exporter(&process), Some(false));
     let exported = notify(address, "k", TRACE, "01").await;
     let unsampled = notify(address, "unsampled", UNSAMPLED_TRACE, "00").await;
     let missing = format!("http://{address}/movies/1?secret=hunter2");
     reqwest::Client::new().get(missing).bearer_auth("hunter2").send().await.unwrap();
+    // Who shows no credentials does not decide what is exported.
+    let anonymous = format!("00-{ANONYMOUS_TRACE}-00f067aa0ba902b7-00");
+    let request = reqwest::Client::new().get(format!("http://{address}/movies/2"));
+    request.header("traceparent", anonymous).send().await.unwrap();
     assert!(bodies.lock().unwrap().is_empty(), "spans left before the service stopped");
     process.terminate().await;
 
     assert!(contains(&bodies, b"POST /notify"));
+    assert!(contains(&bodies, &binary(ANONYMOUS_TRACE)));
     assert!(contains(&bodies, b"GET /movies/{id}"));
     assert!(contains(&bodies, b"movies-r-us"));
     assert!(contains(&bodies, &binary(TRACE)));
@@ -134,7 +143,7 @@ async fn nothing_is_exported_unless_it_is_asked_for() {
     ] {
         let (process, address) = start(&service, &variables).await;
         let id = notify(address, "k", TRACE, "01").await;
-        assert!(!has_exporter(&process), "{variables:?}");
+        assert_ne!(has_exporter(&process), Some(true), "{variables:?}");
         process.terminate().await;
         let sql = service.sql().await;
         let kept = sql.query_one("select traceparent from ingests where id = $1", &[&id]).await;

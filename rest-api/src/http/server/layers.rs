@@ -77,7 +77,9 @@ where
         let (mut response, route, span, mut exported) = match self.at_once(&request, started) {
             Some((response, route)) => (response, route, Span::none(), otlp::Span::NONE),
             None => {
-                let exported = with_ids(&mut request, &id);
+                // Probes come every few seconds, and say nothing that the metrics do not.
+                let is_exported = self.app.is_some();
+                let exported = with_ids(&mut request, &id, in_flight.method(), is_exported);
                 request.extensions_mut().insert(peer);
                 let span = span(&request);
                 let request = request.map(|body| ReceivedBody::new(body, receiving));
@@ -143,8 +145,13 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// Adds the request id, and the request's trace: the one that the client sent, or a new one. Returns the request's
-/// span in it.
-fn with_ids<B>(request: &mut Request<B>, id: &HeaderValue) -> otlp::Span {
+/// span in it, called `method` until its route is known.
+fn with_ids<B>(
+    request: &mut Request<B>,
+    id: &HeaderValue,
+    method: &'static str,
+    is_exported: bool,
+) -> otlp::Span {
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let mut headers = request.headers().get_all(TRACEPARENT).iter();
     let sent = match (headers.next(), headers.next()) {
@@ -152,25 +159,26 @@ fn with_ids<B>(request: &mut Request<B>, id: &HeaderValue) -> otlp::Span {
         _ => None,
     };
     let id = sent.map_or_else(TraceId::random, |sent| sent.trace_id);
-    let exported = otlp::Span::start(SpanKind::Server, "request", id, sent);
+    // Who shows no credentials does not decide what is exported.
+    let parent = sent.filter(|_| request.headers().contains_key(header::AUTHORIZATION));
+    let exported = match is_exported {
+        true => otlp::Span::start(SpanKind::Server, method, id, parent),
+        false => otlp::Span::NONE,
+    };
     request.extensions_mut().insert(Trace { id, span: exported.traceparent() });
     exported
 }
 
-/// Gives the exported span of a request its name and attributes.
+/// Completes the exported span of a request.
 fn describe(
     exported: &mut otlp::Span,
     method: &'static str,
     RouteLabel(route): RouteLabel,
     status: StatusCode,
 ) {
-    if route == RouteLabel::NONE.0 {
-        exported.rename(|| method.to_owned());
-    } else {
-        exported.rename(|| format!("{method} {route}"));
-        exported.set("http.route", || route);
-    }
+    exported.rename(|| format!("{method} {route}"));
     exported.set("http.request.method", || method);
+    exported.set("http.route", || route);
     exported.set("http.response.status_code", || i64::from(status.as_u16()));
     if status.is_server_error() {
         exported.fail();

@@ -31,7 +31,10 @@ fn fetch(name: &str) -> PathBuf {
         .output()
         .unwrap_or_else(|error| panic!("Python 3 with pip is needed for {file}: {error}"));
     assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
-    // Atomic, so that an interrupted run leaves no incomplete directory.
-    std::fs::rename(&unpacked, &directory).unwrap();
+    // Atomic, so that an interrupted run leaves no incomplete directory. It fails if another run was faster.
+    if let Err(error) = std::fs::rename(&unpacked, &directory) {
+        assert!(directory.exists(), "{error}");
+        std::fs::remove_dir_all(unpacked).unwrap();
+    }
     directory
 }
