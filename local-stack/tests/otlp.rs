@@ -143,8 +143,8 @@ async fn start_collector(
     (collector, address)
 }
 
-/// Runs the stack while one file is put and ingested. Returns its log.
-async fn put_one_file(directory: &Path, endpoint: &str) -> String {
+/// Runs the stack while one file is put and ingested, and until the function has sent its span. Returns its log.
+async fn put_one_file(directory: &Path, endpoint: &str, spans: &Spans) -> String {
     let mut stack = Command::new(env!("CARGO_BIN_EXE_local-stack"));
     stack.args(["--api", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--no-sample", "--data-dir"]);
     stack.arg(directory.join("stack")).env("MRU_API_TOKEN", "a-token-for-tests");
@@ -168,13 +168,17 @@ async fn put_one_file(directory: &Path, endpoint: &str) -> String {
     let movie = json!({ "title": "Traced", "year": 2026 }).to_string();
     let put = local_stack::client(s3).put_object().bucket("movies-r-us").key(KEY);
     put.body(ByteStream::from(movie.into_bytes())).send().await.unwrap();
-    // The line of the result is the last thing that the put causes.
+    // The line of the result is the last thing that the put causes in the service.
     let result = tokio::task::spawn_blocking(move || {
         printed.map(Result::unwrap).find(|line| line.contains(KEY))
     });
     assert!(result.await.unwrap().is_some());
     let found = reqwest::get(format!("http://{api}/movies?title=traced")).await.unwrap();
     assert_eq!(found.status().as_u16(), 200);
+
+    // The function answers when its span has been sent. The stack does not wait for it when it stops.
+    let of_function = || spans.lock().unwrap().iter().any(|it| it.span.name == "notify");
+    wait_until(of_function).await;
 
     let id = stack.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
@@ -194,7 +198,7 @@ async fn one_put_is_one_trace_of_function_and_service() {
     let (backend, spans) = start_backend().await;
     let (_collector, collector) = start_collector(&program, &directory.0, backend).await;
 
-    let log = put_one_file(&directory.0, &format!("http://{collector}")).await;
+    let log = put_one_file(&directory.0, &format!("http://{collector}"), &spans).await;
     let notified = log.lines().find(|line| line.contains("notified the API")).unwrap();
     let (_, trace_id) = notified.split_once("trace_id=").unwrap();
     let trace_id = trace_id[..32].to_owned();
@@ -203,10 +207,7 @@ async fn one_put_is_one_trace_of_function_and_service() {
         let spans = spans.lock().unwrap().clone();
         spans.into_iter().filter(|it| hex(&it.span.trace_id) == trace_id).collect()
     };
-    let started = Instant::now();
-    while of_trace().len() < 4 && started.elapsed() < Duration::from_secs(60) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait_until(|| of_trace().len() >= 4).await;
     let spans = of_trace();
     assert_eq!(spans.len(), 4, "{spans:?}");
     let spans: HashMap<String, Exported> =
@@ -237,6 +238,14 @@ async fn one_put_is_one_trace_of_function_and_service() {
     for message in ["ingest recorded", "ingest claimed", "ingest succeeded"] {
         let line = log.lines().find(|line| line.contains(message)).unwrap();
         assert!(line.contains(&trace_id), "{line}");
+    }
+}
+
+/// Waits until `is_reached`, at most for a minute.
+async fn wait_until(is_reached: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_reached() && started.elapsed() < Duration::from_secs(60) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -277,6 +277,7 @@ async fn serve(
     let main = http::Listener {
         socket: listener,
         app: wrap.is_none().then(|| Arc::clone(&app)),
+        exports_spans: true,
         routes: match wrap {
             Some(wrap) => wrap(http::routes(Arc::clone(&app))),
             None => http::routes(Arc::clone(&app)),
@@ -287,6 +288,7 @@ async fn serve(
     let probes = probe_listener.map(|socket| http::Listener {
         socket,
         app: None,
+        exports_spans: false,
         routes: http::probe_routes(app),
         limits: ServerLimits::PROBES,
         origins: CorsOrigins::Listed(Vec::new()),

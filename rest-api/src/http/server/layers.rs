@@ -51,6 +51,7 @@ pub(super) struct Layers<S> {
     pub(super) routes: S,
     /// Whose answers in memory are asked before the routes. None if the routes must see each request.
     pub(super) app: Option<Arc<App>>,
+    pub(super) exports_spans: bool,
     pub(super) metrics: Arc<Metrics>,
     pub(super) memory: ResponseMemory,
     pub(super) cors: Cors,
@@ -77,9 +78,8 @@ where
         let (mut response, route, span, mut exported) = match self.at_once(&request, started) {
             Some((response, route)) => (response, route, Span::none(), otlp::Span::NONE),
             None => {
-                // Probes come every few seconds, and say nothing that the metrics do not.
-                let is_exported = self.app.is_some();
-                let exported = with_ids(&mut request, &id, in_flight.method(), is_exported);
+                let method = in_flight.method();
+                let exported = with_ids(&mut request, &id, method, self.exports_spans);
                 request.extensions_mut().insert(peer);
                 let span = span(&request);
                 let request = request.map(|body| ReceivedBody::new(body, receiving));

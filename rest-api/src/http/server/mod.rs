@@ -66,6 +66,9 @@ pub(crate) struct Listener {
     pub(crate) routes: BoxedFilter<(warp::reply::Response,)>,
     /// Whose answers in memory are asked before the routes. None if the routes must see each request.
     pub(crate) app: Option<Arc<App>>,
+    /// Whether requests have exported spans. Probes have none: they come every few seconds, and say nothing that the
+    /// metrics do not.
+    pub(crate) exports_spans: bool,
     pub(crate) limits: ServerLimits,
     /// The origins whose pages may read.
     pub(crate) origins: CorsOrigins,
@@ -111,7 +114,7 @@ fn raise_descriptor_limit() {
 
 /// Serves one listener. If no file descriptor is left, a connection of `replaceable` makes place.
 async fn accept_all(
-    Listener { socket, routes, app, limits, origins }: Listener,
+    Listener { socket, routes, app, exports_spans, limits, origins }: Listener,
     places: Arc<Places>,
     replaceable: &Places,
     threads: &Threads,
@@ -121,6 +124,7 @@ async fn accept_all(
     let layers = Arc::new(Layers {
         routes: warp::service(routes),
         app,
+        exports_spans,
         metrics,
         memory: ResponseMemory::new(&limits),
         cors: Cors::new(&origins),
