@@ -89,6 +89,8 @@ INVALID_VALUES = [
     ("oidc: {issuer: 'https://id.example.com'}", "'/oidc/audience'"),
     ("tracing: {endpoint: 'otel-collector:4318'}", "'/tracing/endpoint'"),
     ("tracing: {endpoint: 'http://me:hunter2@collector.example.com'}", "'/tracing/endpoint'"),
+    ("tracing: {endpoint: 'http://collector.example.com:99999'}", "the port of tracing.endpoint is above 65535"),
+    ("tracing: {endpoint: 'http://collector.example.com:0'}", "'/tracing/endpoint'"),
     ("tracing: {sampleRatio: 10}", "'/tracing/sampleRatio': maximum"),
     ("publicLedger: 'false'", "'/publicLedger'"),
     ("images: 'on'", "'/images'"),
@@ -680,11 +682,16 @@ check(len(names) == 3, "migration", f"each release must get its own Job name: {n
 check(all(len(name) <= 63 for name in names), "migration", "the Job's name is too long for a label")
 report("migration: one Job name per release, also with helm template")
 
-# One account for all pods; and the values of a release before the role of the service, as --reuse-values has them.
-for override in (
-    {"migration": {"serviceAccountName": "movies-r-us"}},
-    {"database": {"service": None}, "migration": {"serviceAccountName": None, "serviceAccountAnnotations": None}},
-):
+# The values of an earlier release, as --reuse-values has them, lack what is null here. They mean the same as defaults.
+EARLIER = {
+    "database": {"service": None},
+    "ingress": {"public": {"scheme": None}},
+    "migration": {"serviceAccountName": None, "serviceAccountAnnotations": None},
+    "tracing": None,
+}
+SAME = {"database": {"service": {"secretArn": ""}}, "migration": {"serviceAccountName": ""}}
+renders = []
+for override in ({"migration": {"serviceAccountName": "movies-r-us"}}, EARLIER, SAME):
     code, out, err = helm(
         "template",
         "movies-r-us",
@@ -698,7 +705,10 @@ for override in (
     check(code == 0, str(override), err.strip())
     if code == 0:
         check_manifests(str(override), out)
-report("one service account; values without a role of the service")
+    # The name of the Job has a digest of the values.
+    renders.append(re.sub(r"(-migrate-1)-\w+", r"\1", out))
+check(renders[1] == renders[2], str(EARLIER), "the manifests are others than those of the defaults")
+report("one service account; values of an earlier release")
 
 for override, message in INVALID_VALUES:
     code, out, err = helm(

@@ -161,8 +161,13 @@ variable "tracing_endpoint" {
   default     = null
 
   validation {
-    condition     = var.tracing_endpoint == null ? true : can(regex("^https?://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~-]+)*/?$", var.tracing_endpoint))
+    condition     = var.tracing_endpoint == null ? true : can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~-]+)*/?$", var.tracing_endpoint))
     error_message = "tracing_endpoint must be a URL such as http://otel.example.internal:4318, without credentials."
+  }
+
+  validation {
+    condition     = tonumber(try(regex(":([0-9]{1,5})(?:/|$)", var.tracing_endpoint)[0], 1)) <= 65535
+    error_message = "The port of tracing_endpoint must be at most 65535."
   }
 }
 

@@ -332,6 +332,16 @@ run "refuses_a_collector_with_credentials" {
   expect_failures = [var.tracing_endpoint]
 }
 
+run "refuses_a_collector_with_an_impossible_port" {
+  command = plan
+
+  variables {
+    tracing_endpoint = "http://otel.example.internal:99999"
+  }
+
+  expect_failures = [var.tracing_endpoint]
+}
+
 run "without_s3_endpoint" {
   variables {
     s3_endpoint = false
