@@ -10,6 +10,7 @@ import sys
 import yaml
 
 CONFIG = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "infrastructure/1-eks/config.yml")
+# Of eksctl 0.231, one version newer than scripts/install-eksctl installs. CONFIG uses nothing that 0.231 added.
 SCHEMA = pathlib.Path("../shared/infra/eksctl-clusterconfig.schema.json")
 # End of EKS standard support by Kubernetes version. Every other version is refused.
 STANDARD_SUPPORT_ENDS = {"1.35": "2027-03-27", "1.36": "2027-08-02"}
