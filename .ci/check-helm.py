@@ -664,18 +664,16 @@ check(
 )
 report("routes, terraform outputs and variables that the chart uses; NOTES.txt")
 
+
+def render_aws(release, override):
+    """Returns what helm makes of the values of ci/aws.yaml with `override`: exit code, manifests, errors."""
+    values = ("--values", str(CHART / "ci/aws.yaml"), "--values", "-")
+    return helm("template", release, str(CHART), *values, stdin=json.dumps(override))
+
+
 names = set()
 for override in ({}, {"workers": 3}, {"image": {"tag": "0.9.0"}}):
-    code, out, err = helm(
-        "template",
-        "m" * 53,
-        str(CHART),
-        "--values",
-        str(CHART / "ci/aws.yaml"),
-        "--values",
-        "-",
-        stdin=json.dumps(override),
-    )
+    code, out, err = render_aws("m" * 53, override)
     check(code == 0, "migration", err.strip())
     names |= set(re.findall(r"name: (\S+-migrate-\S+)", out))
 check(len(names) == 3, "migration", f"each release must get its own Job name: {names}")
@@ -692,16 +690,7 @@ EARLIER = {
 SAME = {"database": {"service": {"secretArn": ""}}, "migration": {"serviceAccountName": ""}}
 renders = []
 for override in ({"migration": {"serviceAccountName": "movies-r-us"}}, EARLIER, SAME):
-    code, out, err = helm(
-        "template",
-        "movies-r-us",
-        str(CHART),
-        "--values",
-        str(CHART / "ci/aws.yaml"),
-        "--values",
-        "-",
-        stdin=json.dumps(override),
-    )
+    code, out, err = render_aws("movies-r-us", override)
     check(code == 0, str(override), err.strip())
     if code == 0:
         check_manifests(str(override), out)

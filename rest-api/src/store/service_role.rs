@@ -110,10 +110,10 @@ async fn grant_once(
     Ok(())
 }
 
-/// Checks that the name of the role needs no quotes.
+/// Checks that the name of the role has plain characters alone: statements contain it in quotes.
 ///
 /// # Errors
-/// If it does.
+/// If it has others.
 pub(super) fn check_name(user: &str) -> Result<(), StoreError> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let first = user.chars().next().unwrap_or('0');
