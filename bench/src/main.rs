@@ -182,6 +182,12 @@ enum Command {
         /// Address to listen at
         listen: SocketAddr,
     },
+    /// Respond to queries by plain statements; the command `queries` starts this program with it
+    #[command(name = queries::plain::COMMAND, hide = true)]
+    Plain {
+        /// Address to listen at
+        listen: SocketAddr,
+    },
     /// Run the Lambda function; the local stack starts this program with this command
     #[command(name = FUNCTION_COMMAND, hide = true)]
     Lambda,
@@ -215,6 +221,7 @@ async fn main() -> Result<()> {
         Command::Search { data, movies } => search::measure(&data, movies).await,
         Command::Service => process::run_service().await,
         Command::Bare { listen } => queries::bare::run(listen).await,
+        Command::Plain { listen } => queries::plain::run(listen).await,
         Command::Queries(options) => queries::measure(options).await,
         Command::Lambda => run_function().await,
     }

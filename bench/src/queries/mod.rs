@@ -3,9 +3,9 @@
 //! processors, and so does the load with the limit.
 //!
 //! ```text
-//! load, catalogue, bare
+//! load, catalogue
 //! mix       what is asked
-//! sql       uses load: the limits of Postgres
+//! bare, plain, sql   the limits
 //! cached, tokens, streams, uncached, nasty, overload   the parts of the table
 //! ```
 
@@ -16,6 +16,7 @@ mod load;
 mod mix;
 mod nasty;
 mod overload;
+pub(crate) mod plain;
 mod sql;
 mod streams;
 mod tokens;
@@ -93,6 +94,9 @@ pub(crate) struct Options {
 /// The database of all parts.
 const DATABASE: &str = "queries";
 
+/// A quarter of the memory of the instance that terraform creates by default (db.m7g.large, 8 GiB), as RDS sets it.
+const SHARED_BUFFERS: &str = "shared_buffers=2GB";
+
 /// From how many movies on the targets of a million apply.
 const LARGE: usize = 1_000_000;
 
@@ -105,7 +109,10 @@ pub(crate) async fn measure(options: Options) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let figures = with_directory(async |directory| {
         std::fs::create_dir_all(directory)?;
-        let postgres = Postgres::start(&directory.join("postgres"), Purpose::Test).await?;
+        let settings = [SHARED_BUFFERS.to_owned()];
+        let directory_of_postgres = directory.join("postgres");
+        let postgres =
+            Postgres::start_with(&directory_of_postgres, Purpose::Test, 5432, &settings).await?;
         let outcome = run(&postgres, directory, &options).await;
         postgres.stop().await;
         outcome
@@ -123,7 +130,6 @@ async fn run(postgres: &Postgres, directory: &Path, options: &Options) -> Result
     };
     let store = ingest::create_store(postgres, DATABASE).await?;
     ingest::ingest(&store, 0, &catalogue, rest_api::store::Mode::Upsert).await?;
-    drop(store);
     postgres.connect(DATABASE).await?.batch_execute("vacuum analyze movies").await?;
     figures.condition(conditions(postgres, catalogue.len(), options).await?);
     let service = start(postgres, directory).await?;
@@ -148,10 +154,10 @@ async fn run(postgres: &Postgres, directory: &Path, options: &Options) -> Result
         streams::measure(postgres, directory, effort, &mut figures).await?;
     }
     if includes(Part::Uncached) {
-        let queries = mix(1)?.title_queries(number * 2 * options.rounds)?;
-        uncached::title(&service, postgres, &queries, effort, &mut figures).await?;
+        let queries = mix(1)?.title_queries(number * 4 * options.rounds)?;
+        uncached::title(&service, (postgres, &store), &queries, effort, &mut figures).await?;
         let queries = mix(2)?.queries(number * options.rounds)?;
-        uncached::mix(&service, postgres, &queries, effort, &mut figures).await?;
+        uncached::mix(&service, (postgres, directory), &queries, effort, &mut figures).await?;
     }
     if includes(Part::Latencies) {
         let queries = mix(3)?.queries(number * 3)?;

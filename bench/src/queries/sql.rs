@@ -1,5 +1,5 @@
-//! The limits of uncached queries: Postgres itself, without the service. Each client has a connection of its own and
-//! prepared statements. (pgbench takes numbers as parameters, no text.)
+//! The limit of an uncached title query: prepared statements, sent to Postgres without the service. Each client has a
+//! connection of its own and prepared statements. (pgbench takes numbers as parameters, no text.)
 
 use std::{
     collections::HashMap,
@@ -13,33 +13,21 @@ use std::{
 
 use anyhow::Result;
 use local_stack::postgres::{Postgres, USER};
-use rest_api::store::{MovieQuery, page_query};
-use serde::Serialize;
-use tokio_postgres::{NoTls, Row, Statement, types::ToSql};
+use rest_api::store::{MovieQuery, PageStatement, Revision, Store, fold, page_session};
+use tokio_postgres::{NoTls, Statement, types::ToSql};
 
 use super::{
     DATABASE,
     load::{Outcome, run},
 };
 
-/// What the clients do.
+/// What the clients send.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Way {
-    /// The statements and the session of the service; the rows are read.
-    Same,
-    /// The same filters, with Postgres's own choice of plans; rows of columns become JSON by serde.
+    /// The statement that one writes for a filter of the title, in a session with the default options of Postgres.
     Plain,
-}
-
-impl Way {
-    fn options(self) -> &'static str {
-        match self {
-            Self::Same => {
-                "-c plan_cache_mode=force_custom_plan -c jit=off -c max_parallel_workers_per_gather=0"
-            }
-            Self::Plain => "-c plan_cache_mode=auto",
-        }
-    }
+    /// The statements of the service, in sessions with its options.
+    Service,
 }
 
 /// A statement and its parameters.
@@ -48,7 +36,7 @@ struct Prepared {
     params: Vec<Box<dyn ToSql + Send + Sync>>,
 }
 
-/// The statements of `queries`.
+/// The statements of queries.
 pub(super) struct Statements {
     way: Way,
     all: Vec<Prepared>,
@@ -56,24 +44,37 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    pub(super) fn new(queries: &[MovieQuery], way: Way) -> Arc<Self> {
-        let prepared = queries.iter().filter_map(page_query).map(|query| {
-            let text = match way {
-                Way::Same => query.text.clone(),
-                Way::Plain => plain(&query.text),
-            };
-            Prepared { text, params: query.into_params() }
-        });
-        Arc::new(Self { way, all: prepared.collect(), next: AtomicUsize::new(0) })
+    /// Returns those of queries with a filter of the title alone.
+    pub(super) async fn new(store: &Store, queries: &[MovieQuery], way: Way) -> Result<Arc<Self>> {
+        let mut all = Vec::with_capacity(queries.len());
+        for query in queries {
+            all.extend(match way {
+                Way::Plain => plain(query),
+                Way::Service => {
+                    let statement = store.page_statement(query, Revision::default()).await?;
+                    statement.map(|PageStatement { sql, .. }| Prepared {
+                        text: sql.text.clone(),
+                        params: sql.into_params(),
+                    })
+                }
+            });
+        }
+        Ok(Arc::new(Self { way, all, next: AtomicUsize::new(0) }))
+    }
+
+    fn options(&self) -> String {
+        match self.way {
+            Way::Plain => String::new(),
+            Way::Service => page_session(),
+        }
     }
 }
 
-/// Returns the statement that selects columns instead of the rendered document.
-fn plain(text: &str) -> String {
-    let movies = text.find("(select id, doc from movies").map_or(text, |at| &text[at..]);
-    let movies = movies.trim().trim_start_matches('(').trim_end_matches(')');
-    let columns = "select id, title_lc, year, cast_lc, genres_lc from movies";
-    format!("/* sql::plain */ {}", movies.replacen("select id, doc from movies", columns, 1))
+fn plain(query: &MovieQuery) -> Option<Prepared> {
+    let text = "select id, doc from movies where title_lc like $1 order by id limit $2".to_owned();
+    let title = fold(query.filters.titles.first()?);
+    let title = title.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+    Some(Prepared { text, params: vec![Box::new(format!("%{title}%")), Box::new(query.limit + 1)] })
 }
 
 /// Lets `clients` clients run statements for `duration`.
@@ -109,7 +110,7 @@ async fn client(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let mut config = tokio_postgres::Config::new();
-    config.host_path(directory).user(USER).dbname(DATABASE).options(statements.way.options());
+    config.host_path(directory).user(USER).dbname(DATABASE).options(statements.options());
     let (client, connection) = config.connect(NoTls).await?;
     tokio::task::spawn_local(connection);
     let mut prepared: HashMap<&str, Statement> = HashMap::new();
@@ -127,35 +128,8 @@ async fn client(
         };
         let params: Vec<&(dyn ToSql + Sync)> =
             params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
-        let rows = client.query(&statement, &params).await?;
-        if statements.way == Way::Plain {
-            std::hint::black_box(json(&rows)?);
-        }
+        client.query(&statement, &params).await?;
         outcome.record(200, started.elapsed());
     }
     Ok(())
-}
-
-fn json(rows: &[Row]) -> Result<Vec<u8>> {
-    #[derive(Serialize)]
-    struct Movie<'a> {
-        id: i64,
-        title: &'a str,
-        year: i32,
-        cast: Vec<&'a str>,
-        genres: Vec<&'a str>,
-    }
-    let movie = |row: &'_ Row| -> Result<Vec<u8>> {
-        let cast: &str = row.get("cast_lc");
-        let movie = Movie {
-            id: row.get("id"),
-            title: row.get("title_lc"),
-            year: row.get("year"),
-            cast: cast.split('\u{1f}').collect(),
-            genres: row.get("genres_lc"),
-        };
-        Ok(serde_json::to_vec(&movie)?)
-    };
-    let movies: Vec<Vec<u8>> = rows.iter().map(movie).collect::<Result<_>>()?;
-    Ok(movies.join(&b','))
 }

@@ -1,18 +1,20 @@
-//! Queries that reach Postgres. The limit is Postgres without the service.
+//! Queries that reach Postgres. The limit of title queries is Postgres without the service, that of the mix a plain
+//! service. A query comes again only after more than the cache holds.
 
-use std::time::Duration;
+use std::{fs::File, path::Path, time::Duration};
 
 use anyhow::Result;
 use local_stack::postgres::Postgres;
-use rest_api::store::MovieQuery;
+use rest_api::store::{MovieQuery, Store};
 
 use super::{
     load::{Outcome, Requests, closed, open},
     mix::path,
+    plain,
     sql::{self, Statements, Way},
 };
 use crate::{
-    process::Process,
+    process::{Process, start_helper},
     report::{Figures, Rounds, text},
 };
 
@@ -35,33 +37,52 @@ pub(super) struct Effort {
 /// Title queries beside the same statements without the service.
 pub(super) async fn title(
     service: &Process,
-    postgres: &Postgres,
+    (postgres, store): (&Postgres, &Store),
     queries: &[MovieQuery],
     effort: Effort,
     figures: &mut Figures,
 ) -> Result<()> {
-    let rounds = compare(service, postgres, queries, Way::Same, effort).await?;
-    let name =
-        "an uncached title query (10 movies), 8 clients, against the same prepared statements";
-    figures.share(name, &rounds, Some(TITLE));
+    let requests = Requests::get(queries.iter().map(path), "");
+    let statements = [
+        (Way::Plain, "the plain statement, prepared", Some(TITLE)),
+        (Way::Service, "the service's own statements without the service", None),
+    ];
+    for (way, limit, target) in statements {
+        let statements = Statements::new(store, queries, way).await?;
+        let mut rounds = Rounds::default();
+        for _ in 0..effort.rounds {
+            let limit = sql::closed(postgres, &statements, CLIENTS, effort.duration).await?;
+            let served = closed(service.address, &requests, CLIENTS, effort.duration).await?;
+            rounds.limit.push(limit.all_served()?.rate());
+            rounds.measured.push(served.all_served()?.rate());
+        }
+        let name = format!("an uncached title query (10 movies), 8 clients, against {limit}");
+        figures.share(&name, &rounds, target);
+    }
     Ok(())
 }
 
-/// The mix beside plain statements whose rows become JSON.
+/// The mix beside a service with plain statements.
 pub(super) async fn mix(
     service: &Process,
-    postgres: &Postgres,
+    (postgres, directory): (&Postgres, &Path),
     queries: &[MovieQuery],
     effort: Effort,
     figures: &mut Figures,
 ) -> Result<()> {
-    let rounds = compare(service, postgres, queries, Way::Plain, effort).await?;
-    let name = "the mix, 8 clients, against plan_cache_mode = auto and rows to JSON by serde";
+    let file = directory.join("socket");
+    std::fs::write(&file, postgres.socket_dir().as_os_str().as_encoded_bytes())?;
+    let plain = start_helper(plain::COMMAND, File::open(&file)?).await?;
+    let requests = [(); 2].map(|()| Requests::get(queries.iter().map(path), ""));
+    let mut rounds = Rounds::default();
+    for _ in 0..effort.rounds {
+        let limit = closed(plain.address, &requests[0], CLIENTS, effort.duration).await?;
+        let served = closed(service.address, &requests[1], CLIENTS, effort.duration).await?;
+        rounds.limit.push(limit.all_served()?.rate());
+        rounds.measured.push(served.all_served()?.rate());
+    }
+    let name = "the mix, 8 clients, against a service with plan_cache_mode = auto and rows to JSON by serde";
     figures.share(name, &rounds, Some(MIX));
-    // What a service could reach that costs nothing itself.
-    let rounds = compare_statements(postgres, queries, effort).await?;
-    let name = "the statements of the service without the service, against the same";
-    figures.share(name, &rounds, None);
     Ok(())
 }
 
@@ -94,43 +115,6 @@ pub(super) async fn search_latencies(
     let requests = Requests::get(paths, "");
     let one = closed(service.address, &requests, 1, duration).await?.all_served()?;
     figures.latencies("the mix with q in place of title, one client", &one, None)
-}
-
-/// Rates of the service and of `way` in turn. Each query is asked once, so none is cached.
-async fn compare(
-    service: &Process,
-    postgres: &Postgres,
-    queries: &[MovieQuery],
-    way: Way,
-    Effort { rounds, duration }: Effort,
-) -> Result<Rounds> {
-    let statements = Statements::new(queries, way);
-    let requests = Requests::get(queries.iter().map(path), "");
-    let mut compared = Rounds::default();
-    for _ in 0..rounds {
-        let limit = sql::closed(postgres, &statements, CLIENTS, duration).await?.all_served()?;
-        let served = closed(service.address, &requests, CLIENTS, duration).await?.all_served()?;
-        compared.limit.push(limit.rate());
-        compared.measured.push(served.rate());
-    }
-    Ok(compared)
-}
-
-/// Rates of the service's own statements and of plain ones in turn, both without the service.
-async fn compare_statements(
-    postgres: &Postgres,
-    queries: &[MovieQuery],
-    Effort { rounds, duration }: Effort,
-) -> Result<Rounds> {
-    let [plain, same] = [Way::Plain, Way::Same].map(|way| Statements::new(queries, way));
-    let mut compared = Rounds::default();
-    for _ in 0..rounds {
-        let limit = sql::closed(postgres, &plain, CLIENTS, duration).await?.all_served()?;
-        let own = sql::closed(postgres, &same, CLIENTS, duration).await?.all_served()?;
-        compared.limit.push(limit.rate());
-        compared.measured.push(own.rate());
-    }
-    Ok(compared)
 }
 
 impl Figures {

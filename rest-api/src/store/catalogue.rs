@@ -4,6 +4,8 @@ use futures_util::{TryStreamExt, pin_mut};
 
 use super::{
     Filters, FoundById, Revision, Store, StoreError,
+    page::{page_on, sorted_page},
+    plan::Plan,
     reads::{self, Cost, Lent},
     sql::{self, ListQuery},
 };
@@ -61,6 +63,14 @@ pub struct MoviePage {
     pub has_more: bool,
 }
 
+/// The statement of a page.
+pub struct PageStatement {
+    /// The statement.
+    pub sql: ListQuery,
+    /// What it reads.
+    pub(super) cost: Cost,
+}
+
 impl Store {
     /// Returns the movies that match `query`, of the state `at_least` of the catalogue or a newer one.
     ///
@@ -72,13 +82,17 @@ impl Store {
         query: &MovieQuery,
         at_least: Revision,
     ) -> Result<MoviePage, StoreError> {
-        let Some(sql) = page_query(query) else {
+        let Some(sql) = self.page_statement(query, at_least).await? else {
             return Ok(MoviePage { revision: at_least, movies: Vec::new(), has_more: false });
         };
-        let cost = query.filters.cost();
-        let mut page = read_page(self.reader(cost).await?, &sql, query.limit).await?;
+        let PageStatement { sql, cost, .. } = &sql;
+        let pool = match query.sort {
+            Sort::Id => &self.pools.reader,
+            _ => &self.pools.planned,
+        };
+        let mut page = read_page(pool.lend(*cost).await?, sql, query.limit).await?;
         if !self.is_recent(page.revision, at_least) {
-            page = read_page(self.primary_reader(cost).await?, &sql, query.limit).await?;
+            page = read_page(self.primary_reader(*cost).await?, sql, query.limit).await?;
         }
         if let (true, Some(last)) = (page.movies.is_empty(), query.after)
             && query.sort != Sort::Id
@@ -87,6 +101,26 @@ impl Store {
             return Err(StoreError::CursorGone);
         }
         Ok(page)
+    }
+
+    /// Composes the statement of a page. None if no movie can match.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn page_statement(
+        &self,
+        query: &MovieQuery,
+        at_least: Revision,
+    ) -> Result<Option<PageStatement>, StoreError> {
+        let Some(filters) = query.filters.each() else { return Ok(None) };
+        if query.sort != Sort::Id {
+            let cost = query.filters.cost();
+            return Ok(sorted_page(query).map(|sql| PageStatement { sql, cost }));
+        }
+        let sample = self.sample(at_least).await?;
+        let plan = Plan::choose(query, &filters, &sample);
+        let sql = page_on(&plan.path, query, &filters);
+        Ok(Some(PageStatement { sql, cost: plan.cost() }))
     }
 
     /// Returns whether what was read at `revision` need not be read again from the primary database, which
@@ -120,130 +154,4 @@ async fn read_page(connection: Lent, sql: &ListQuery, limit: i64) -> Result<Movi
         reads::finish(connection);
     }
     Ok(page)
-}
-
-/// Composes the query of a page. None if no movie can match.
-pub fn page_query(query: &MovieQuery) -> Option<ListQuery> {
-    // The revision is the first row, so that it is read in the same snapshot.
-    let mut sql = ListQuery::new(
-        "
-        /* catalogue::page_query */
-        (select revision as id, tag::text as doc from catalogue)
-        union all
-        (select id, doc from movies where true",
-    );
-    query.filters.push_to(&mut sql)?;
-    push_order(&mut sql, query.sort, query.after, query.filters.cost());
-    let limit = sql.bind(query.limit + 1);
-    sql.push(&format!(" limit {limit})"));
-    Some(sql)
-}
-
-/// Adds the start of the page and its order. Ties ascend in both directions, which a comparison of
-/// rows cannot express. So a descending start has two conditions: one for the index, and an exact one.
-///
-/// Of a scan the order must not come from an index: the planner does not know how rare a match is, and a walk along
-/// an index in the order of another column takes ten times as long as a scan if it does not end early.
-pub(super) fn push_order(sql: &mut ListQuery, sort: Sort, after: Option<i64>, cost: Cost) {
-    let after = after.map(|id| sql.bind(id));
-    let after = after.as_deref();
-    let last =
-        |expression: &str, id: &str| format!("(select {expression} from movies where id = {id})");
-    // The index has a prefix of the title. The whole title after it makes the order exact.
-    let prefix = "left(title_lc, 256)";
-    let (start, order) = match sort {
-        Sort::Id => (after.map(|id| format!("id > {id}")), "id".to_owned()),
-        Sort::Year => (
-            after.map(|id| format!("(year, id) > ({}, {id})", last("year", id))),
-            "year, id".to_owned(),
-        ),
-        Sort::Title => (
-            after.map(|id| {
-                let (prefix_of_last, title) = (last(prefix, id), last("title_lc", id));
-                format!("({prefix}, title_lc, id) > ({prefix_of_last}, {title}, {id})")
-            }),
-            format!("{prefix}, title_lc, id"),
-        ),
-        Sort::YearDown => (
-            after.map(|id| {
-                let year = last("year", id);
-                format!("year <= {year} and (year < {year} or id > {id})")
-            }),
-            "year desc, id".to_owned(),
-        ),
-        Sort::TitleDown => (
-            after.map(|id| {
-                let (prefix_of_last, title) = (last(prefix, id), last("title_lc", id));
-                format!(
-                    "{prefix} <= {prefix_of_last} and \
-                     (title_lc < {title} or title_lc = {title} and id > {id})"
-                )
-            }),
-            format!("{prefix} desc, title_lc desc, id"),
-        ),
-    };
-    let order = match (cost, sort) {
-        (Cost::Index, _) | (_, Sort::Id) => order,
-        (Cost::Scan, Sort::Year) => "year + 0, id".to_owned(),
-        (Cost::Scan, Sort::YearDown) => "year + 0 desc, id".to_owned(),
-        (Cost::Scan, Sort::Title) => "title_lc || '', id".to_owned(),
-        (Cost::Scan, Sort::TitleDown) => "title_lc || '' desc, id".to_owned(),
-    };
-    if let Some(start) = start {
-        sql.push(&format!(" and {start}"));
-    }
-    sql.push(&format!(" order by {order}"));
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::{
-        super::{
-            Years,
-            catalogue_row::NAME_SEPARATOR,
-            counts::{Selected, genres_query, years_query},
-            export::export_query,
-        },
-        *,
-    };
-
-    /// Returns the text of the page query for each order, with each filter, without and with a start.
-    pub(in crate::store) fn composed_queries() -> Vec<String> {
-        let text = |text: &str| vec![text.to_owned(); 2];
-        let filters = [
-            Filters::default(),
-            Filters { titles: text("night"), ..Filters::default() },
-            Filters { titles: text("a"), ..Filters::default() },
-            Filters { actors: text("ann"), ..Filters::default() },
-            Filters { genres: text("drama"), ..Filters::default() },
-            Filters { years: vec![Years(1999, 1999), Years(2001, 2010)], ..Filters::default() },
-        ];
-        let sorts = [Sort::Id, Sort::Title, Sort::TitleDown, Sort::Year, Sort::YearDown];
-        let mut queries = Vec::new();
-        for filters in filters {
-            for sort in sorts {
-                for after in [None, Some(1)] {
-                    let query = MovieQuery { filters: filters.clone(), sort, limit: 10, after };
-                    queries.push(page_query(&query).unwrap().text);
-                    queries.push(export_query(&query).unwrap().text);
-                    let selected = Selected::Filters(&query.filters);
-                    queries.push(genres_query(&selected).unwrap().text);
-                    queries.push(years_query(&selected).unwrap().text);
-                }
-            }
-        }
-        queries
-    }
-
-    #[test]
-    fn text_that_no_movie_can_contain_needs_no_query() {
-        for filters in [
-            Filters { titles: vec!["a\0b".to_owned()], ..Filters::default() },
-            Filters { actors: vec![format!("a{NAME_SEPARATOR}b")], ..Filters::default() },
-            Filters { years: vec![Years(i64::MAX, i64::MAX)], ..Filters::default() },
-        ] {
-            let query = MovieQuery { filters, sort: Sort::Id, limit: 10, after: None };
-            assert!(page_query(&query).is_none(), "{query:?}");
-        }
-    }
 }

@@ -94,7 +94,7 @@ impl Store {
         let Some(sql) = compose(&Selected::Filters(filters)) else {
             return Ok((at_least, Vec::new()));
         };
-        let mut rows = read(self.reader(Cost::Scan).await?, &sql).await?;
+        let mut rows = read(self.pools.planned.lend(Cost::Scan).await?, &sql).await?;
         let revision = |rows: &[Row]| rows.first().map(Revision::new).unwrap_or_default();
         if !self.is_recent(revision(&rows), at_least) {
             rows = read(self.primary_reader(Cost::Scan).await?, &sql).await?;
@@ -148,15 +148,18 @@ pub(super) fn genres_query(selected: &Selected<'_>) -> Option<ListQuery> {
         "
         /* counts::genres_query */
         with counted as (
-            select genre, count(*) as count, max(id) as newest
-            from movies, unnest(genres_lc) as genre
-            where true",
+            select genre, sum(count)::bigint as count, max(newest) as newest
+            from (
+                select genres_lc, count(*) as count, max(id) as newest from movies where true",
     );
     selected.push_to(&mut sql)?;
     let limit = sql.bind(MAX_GENRES);
+    // Many movies have the same genres: these are counted before they are taken apart.
     sql.push(&format!(
-        " group by genre
-            order by count(*) desc, genre
+        " group by genres_lc
+            ) alike, unnest(genres_lc) as genre
+            group by genre
+            order by sum(count) desc, genre
             limit {limit}
         )
         select c.revision, c.tag, g.genre, g.count, m.doc

@@ -7,7 +7,7 @@ use tokio_postgres::RowStream;
 
 use super::{
     MovieDocument, MovieQuery, SearchQuery, Store, StoreError,
-    catalogue::push_order,
+    page::push_order,
     reads::{Cost, Lent},
     search::{self, Results},
     sql::{self, ListQuery},

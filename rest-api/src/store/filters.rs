@@ -4,6 +4,8 @@ use super::{
     catalogue_row::{NAME_SEPARATOR, fold_genre},
     folding::fold,
     reads::Cost,
+    sample::Sample,
+    search::Field,
     sql::ListQuery,
 };
 
@@ -48,46 +50,144 @@ impl Filters {
     /// Returns what a query with these filters reads. A filter that no index serves reads all that the others leave;
     /// genres and years may leave most of the catalogue.
     pub(super) fn cost(&self) -> Cost {
-        let texts = || self.titles.iter().chain(&self.actors);
-        let is_scan = texts().next().is_some() && !texts().any(|text| is_indexable(text));
+        let mut texts = self.titles.iter().chain(&self.actors).peekable();
+        let is_scan = texts.peek().is_some() && !texts.any(|text| is_indexable(text));
         if is_scan { Cost::Scan } else { Cost::Index }
     }
 
-    /// Adds the conditions to a query on `movies`. Returns none if no movie can match.
-    pub(super) fn push_to(&self, sql: &mut ListQuery) -> Option<()> {
+    /// Returns the filters one by one. None if no movie can match.
+    pub(super) fn each(&self) -> Option<Vec<Filter<'_>>> {
+        let mut filters = Vec::new();
         for title in &self.titles {
-            push_contains(sql, "title_lc", title)?;
+            filters.push(Filter::Text(Field::Title, searchable(fold(title))?));
         }
         for actor in &self.actors {
             if actor.contains(NAME_SEPARATOR) {
                 return None;
             }
-            push_contains(sql, "cast_lc", actor)?;
+            filters.push(Filter::Text(Field::Cast, searchable(fold(actor))?));
         }
         for genre in &self.genres {
-            let genre = sql.bind(vec![searchable(fold_genre(genre))?]);
-            sql.push(&format!(" and genres_lc @> {genre}"));
+            filters.push(Filter::Genre(searchable(fold_genre(genre))?));
         }
-        push_years(sql, &self.years)
+        if !self.years.is_empty() {
+            if merged(&self.years).is_empty() {
+                return None;
+            }
+            filters.push(Filter::Years(&self.years));
+        }
+        Some(filters)
+    }
+
+    /// Adds the conditions to a query on `movies`. Returns none if no movie can match.
+    pub(super) fn push_to(&self, sql: &mut ListQuery) -> Option<()> {
+        for filter in self.each()? {
+            sql.push(" and ");
+            filter.push_to(sql);
+        }
+        Some(())
     }
 }
 
-/// Adds the condition that the year is any of these. Returns none if no movie can match.
-fn push_years(sql: &mut ListQuery, years: &[Years]) -> Option<()> {
-    if years.is_empty() {
-        return Some(());
-    }
-    let clamp = |year: i64| year.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
-    let (mut single, mut conditions) = (Vec::new(), Vec::new());
-    for Years(first, last) in years.iter().copied() {
-        let is_beyond = first > i32::MAX.into() || last < i32::MIN.into();
-        if first > last || is_beyond {
-            continue;
+/// One filter.
+#[derive(Clone, Debug)]
+pub(super) enum Filter<'a> {
+    /// Title or cast contain this folded text.
+    Text(Field, String),
+    /// This folded genre.
+    Genre(String),
+    /// Any of these years, at least one of which is possible.
+    Years(&'a [Years]),
+}
+
+impl Filter<'_> {
+    /// Whether an index finds the movies that match.
+    pub(super) fn has_index(&self) -> bool {
+        match self {
+            Self::Text(field, part) => has_trigram(&runs(part)) || field.condition(part).is_some(),
+            Self::Genre(_) | Self::Years(_) => true,
         }
+    }
+
+    /// Returns the words whose trigrams this index looks up, as filters of their own. None if it has no trigrams.
+    pub(super) fn indexed_words(&self) -> Vec<Filter<'static>> {
+        let Self::Text(field, part) = self else { return Vec::new() };
+        let runs = runs(part);
+        if !has_trigram(&runs) {
+            return Vec::new();
+        }
+        runs.iter().map(|run| Filter::Text(*field, (*run).to_owned())).collect()
+    }
+
+    /// Returns which movies of a sample match.
+    pub(super) fn matches(&self, sample: &Sample) -> Vec<bool> {
+        match self {
+            Self::Text(Field::Title, part) => sample.titles.containing(part),
+            Self::Text(Field::Cast, part) => sample.casts.containing(part),
+            Self::Genre(genre) => sample.with_genre(genre),
+            Self::Years(years) => {
+                let is_in = |year: &i32| {
+                    let year = i64::from(*year);
+                    years.iter().any(|Years(first, last)| (*first..=*last).contains(&year))
+                };
+                sample.years.iter().map(is_in).collect()
+            }
+        }
+    }
+
+    /// Adds the condition, which an index may serve.
+    pub(super) fn push_to(&self, sql: &mut ListQuery) {
+        match self {
+            Self::Text(field, part) => push_contains(sql, *field, part),
+            Self::Genre(_) | Self::Years(_) => self.push_condition(sql),
+        }
+    }
+
+    /// Adds the condition in a form that no index serves.
+    pub(super) fn push_without_index(&self, sql: &mut ListQuery) {
+        sql.push("(");
+        self.push_condition(sql);
+        sql.push(") is true");
+    }
+
+    fn push_condition(&self, sql: &mut ListQuery) {
+        match self {
+            Self::Text(field, part) => push_like(sql, *field, part),
+            Self::Genre(genre) => {
+                let genre = sql.bind(vec![genre.clone()]);
+                sql.push(&format!("genres_lc @> {genre}"));
+            }
+            Self::Years(years) => push_years(sql, years),
+        }
+    }
+}
+
+/// Returns the years that the database can have, as spans in ascending order that neither overlap nor touch.
+pub(super) fn merged(years: &[Years]) -> Vec<Years> {
+    let (least, most) = (i32::MIN.into(), i32::MAX.into());
+    let spans = years.iter().map(|Years(first, last)| Years(*first.max(&least), *last.min(&most)));
+    let mut spans: Vec<Years> = spans.filter(|Years(first, last)| first <= last).collect();
+    spans.sort();
+    spans.dedup_by(|next, span| {
+        let touches = next.0 <= span.1 + 1;
+        if touches {
+            span.1 = span.1.max(next.1);
+        }
+        touches
+    });
+    spans
+}
+
+/// Adds the condition that the year is any of these.
+fn push_years(sql: &mut ListQuery, years: &[Years]) {
+    let (mut single, mut conditions) = (Vec::new(), Vec::new());
+    for Years(first, last) in merged(years) {
+        // They are within these bounds.
+        let (first, last) = (first as i32, last as i32);
         if first == last {
-            single.push(clamp(first));
+            single.push(first);
         } else {
-            let (first, last) = (sql.bind(clamp(first)), sql.bind(clamp(last)));
+            let (first, last) = (sql.bind(first), sql.bind(last));
             conditions.push(format!("year between {first} and {last}"));
         }
     }
@@ -97,11 +197,7 @@ fn push_years(sql: &mut ListQuery, years: &[Years]) -> Option<()> {
         [year] => conditions.push(format!("year = {}", sql.bind(year))),
         _ => conditions.push(format!("year = any({})", sql.bind(single))),
     }
-    if conditions.is_empty() {
-        return None;
-    }
-    sql.push(&format!(" and ({})", conditions.join(" or ")));
-    Some(())
+    sql.push(&format!("({})", conditions.join(" or ")));
 }
 
 /// Returns text that the database accepts. It refuses U+0000, which no stored text contains.
@@ -109,31 +205,53 @@ fn searchable(text: String) -> Option<String> {
     if text.contains('\0') { None } else { Some(text) }
 }
 
-/// Adds the filter that `column` contains `part`. Returns none if no stored text can match.
-fn push_contains(sql: &mut ListQuery, column: &str, part: &str) -> Option<()> {
-    let folded = searchable(fold(part))?;
-    let escaped = folded.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+/// Adds the condition that the text of `field` contains the folded text `part`.
+fn push_contains(sql: &mut ListQuery, field: Field, part: &str) {
+    let runs = runs(part);
+    if runs.len() > 1 && runs.iter().all(|run| run.chars().count() > 3) {
+        // With the whole part Postgres would also read the trigrams of where words begin and end, which most texts
+        // have. With long words these save less than they take.
+        for run in &runs {
+            push_like(sql, field, run);
+            sql.push(" and ");
+        }
+    } else if has_trigram(&runs) {
+        return push_like(sql, field, part);
+    } else if let Some(pairs) = field.condition(part) {
+        let pairs = sql.bind(pairs);
+        sql.push(&format!("terms @@ {pairs}::text::tsquery and "));
+    }
+    // Without a trigram Postgres would read the whole index.
+    sql.push("(");
+    push_like(sql, field, part);
+    sql.push(") is true");
+}
+
+/// Adds the condition that the text of `field` contains this text.
+fn push_like(sql: &mut ListQuery, field: Field, text: &str) {
+    let column = match field {
+        Field::Title => "title_lc",
+        Field::Cast => "cast_lc",
+    };
+    let escaped = text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
     let pattern = sql.bind(format!("%{escaped}%"));
-    // Without three letters in a row there is no trigram to look up, and Postgres would read the
-    // whole index. The appended `|| ''` keeps the planner from that.
-    let no_index = if has_trigram(&folded) { "" } else { " || ''" };
-    sql.push(&format!(" and {column}{no_index} like {pattern}"));
-    Some(())
+    sql.push(&format!("{column} like {pattern}"));
 }
 
-/// Whether an index can find `text` in titles or names: it has three characters in a row that pg_trgm
-/// counts.
+/// Whether an index finds `text` in titles or names: by three characters in a row that pg_trgm counts, or by pairs.
 pub fn is_indexable(text: &str) -> bool {
-    has_trigram(&fold(text))
+    let folded = fold(text);
+    has_trigram(&runs(&folded)) || Field::Title.condition(&folded).is_some()
 }
 
-/// Whether `text` has three letters or ASCII digits in a row.
-fn has_trigram(text: &str) -> bool {
-    let mut run = 0;
-    text.chars().any(|c| {
-        run = if c.is_ascii_digit() || is_common_letter(c) { run + 1 } else { 0 };
-        run >= 3
-    })
+fn has_trigram(runs: &[&str]) -> bool {
+    runs.iter().any(|run| run.chars().nth(2).is_some())
+}
+
+/// Returns the parts of a text between characters that are neither letters nor ASCII digits.
+fn runs(text: &str) -> Vec<&str> {
+    let runs = text.split(|c: char| !c.is_ascii_digit() && !is_common_letter(c));
+    runs.filter(|run| !run.is_empty()).collect()
 }
 
 /// Whether `c` is a letter for pg_trgm, too. Which letters that knows depends on the Unicode version of

@@ -15,7 +15,7 @@
 //! | what clients write | `edits`, `edit_movie`, `holds` |
 //! | what movies were | `history` |
 //! | users | `users`, `sessions` |
-//! | querying the catalogue | `revision`, `filters`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
+//! | querying the catalogue | `revision`, `filters`, `sample`, `plan`, `page`, `catalogue`, `one_movie`, `counts`, `export`, `search` |
 //! | what TMDB says of movies | `details` |
 
 mod affected;
@@ -51,6 +51,10 @@ mod movie_sets;
 mod observe;
 mod one_movie;
 mod outbox;
+mod page;
+#[cfg(test)]
+mod page_tests;
+mod plan;
 mod pools;
 mod previous_version;
 mod queue;
@@ -60,6 +64,7 @@ mod reconcile;
 mod refold;
 mod retention;
 mod revision;
+mod sample;
 mod search;
 mod service_role;
 mod sessions;
@@ -86,7 +91,7 @@ use tracing::warn;
 
 pub use affected::AffectedMovie;
 pub use batch::SmallFile;
-pub use catalogue::{MovieDocument, MoviePage, MovieQuery, Sort, page_query};
+pub use catalogue::{MovieDocument, MoviePage, MovieQuery, PageStatement, Sort};
 pub use catalogue_row::CatalogueRow;
 pub use claim::{Claim, Lane, NULL_VERSION};
 pub use counts::{GenreCount, YearCount};
@@ -108,6 +113,7 @@ pub use migrate::migrate;
 pub use movie_decisions::{DecidedOnMovie, MovieDecision};
 pub use one_movie::{FoundById, Hold, MovieState, MovieWithProvenance, Provenance};
 pub use outbox::{DueResult, Outbox};
+pub use pools::page_session;
 pub use queue_depth::QueueDepth;
 pub use reconcile::{IngestedObject, LastReconcile, LedgerVersion};
 pub use retention::{Removed, Retention};
@@ -136,6 +142,7 @@ use listen::Hints;
 use pools::{Pools, checkout};
 use reads::{Cost, Lent};
 use revision::KnownRevision;
+use sample::KnownSample;
 use search::KnownFrequencies;
 
 /// How often a process asks whether the database has been migrated.
@@ -154,6 +161,7 @@ pub struct Store {
     revision_config: tokio_postgres::Config,
     has_read_host: bool,
     frequencies: Arc<KnownFrequencies>,
+    sample: Arc<KnownSample>,
     outbox: Outbox,
     budget: Budget,
     max_withdraw: MaxWithdraw,
@@ -185,6 +193,7 @@ impl Store {
             hints: Arc::default(),
             revision: Arc::default(),
             frequencies: Arc::default(),
+            sample: Arc::default(),
             outbox: Outbox::default(),
             budget: Budget::default(),
             max_withdraw: MaxWithdraw::default(),
@@ -270,7 +279,7 @@ impl Store {
     }
 
     /// Returns the status of each pool of connections, by name.
-    pub fn pool_status(&self) -> [(&'static str, Status); 7] {
+    pub fn pool_status(&self) -> [(&'static str, Status); 8] {
         self.pools.status()
     }
 

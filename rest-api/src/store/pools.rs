@@ -40,13 +40,18 @@ pub(super) const SHORT_OPTIONS: &str =
 /// of the staging table.
 const STAGING_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan";
 
-/// Options of sessions that read. Each query gets a plan of its own, because the best plan depends on
-/// how rare its words are. Most of what they read is in memory: with the default cost of random reads, the planner
+/// Options of sessions that read. Unless they say otherwise, each query gets a plan of its own, because the best plan
+/// depends on how rare its words are. Most of what they read is in memory: with the default cost of random reads, the planner
 /// would walk over too many movies in the order of their ids. The timeouts keep one query from using the whole
 /// machine, and from waiting long for a first load.
 const READ_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c jit=off \
      -c max_parallel_workers_per_gather=0 -c random_page_cost=1.1 -c statement_timeout=3500ms \
      -c lock_timeout=2s";
+
+/// Further options of sessions that read pages. Each statement has one plan, which its form says ([`super::plan`]). Movies
+/// cost so much that all indexes are used that the form allows.
+const PAGE_OPTIONS: &str =
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cpu_tuple_cost=10";
 
 /// Further options of sessions that export the catalogue. The rows come in the order of an index: to sort all of
 /// them would take disk space, and time before the first one.
@@ -55,6 +60,7 @@ const EXPORT_OPTIONS: &str = "-c statement_timeout=630s -c enable_sort=off";
 /// Further options of sessions that search. Their statements name the index of each branch by its form: the
 /// planner must not read the whole table instead.
 const SEARCH_OPTIONS: &str = "-c enable_seqscan=off";
+
 /// A connection for queries that was lent within this time is not tested again before it is lent: the test would take
 /// as much of the processor as a query that finds a few movies.
 const TESTED_FOR: Duration = Duration::from_secs(1);
@@ -85,10 +91,12 @@ pub(super) struct Pools {
     pub(super) staging: Pool,
     /// For requests that write.
     pub(super) writer: Pool,
-    /// For queries on the catalogue.
+    /// For pages in the order of ids, and single movies.
     pub(super) reader: ReadPool,
+    /// For other queries on the catalogue, whose plans Postgres chooses.
+    pub(super) planned: ReadPool,
     /// For queries that the reader endpoint is too far behind for. Without such an endpoint the same as
-    /// `reader`.
+    /// `planned`.
     pub(super) primary_reader: ReadPool,
     /// For searches.
     pub(super) search: ReadPool,
@@ -132,16 +140,18 @@ impl Pools {
         let export_config = reader_config(database, read_host, EXPORT_OPTIONS);
         let [search_config, primary_search_config] =
             [read_host, &database.host].map(|host| reader_config(database, host, SEARCH_OPTIONS));
-        let [reader_config, primary_reader_config] =
+        let [planned_config, primary_reader_config] =
             [read_host, &database.host].map(|host| reader_config(database, host, ""));
+        let page_config = reader_config(database, read_host, PAGE_OPTIONS);
         let writable = RecyclingMethod::Custom(IS_WRITABLE.to_owned());
         let read_pool = |config, method, size| {
             let pool = pool(config, connector, method, size)?;
             Ok::<_, StoreError>(ReadPool::new(pool, connector.tls.clone()))
         };
         let (fast, verified) = (RecyclingMethod::Fast, RecyclingMethod::Verified);
-        let probes = read_pool(reader_config.clone(), verified.clone(), PROBES)?;
-        let reader = read_pool(reader_config, fast.clone(), cores * 4)?;
+        let probes = read_pool(planned_config.clone(), verified.clone(), PROBES)?;
+        let reader = read_pool(page_config, fast.clone(), cores * 3)?;
+        let planned = read_pool(planned_config, fast.clone(), cores)?.with_scans_of(&reader);
         let search = read_pool(search_config, fast.clone(), cores * 2)?;
         let (primary_reader, primary_search) = if database.read_host.is_some() {
             (
@@ -149,7 +159,7 @@ impl Pools {
                 read_pool(primary_search_config, fast, cores)?,
             )
         } else {
-            (reader.clone(), search.clone())
+            (planned.clone(), search.clone())
         };
         let exports = read_pool(export_config, verified, EXPORTS)?;
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;
@@ -158,6 +168,7 @@ impl Pools {
             staging: pool(staging_config, connector, writable.clone(), workers + 3)?,
             writer: pool(writer_config, connector, writable, cores * 4)?,
             reader,
+            planned,
             primary_reader,
             search,
             primary_search,
@@ -168,18 +179,24 @@ impl Pools {
     }
 
     /// Returns the status of each pool, by name.
-    pub(super) fn status(&self) -> [(&'static str, Status); 7] {
-        let Self { workers, staging, writer, reader, search, exports, ledger, .. } = self;
+    pub(super) fn status(&self) -> [(&'static str, Status); 8] {
+        let Self { workers, staging, writer, reader, planned, search, exports, ledger, .. } = self;
         [
             ("workers", workers.status()),
             ("staging", staging.status()),
             ("writer", writer.status()),
             ("reader", reader.status()),
+            ("planned", planned.status()),
             ("search", search.status()),
             ("exports", exports.status()),
             ("ledger", ledger.status()),
         ]
     }
+}
+
+/// Returns the options of sessions that read pages of the catalogue.
+pub fn page_session() -> String {
+    format!("{READ_OPTIONS} {PAGE_OPTIONS}")
 }
 
 /// Returns the configuration of sessions that query the catalogue on `host`, with further `options`.

@@ -18,8 +18,8 @@ use tokio_postgres::{
 };
 
 use super::{
-    IngestQuery, IngestState, Store, catalogue, claim, counting, decisions, folding::FOLDING,
-    ledger, merged_versions, migrate, observe, pools::SHORT_OPTIONS, reads, revision, search,
+    IngestQuery, IngestState, Store, claim, counting, decisions, folding::FOLDING, ledger,
+    merged_versions, migrate, observe, page, pools::SHORT_OPTIONS, reads, revision, search,
     version_order,
 };
 use crate::config::{Database, Login, Secret, Tls};
@@ -103,7 +103,7 @@ fn statements() -> Vec<Statement> {
 }
 
 /// Runs `test` with a connection to a migrated database, and a store on it, in a Postgres of its own.
-async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Store)) {
+pub(super) async fn with_database(name: &str, test: impl AsyncFnOnce(&Client, &Store)) {
     let name = format!("mru-statements-{name}-{}", std::process::id());
     let directory = std::env::temp_dir().join(name);
     let postgres = Postgres::start(&directory, Purpose::Test).await.unwrap();
@@ -170,7 +170,7 @@ async fn each_statement_fits_the_migrated_database() {
 #[tokio::test]
 async fn each_composed_query_fits_the_migrated_database() {
     with_database("composed", async |client, _| {
-        let queries = [catalogue::tests::composed_queries(), search::tests::composed_queries()];
+        let queries = [page::tests::composed_queries(), search::tests::composed_queries()];
         for text in queries.concat() {
             client.prepare(&text).await.unwrap_or_else(|error| panic!("{error}: {text}"));
         }

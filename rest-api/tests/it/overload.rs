@@ -24,7 +24,7 @@ async fn query(service: &Service, filter: &str, count: usize) -> Vec<Response> {
 /// Returns how many queries of pages the database is running.
 async fn running(sql: &Client) -> i64 {
     let count = "select count(*) from pg_stat_activity where datname = current_database() \
-        and state = 'active' and query like '%catalogue::page_query%' and pid <> pg_backend_pid()";
+        and state = 'active' and query like '%page::begin_page%' and pid <> pg_backend_pid()";
     sql.query_one(count, &[]).await.unwrap().get(0)
 }
 

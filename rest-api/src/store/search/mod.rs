@@ -12,6 +12,7 @@
 mod condition;
 mod dictionary;
 mod frequencies;
+mod pairs;
 mod query;
 mod results;
 mod suggest;
@@ -33,6 +34,7 @@ use super::{
 pub(super) use dictionary::{add_staged, add_words};
 use frequencies::Frequencies;
 pub(super) use frequencies::KnownFrequencies;
+pub(super) use pairs::Field;
 use query::Composer;
 pub use query::SearchPosition;
 pub(super) use results::Results;

@@ -10,20 +10,26 @@
 //! | `ctom`, `chanks` | each word of the cast |
 //! | `Ctomhanks` | each two neighbouring words of one name |
 //! | `y2002` | the year |
+//! | `pr-`, `p-m` | each two neighbouring characters of the title, but common ones ([`super::pairs`]) |
+//! | `Pj.` | each two neighbouring characters of a name, but common ones |
+//! | `P` | a cast whose end has no terms |
 //!
 //! Two joined words stand for a space that is missing or too many, and keep the words of one name together:
 //! without them, "john smith" would find whoever played with a John and a Smith.
 
 use std::collections::BTreeSet;
 
-use super::words::words;
+use super::{
+    pairs::{Field, MORE_PAIRS},
+    words::words,
+};
 use crate::store::catalogue_row::NAME_SEPARATOR;
 
 /// The largest key of a title, in bytes. An index entry holds 2.7 kB.
 const MAX_KEY: usize = 1024;
 
-/// The largest size of the terms of a movie, in bytes. A tsvector holds 1 MiB. The names of a longer cast are
-/// not searched for.
+/// The largest size of the terms of a movie, in bytes. A tsvector holds 1 MiB. The last names of a longer cast are
+/// not searched for; filters find them.
 const MAX_TERMS: usize = 200_000;
 
 /// What the search index has of a movie.
@@ -41,12 +47,15 @@ impl SearchText {
         let title = words(title_lc);
         let mut terms = BTreeSet::from([whole(&title), format!("y{year}")]);
         add(&mut terms, ["t", "T"], &title);
+        terms.extend(Field::Title.pairs(title_lc));
         let mut size = 0;
         for name in cast_lc.split(NAME_SEPARATOR) {
             size += 4 * name.len();
             if size > MAX_TERMS {
+                terms.insert(MORE_PAIRS.to_owned());
                 break;
             }
+            terms.extend(Field::Cast.pairs(name));
             add(&mut terms, ["c", "C"], &words(name));
         }
         let terms = terms.into_iter().collect::<Vec<_>>().join(" ");
@@ -90,8 +99,8 @@ mod tests {
         assert_eq!(text.title_key, "spider man");
         assert_eq!(
             text.terms,
-            "=spiderman Cjk Cksimmons Ctobeymaguire Tspiderman cj ck cmaguire csimmons ctobey \
-             tman tspider y2002"
+            "=spiderman Cjk Cksimmons Ctobeymaguire Pj. Pk. Tspiderman cj ck cmaguire csimmons ctobey \
+             p-m pr- tman tspider y2002"
         );
         let terms = [text.terms];
         let words = words_of_terms(&terms);
