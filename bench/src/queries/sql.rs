@@ -46,12 +46,13 @@ pub(super) struct Statements {
 impl Statements {
     /// Returns those of queries with a filter of the title alone.
     pub(super) async fn new(store: &Store, queries: &[MovieQuery], way: Way) -> Result<Arc<Self>> {
+        store.read_sample(Revision::default()).await?;
         let mut all = Vec::with_capacity(queries.len());
         for query in queries {
             all.extend(match way {
                 Way::Plain => plain(query),
                 Way::Service => {
-                    let statement = store.page_statement(query, Revision::default()).await?;
+                    let statement = store.page_statement(query, Revision::default());
                     statement.map(|PageStatement { sql, .. }| Prepared {
                         text: sql.text.clone(),
                         params: sql.into_params(),

@@ -68,7 +68,9 @@ pub struct PageStatement {
     /// The statement.
     pub sql: ListQuery,
     /// What it reads.
-    pub(super) cost: Cost,
+    cost: Cost,
+    /// Whether Postgres plans it.
+    is_planned: bool,
 }
 
 impl Store {
@@ -82,18 +84,16 @@ impl Store {
         query: &MovieQuery,
         at_least: Revision,
     ) -> Result<MoviePage, StoreError> {
-        let Some(sql) = self.page_statement(query, at_least).await? else {
-            return Ok(MoviePage { revision: at_least, movies: Vec::new(), has_more: false });
-        };
-        let PageStatement { sql, cost, .. } = &sql;
-        let pool = match query.sort {
-            Sort::Id => &self.pools.reader,
-            _ => &self.pools.planned,
-        };
-        let mut page = read_page(pool.lend(*cost).await?, sql, query.limit).await?;
-        if !self.is_recent(page.revision, at_least) {
-            page = read_page(self.primary_reader(*cost).await?, sql, query.limit).await?;
+        let none = || MoviePage { revision: at_least, movies: Vec::new(), has_more: false };
+        let Some(statement) = self.page_statement(query, at_least) else { return Ok(none()) };
+        let mut page = self.page(&statement, query.limit, at_least).await?;
+        // The terms are of another release.
+        if page.is_none()
+            && let Some(planned) = planned(query)
+        {
+            page = self.page(&planned, query.limit, at_least).await?;
         }
+        let page = page.unwrap_or_else(none);
         if let (true, Some(last)) = (page.movies.is_empty(), query.after)
             && query.sort != Sort::Id
             && !matches!(self.movie(last, page.revision).await?.1, FoundById::Movie(_))
@@ -103,24 +103,35 @@ impl Store {
         Ok(page)
     }
 
-    /// Composes the statement of a page. None if no movie can match.
-    ///
-    /// # Errors
-    /// If the database is unavailable.
-    pub async fn page_statement(
-        &self,
-        query: &MovieQuery,
-        at_least: Revision,
-    ) -> Result<Option<PageStatement>, StoreError> {
-        let Some(filters) = query.filters.each() else { return Ok(None) };
+    /// Composes the statement of a page of the catalogue, which is in the state `at`. None if no movie can match.
+    pub fn page_statement(&self, query: &MovieQuery, at: Revision) -> Option<PageStatement> {
+        let filters = query.filters.each()?;
         if query.sort != Sort::Id {
-            let cost = query.filters.cost();
-            return Ok(sorted_page(query).map(|sql| PageStatement { sql, cost }));
+            return planned(query);
         }
-        let sample = self.sample(at_least).await?;
-        let plan = Plan::choose(query, &filters, &sample);
+        let plan = match self.sample(at) {
+            Some(sample) => Plan::choose(query, &filters, &sample),
+            None if filters.is_empty() => Plan::WALK,
+            None => return planned(query),
+        };
         let sql = page_on(&plan.path, query, &filters);
-        Ok(Some(PageStatement { sql, cost: plan.cost() }))
+        Some(PageStatement { sql, cost: plan.cost(), is_planned: false })
+    }
+
+    /// Reads a page. None if its statement uses terms that are of another release.
+    async fn page(
+        &self,
+        statement: &PageStatement,
+        limit: i64,
+        at_least: Revision,
+    ) -> Result<Option<MoviePage>, StoreError> {
+        let PageStatement { sql, cost, is_planned } = statement;
+        let pool = if *is_planned { &self.pools.planned } else { &self.pools.reader };
+        let page = read_page(pool.lend(*cost).await?, sql, limit).await?;
+        if page.as_ref().is_none_or(|page| self.is_recent(page.revision, at_least)) {
+            return Ok(page);
+        }
+        read_page(self.primary_reader(*cost).await?, sql, limit).await
     }
 
     /// Returns whether what was read at `revision` need not be read again from the primary database, which
@@ -130,14 +141,23 @@ impl Store {
     }
 }
 
-/// Reads a page of at most `limit` movies.
-async fn read_page(connection: Lent, sql: &ListQuery, limit: i64) -> Result<MoviePage, StoreError> {
-    let mut page = MoviePage { revision: Revision::default(), movies: Vec::new(), has_more: false };
+/// Composes the statement of a page that Postgres plans. None if no movie can match.
+fn planned(query: &MovieQuery) -> Option<PageStatement> {
+    let (sql, cost) = (sorted_page(query)?, query.filters.cost());
+    Some(PageStatement { sql, cost, is_planned: true })
+}
+
+/// Reads a page of at most `limit` movies. None if its statement uses terms that are of another release.
+async fn read_page(
+    connection: Lent,
+    sql: &ListQuery,
+    limit: i64,
+) -> Result<Option<MoviePage>, StoreError> {
     let rows = sql::query_raw(&*connection, sql).await?;
     pin_mut!(rows);
-    if let Some(row) = rows.try_next().await? {
-        page.revision = Revision::of_first_row(&row);
-    }
+    let first = rows.try_next().await?;
+    let Some(revision) = first.as_ref().and_then(Revision::of_first_row) else { return Ok(None) };
+    let mut page = MoviePage { revision, movies: Vec::new(), has_more: false };
     let limit = usize::try_from(limit).unwrap_or(0);
     let mut size = 0;
     while let Some(row) = rows.try_next().await? {
@@ -153,5 +173,5 @@ async fn read_page(connection: Lent, sql: &ListQuery, limit: i64) -> Result<Movi
     if size <= MAX_PAGE {
         reads::finish(connection);
     }
-    Ok(page)
+    Ok(Some(page))
 }

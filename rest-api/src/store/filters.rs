@@ -9,6 +9,9 @@ use super::{
     sql::ListQuery,
 };
 
+/// Of how many words of a text the trigrams are looked up.
+const MAX_RUNS: usize = 4;
+
 /// The filters of a query. A movie must match all of them. Text is as the client sent it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filters {
@@ -47,8 +50,8 @@ impl Filters {
         }
     }
 
-    /// Returns what a query with these filters reads. A filter that no index serves reads all that the others leave;
-    /// genres and years may leave most of the catalogue.
+    /// Returns what a query with these filters reads, if Postgres plans it. A filter that no index serves reads all that
+    /// the others leave; genres and years may leave most of the catalogue.
     pub(super) fn cost(&self) -> Cost {
         let mut texts = self.titles.iter().chain(&self.actors).peekable();
         let is_scan = texts.peek().is_some() && !texts.any(|text| is_indexable(text));
@@ -104,7 +107,7 @@ impl Filter<'_> {
     /// Whether an index finds the movies that match.
     pub(super) fn has_index(&self) -> bool {
         match self {
-            Self::Text(field, part) => has_trigram(&runs(part)) || field.condition(part).is_some(),
+            Self::Text(_, part) => has_trigram(&runs(part)) || self.pairs().is_some(),
             Self::Genre(_) | Self::Years(_) => true,
         }
     }
@@ -116,7 +119,7 @@ impl Filter<'_> {
         if !has_trigram(&runs) {
             return Vec::new();
         }
-        runs.iter().map(|run| Filter::Text(*field, (*run).to_owned())).collect()
+        longest(runs).into_iter().map(|run| Filter::Text(*field, run.to_owned())).collect()
     }
 
     /// Returns which movies of a sample match.
@@ -135,11 +138,27 @@ impl Filter<'_> {
         }
     }
 
-    /// Adds the condition, which an index may serve.
+    /// Adds the condition, which an index of this column may serve.
     pub(super) fn push_to(&self, sql: &mut ListQuery) {
         match self {
             Self::Text(field, part) => push_contains(sql, *field, part),
             Self::Genre(_) | Self::Years(_) => self.push_condition(sql),
+        }
+    }
+
+    /// Adds the condition, which an index serves.
+    pub(super) fn push_to_index(&self, sql: &mut ListQuery) {
+        let Some(pairs) = self.pairs() else { return self.push_to(sql) };
+        let pairs = sql.bind(pairs);
+        sql.push(&format!("terms @@ {pairs}::text::tsquery and "));
+        self.push_without_index(sql);
+    }
+
+    /// Returns the condition on terms by which the movies are found, if they are not found by the text itself.
+    pub(super) fn pairs(&self) -> Option<String> {
+        match self {
+            Self::Text(field, part) if !has_trigram(&runs(part)) => field.condition(part),
+            _ => None,
         }
     }
 
@@ -208,18 +227,17 @@ fn searchable(text: String) -> Option<String> {
 /// Adds the condition that the text of `field` contains the folded text `part`.
 fn push_contains(sql: &mut ListQuery, field: Field, part: &str) {
     let runs = runs(part);
-    if runs.len() > 1 && runs.iter().all(|run| run.chars().count() > 3) {
+    let is_split = runs.len() > 1 && runs.iter().all(|run| run.chars().count() > 3);
+    if has_trigram(&runs) && !is_split {
+        return push_like(sql, field, part);
+    }
+    if is_split {
         // With the whole part Postgres would also read the trigrams of where words begin and end, which most texts
         // have. With long words these save less than they take.
-        for run in &runs {
+        for run in longest(runs) {
             push_like(sql, field, run);
             sql.push(" and ");
         }
-    } else if has_trigram(&runs) {
-        return push_like(sql, field, part);
-    } else if let Some(pairs) = field.condition(part) {
-        let pairs = sql.bind(pairs);
-        sql.push(&format!("terms @@ {pairs}::text::tsquery and "));
     }
     // Without a trigram Postgres would read the whole index.
     sql.push("(");
@@ -238,10 +256,9 @@ fn push_like(sql: &mut ListQuery, field: Field, text: &str) {
     sql.push(&format!("{column} like {pattern}"));
 }
 
-/// Whether an index finds `text` in titles or names: by three characters in a row that pg_trgm counts, or by pairs.
+/// Whether the trigram indexes find `text` in titles or names: it has three characters in a row that pg_trgm counts.
 pub fn is_indexable(text: &str) -> bool {
-    let folded = fold(text);
-    has_trigram(&runs(&folded)) || Field::Title.condition(&folded).is_some()
+    has_trigram(&runs(&fold(text)))
 }
 
 fn has_trigram(runs: &[&str]) -> bool {
@@ -252,6 +269,14 @@ fn has_trigram(runs: &[&str]) -> bool {
 fn runs(text: &str) -> Vec<&str> {
     let runs = text.split(|c: char| !c.is_ascii_digit() && !is_common_letter(c));
     runs.filter(|run| !run.is_empty()).collect()
+}
+
+/// Returns the longest of these runs, each once.
+fn longest(mut runs: Vec<&str>) -> Vec<&str> {
+    runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
+    runs.dedup();
+    runs.truncate(MAX_RUNS);
+    runs
 }
 
 /// Whether `c` is a letter for pg_trgm, too. Which letters that knows depends on the Unicode version of

@@ -16,10 +16,10 @@ use icu_normalizer::{
     properties::CanonicalCombiningClassMapBorrowed,
 };
 
-/// The version of these rules and of the Unicode tables behind them. The database records the version that
+/// The version of these rules, of the Unicode tables behind them, and of the terms of movies. The database records the version that
 /// its columns were computed with: `rest-api migrate` computes them anew if it differs.
 ///
-/// A test fails if the tables change and this does not.
+/// Tests fail if the tables or the terms change and this does not.
 pub(super) const FOLDING: &str = "3-unicode-18.0";
 
 /// The dot that remains of İ when its case is folded.

@@ -3,7 +3,10 @@
 //! In the order of ids, its form leaves Postgres one plan, which [`super::plan`] has chosen. In other orders Postgres
 //! chooses.
 
-use super::{MovieQuery, Sort, Years, filters::Filter, plan::Path, reads::Cost, sql::ListQuery};
+use super::{
+    MovieQuery, Sort, Years, filters::Filter, folding::FOLDING, plan::Path, reads::Cost,
+    sql::ListQuery,
+};
 
 /// Begins the query of a page. The revision is the first row, so that it is read in the same snapshot.
 fn begin_page() -> ListQuery {
@@ -14,6 +17,21 @@ fn begin_page() -> ListQuery {
         union all
         (select id, doc from movies where ",
     )
+}
+
+/// Begins the query of a page that uses terms of pairs. The first row has no tag if the terms are of another release,
+/// which may have no pairs, or others.
+fn begin_page_with_pairs() -> ListQuery {
+    let mut sql = ListQuery::new("");
+    let folding = sql.bind(FOLDING);
+    sql.push(&format!(
+        "
+        /* page::begin_page_with_pairs */
+        (select revision as id, case when folding = {folding} then tag::text else '' end as doc from catalogue)
+        union all
+        (select id, doc from movies where "
+    ));
+    sql
 }
 
 /// Composes the query of a page, whose plan Postgres chooses. None if no movie can match.
@@ -29,7 +47,11 @@ pub(super) fn sorted_page(query: &MovieQuery) -> Option<ListQuery> {
 
 /// Composes the query of a page in the order of ids, which is read on this path.
 pub(super) fn page_on(path: &Path, query: &MovieQuery, filters: &[Filter<'_>]) -> ListQuery {
-    let mut sql = begin_page();
+    let uses_pairs = match path {
+        Path::Indexes(indexes) => indexes.iter().any(|filter| filters[*filter].pairs().is_some()),
+        _ => false,
+    };
+    let mut sql = if uses_pairs { begin_page_with_pairs() } else { begin_page() };
     let limit = sql.bind(query.limit + 1);
     match path {
         Path::Walk => push_movies(&mut sql, query, filters, &[]),
@@ -47,8 +69,8 @@ pub(super) fn page_on(path: &Path, query: &MovieQuery, filters: &[Filter<'_>]) -
                     select found.id
                     from unnest({first}::int[], {last}::int[]) span (first, last)
                     cross join generate_series(
-                        greatest(first, (select min(year) from movies)),
-                        least(last, (select max(year) from movies))
+                        greatest(first, (select coalesce(min(year), 1) from movies)),
+                        least(last, (select coalesce(max(year), 0) from movies))
                     ) wanted
                     cross join lateral (select id from movies where "
             ));
@@ -70,7 +92,7 @@ fn push_movies(sql: &mut ListQuery, query: &MovieQuery, filters: &[Filter<'_>], 
     for (number, filter) in filters.iter().enumerate() {
         sql.push(" and ");
         if indexed.contains(&number) {
-            filter.push_to(sql);
+            filter.push_to_index(sql);
         } else {
             filter.push_without_index(sql);
         }
@@ -82,8 +104,8 @@ fn push_movies(sql: &mut ListQuery, query: &MovieQuery, filters: &[Filter<'_>], 
     sql.push(&format!(" order by {id}"));
 }
 
-/// Adds the conditions and the order of movies of a year, an SQL expression. The year is named in a way that leaves no
-/// index but that of years: for the planner it might differ, so that it is part of the order.
+/// Adds the conditions and the order of movies of a year, an SQL expression. The year is written as a range, so it stays
+/// part of the order, and only the index of years has that order.
 fn push_movies_of_year(
     sql: &mut ListQuery,
     year: &str,

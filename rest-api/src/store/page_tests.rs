@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use super::{
-    CatalogueRow, Filters, MovieQuery, Sort, Years,
+    CatalogueRow, Filters, MovieQuery, Revision, Sort, Years,
     filters::{Filter, merged},
     fold, page,
     plan::Path,
@@ -119,8 +119,14 @@ async fn each_path_leads_to_the_movies_that_match() {
     with_database("paths", async |client, store| {
         let random = &mut Rng::with_seed(13);
         let mut movies = Vec::new();
-        for _ in 0..400 {
-            let movie = movie(random);
+        for number in 0..400 {
+            let mut movie = movie(random);
+            if number == 200 {
+                // More names than its terms have.
+                let names: Vec<String> = (0..6000).map(|n| format!("name {n} x.")).collect();
+                let cast = serde_json::to_value([names, vec!["tv".to_owned()]].concat()).unwrap();
+                movie.cast = serde_json::from_value(cast).unwrap();
+            }
             movies.push((insert(client, &movie).await, movie));
         }
         let last = movies[movies.len() - 1].0;
@@ -223,4 +229,31 @@ async fn check_forms(client: &Client, size: i64) {
             assert!(!plan.contains("Seq Scan on movies"), "{path:?}\n{plan}");
         }
     }
+}
+
+/// An older release that is rolled back to computes the terms anew, without pairs.
+#[tokio::test]
+async fn terms_of_another_release_are_not_relied_on() {
+    with_database("other-terms", async |client, store| {
+        let generate = "
+            insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc)
+            select gen_random_uuid(), 'night ' || n, 1999, '', '{}', n, '{}' from generate_series(1, 5000) n;
+            insert into movies (identity, title_lc, year, cast_lc, genres_lc, content_hash, doc)
+            values (gen_random_uuid(), 'a tv play', 1999, '', '{}', 0, '{}')";
+        client.batch_execute(generate).await.unwrap();
+        store.read_sample(Revision::default()).await.unwrap();
+        let filters = Filters { titles: vec!["TV".to_owned()], ..Filters::default() };
+        let wanted = MovieQuery { filters, sort: Sort::Id, limit: 10, after: None };
+        let found = async || {
+            let page = store.movies(&wanted, Revision::default()).await.unwrap();
+            assert!(page.revision.tag != 0);
+            page.movies.len()
+        };
+        assert_eq!(found().await, 0, "the terms of this release are relied on");
+        client.batch_execute("update catalogue set folding = null").await.unwrap();
+        assert_eq!(found().await, 1);
+        client.batch_execute("update catalogue set folding = '2-unicode-18.0'").await.unwrap();
+        assert_eq!(found().await, 1);
+    })
+    .await;
 }

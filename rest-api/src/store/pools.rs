@@ -96,7 +96,7 @@ pub(super) struct Pools {
     /// For other queries on the catalogue, whose plans Postgres chooses.
     pub(super) planned: ReadPool,
     /// For queries that the reader endpoint is too far behind for. Without such an endpoint the same as
-    /// `planned`.
+    /// `reader`.
     pub(super) primary_reader: ReadPool,
     /// For searches.
     pub(super) search: ReadPool,
@@ -150,8 +150,8 @@ impl Pools {
         };
         let (fast, verified) = (RecyclingMethod::Fast, RecyclingMethod::Verified);
         let probes = read_pool(planned_config.clone(), verified.clone(), PROBES)?;
-        let reader = read_pool(page_config, fast.clone(), cores * 3)?;
-        let planned = read_pool(planned_config, fast.clone(), cores)?.with_scans_of(&reader);
+        let reader = read_pool(page_config, fast.clone(), cores * 3 - 1)?;
+        let planned = read_pool(planned_config, fast.clone(), cores + 1)?.with_scans_of(&reader);
         let search = read_pool(search_config, fast.clone(), cores * 2)?;
         let (primary_reader, primary_search) = if database.read_host.is_some() {
             (
@@ -159,7 +159,7 @@ impl Pools {
                 read_pool(primary_search_config, fast, cores)?,
             )
         } else {
-            (planned.clone(), search.clone())
+            (reader.clone(), search.clone())
         };
         let exports = read_pool(export_config, verified, EXPORTS)?;
         let ledger = pool(ledger_config, connector, writable.clone(), cores * 2)?;

@@ -85,8 +85,7 @@ impl ReadPool {
 
     /// Returns the same pool, whose scans take turns with those of `other`.
     pub(super) fn with_scans_of(self, other: &Self) -> Self {
-        let (scans, waiting_scans) = (Arc::clone(&other.scans), Arc::clone(&other.waiting_scans));
-        Self { scans, waiting_scans, ..self }
+        Self { scans: Arc::clone(&other.scans), ..self }
     }
 
     /// Returns a connection that has just been tested, or a new one, for a statement of this cost.

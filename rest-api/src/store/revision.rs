@@ -56,9 +56,10 @@ impl Revision {
         Self { number: row.get("revision"), tag: row.get("tag") }
     }
 
-    /// Returns the revision of the first row of a query whose rows have the columns `id` and `doc`.
-    pub(super) fn of_first_row(row: &Row) -> Self {
-        Self { number: row.get("id"), tag: row.get::<_, &str>("doc").parse().unwrap_or_default() }
+    /// Returns the revision of the first row of a query whose rows have the columns `id` and `doc`. None if it has no
+    /// tag.
+    pub(super) fn of_first_row(row: &Row) -> Option<Self> {
+        Some(Self { number: row.get("id"), tag: row.get::<_, &str>("doc").parse().ok()? })
     }
 
     /// Returns the revision as a notification carries it.

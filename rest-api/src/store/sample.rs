@@ -18,11 +18,12 @@ use super::{
 };
 use crate::telemetry::chain;
 
-/// About how many movies a sample has.
+/// How many movies a sample has at least, if there are so many; at most twice as many.
 const SIZE: i64 = 2000;
 
-/// How many characters of the names of a cast a sample has.
+/// How many characters of the names of a cast a sample has, and how many genres of a movie.
 const MAX_CAST: i32 = 1000;
+const MAX_GENRES: i32 = 20;
 
 /// How long a sample is used, and how long it is used at least while the catalogue changes.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -89,11 +90,12 @@ impl Sample {
             from (select min(id) as first, max(id) as last from movies) bounds
             cross join generate_series(first, last, greatest((last - first) / $1, 1)) at
             cross join lateral (
-                select id, year, title_lc, cast_lc, genres_lc from movies where id >= at order by id limit 1
+                select id, year, title_lc, cast_lc, genres_lc[:$3] as genres_lc from movies
+                where id >= at order by id limit 1
             ) m
             order by m.id";
         let statement = client.prepare_cached(read).await?;
-        let rows = client.query(&statement, &[&SIZE, &MAX_CAST]).await?;
+        let rows = client.query(&statement, &[&SIZE, &MAX_CAST, &MAX_GENRES]).await?;
         // Before the first ANALYZE the number of movies is unknown.
         let known = rows.first().map_or(0.0, |row| row.get("movies"));
         let mut sample = Self::default();
@@ -149,44 +151,34 @@ impl Known {
 }
 
 impl Store {
-    /// Returns a sample of the catalogue, which is in the state `at`. If the known one is old, another is read
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// If none has been read yet, and the database is unavailable.
-    pub(super) async fn sample(&self, at: Revision) -> Result<Arc<Sample>, StoreError> {
-        if let Some(known) = self.known_sample() {
-            if !known.is_recent(at)
-                && let Ok(reading) = Arc::clone(&self.sample.reading).try_lock_owned()
-            {
-                let store = self.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = store.read_sample(at).await {
-                        debug!(error = chain(&error), "the sample of the catalogue stays old");
-                    }
-                    drop(reading);
-                });
-            }
-            return Ok(known.sample);
+    /// Returns the sample of the catalogue that is known. If it is old, or the catalogue was not in the state `at` then,
+    /// another one is read meanwhile.
+    pub(super) fn sample(&self, at: Revision) -> Option<Arc<Sample>> {
+        let known = self.sample.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !known.as_ref().is_some_and(|known| known.is_recent(at))
+            && let Ok(reading) = Arc::clone(&self.sample.reading).try_lock_owned()
+        {
+            let store = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = store.read_sample(at).await {
+                    debug!(error = chain(&error), "the sample of the catalogue stays old");
+                }
+                drop(reading);
+            });
         }
-        let _reading = self.sample.reading.lock().await;
-        // Another query may have read one while this one waited.
-        match self.known_sample() {
-            Some(known) => Ok(known.sample),
-            None => self.read_sample(at).await,
-        }
+        known.map(|known| known.sample)
     }
 
-    async fn read_sample(&self, at: Revision) -> Result<Arc<Sample>, StoreError> {
+    /// Reads a sample of the catalogue, which is in the state `at`.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn read_sample(&self, at: Revision) -> Result<(), StoreError> {
         let connection = self.reader(Cost::Index).await?;
         let sample = Arc::new(Sample::read(&*connection).await?);
         reads::finish(connection);
-        let known = Known { sample: Arc::clone(&sample), read_at: Instant::now(), at };
+        let known = Known { sample, read_at: Instant::now(), at };
         *self.sample.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
-        Ok(sample)
-    }
-
-    fn known_sample(&self) -> Option<Known> {
-        self.sample.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Ok(())
     }
 }

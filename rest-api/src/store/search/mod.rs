@@ -295,7 +295,7 @@ impl Page {
         let Some(sql) = sql else { return Ok(()) };
         let mut rows = pin!(sql::query_raw(transaction, &sql).await?);
         if let Some(row) = rows.try_next().await? {
-            self.page.revision = Some(Revision::of_first_row(&row));
+            self.page.revision = Revision::of_first_row(&row);
         }
         while let Some(row) = rows.try_next().await? {
             if self.page.movies.len() == self.limit || self.size > MAX_PAGE {
