@@ -109,10 +109,12 @@ impl Store {
         if query.sort != Sort::Id {
             return planned(query);
         }
-        let plan = match self.sample(at) {
-            Some(sample) => Plan::choose(query, &filters, &sample),
-            None if filters.is_empty() => Plan::WALK,
-            None => return planned(query),
+        let plan = if filters.is_empty() {
+            Plan::WALK
+        } else if let Some(sample) = self.sample(at) {
+            Plan::choose(query, &filters, &sample)
+        } else {
+            return planned(query);
         };
         let sql = page_on(&plan.path, query, &filters);
         Some(PageStatement { sql, cost: plan.cost(), is_planned: false })
