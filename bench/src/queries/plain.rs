@@ -129,9 +129,14 @@ impl Statement {
         let part = part.to_lowercase();
         let mut runs = part.split(|c: char| !c.is_alphanumeric());
         let no_index = if runs.any(|run| run.chars().count() >= 3) { "" } else { " || ''" };
-        let pattern = part.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-        self.push(&format!(" and {column}{no_index} like ?"), format!("%{pattern}%"));
+        self.push(&format!(" and {column}{no_index} like ?"), containing(&part));
     }
+}
+
+/// Returns a pattern of LIKE for what contains this text.
+pub(super) fn containing(text: &str) -> String {
+    let escaped = text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+    format!("%{escaped}%")
 }
 
 fn json(rows: &[Row]) -> Result<Vec<u8>> {

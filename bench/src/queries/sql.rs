@@ -19,6 +19,7 @@ use tokio_postgres::{NoTls, Statement, types::ToSql};
 use super::{
     DATABASE,
     load::{Outcome, run},
+    plain::containing,
 };
 
 /// What the clients send.
@@ -73,9 +74,8 @@ impl Statements {
 
 fn plain(query: &MovieQuery) -> Option<Prepared> {
     let text = "select id, doc from movies where title_lc like $1 order by id limit $2".to_owned();
-    let title = fold(query.filters.titles.first()?);
-    let title = title.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-    Some(Prepared { text, params: vec![Box::new(format!("%{title}%")), Box::new(query.limit + 1)] })
+    let title = containing(&fold(query.filters.titles.first()?));
+    Some(Prepared { text, params: vec![Box::new(title), Box::new(query.limit + 1)] })
 }
 
 /// Lets `clients` clients run statements for `duration`.

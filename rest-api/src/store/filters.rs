@@ -1,5 +1,7 @@
 //! The filters of queries on the catalogue, and their SQL.
 
+use std::cmp::Reverse;
+
 use super::{
     catalogue_row::{NAME_SEPARATOR, fold_genre},
     folding::fold,
@@ -273,7 +275,7 @@ fn runs(text: &str) -> Vec<&str> {
 
 /// Returns the longest of these runs, each once.
 fn longest(mut runs: Vec<&str>) -> Vec<&str> {
-    runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
+    runs.sort_unstable_by_key(|run| (Reverse(run.len()), *run));
     runs.dedup();
     runs.truncate(MAX_RUNS);
     runs
@@ -294,4 +296,20 @@ fn is_common_letter(c: char) -> bool {
         | '\u{ac00}'..='\u{d7a3}' // Hangul
     );
     is_common && c.is_alphabetic()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_words_of_a_text_are_looked_up_each_once() {
+        let text = format!("{}alpha omega gamma alpha delta-longest", "abc ".repeat(50));
+        let words = Filter::Text(Field::Title, text).indexed_words();
+        let words = words.iter().map(|word| match word {
+            Filter::Text(_, word) => word.as_str(),
+            _ => "",
+        });
+        assert_eq!(Vec::from_iter(words), ["longest", "alpha", "delta", "gamma"]);
+    }
 }
