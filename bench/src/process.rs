@@ -44,8 +44,8 @@ pub(crate) async fn run_service() -> Result<()> {
     Ok(rest_api::run(config, aws, listener, std::future::pending()).await?)
 }
 
-/// Starts the service on the database `name`, which exists and has its schema, and on the objects of the
-/// endpoint `s3`. `variables` are added to those that it needs. Its log goes to `log`.
+/// Starts the service in this program on the database `name`, which exists and has its schema, and on the objects of
+/// the endpoint `s3`. `variables` are added to those that it needs. Its log goes to `log`.
 ///
 /// # Errors
 /// If it does not become ready.
@@ -56,11 +56,26 @@ pub(crate) async fn start_service(
     variables: &[(&str, &str)],
     log: Stdio,
 ) -> Result<Process> {
+    let mut command = Command::new(env::current_exe()?);
+    command.arg(SERVICE_COMMAND);
+    start_program(command, postgres, name, s3, variables, log).await
+}
+
+/// Starts the service as [`start_service`] does, by another command.
+///
+/// # Errors
+/// If it does not become ready.
+pub(crate) async fn start_program(
+    mut command: Command,
+    postgres: &Postgres,
+    name: &str,
+    s3: &str,
+    variables: &[(&str, &str)],
+    log: Stdio,
+) -> Result<Process> {
     let database = postgres.database(name);
     let address = free_address().await?;
-    let mut command = Command::new(env::current_exe()?);
     command
-        .arg(SERVICE_COMMAND)
         .env_clear()
         .env("MRU_LISTEN", address.to_string())
         .env("MRU_DB_HOST", database.host)

@@ -138,7 +138,7 @@ async fn run(postgres: &Postgres, directory: &Path, options: &Options) -> Result
     let includes = |part| options.parts.is_empty() || options.parts.contains(&part);
 
     if includes(Part::Memory) {
-        overload::idle(&service, &mut figures)?;
+        overload::idle(postgres, &mut figures).await?;
         overload::slow_stream(&service, duration * 3, &mut figures).await?;
     }
     // Each part has queries of its own, so that no cache has them.

@@ -135,14 +135,15 @@ mod tests {
         for (first, second) in
             ('\0'..='\u{17f}').flat_map(|a| ('\0'..='\u{17f}').map(move |b| (a, b)))
         {
-            hasher.update(SearchText::new(&format!("{first}{second}"), 1999, "").terms);
+            let text = format!("{first}{second}");
+            hasher.update(SearchText::new(&text, 1999, &text).terms);
         }
         let names: Vec<String> = (0..10_000).map(|n| format!("ann-{n} o'neil")).collect();
         hasher.update(SearchText::new("七人の侍", 1954, &names.join("\u{1f}")).terms);
         let digest = format!("{:x}", hasher.finalize());
         assert_eq!(
             (FOLDING, &digest[..16]),
-            ("3-unicode-18.0", "1377cbcab207c68d"),
+            ("4-unicode-18.0", "21145723f623170f"),
             "the terms have changed: change FOLDING, too, so that existing catalogues are migrated"
         );
     }
