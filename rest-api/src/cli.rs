@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Let a blocked snapshot withdraw as many movies as it does, and queue it
     #[command(after_help = APPROVE)]
     Approve(ApproveArguments),
-    /// Carry what people decided (undo, redo, approve) from one database to another
+    /// Carry what people decided about versions and movies from one database to another
     #[command(subcommand)]
     Decisions(DecisionsCommand),
     /// Ask TMDB in advance about all movies, so that GET /movies/{id}/details finds its answers
@@ -333,10 +333,13 @@ Exit status: 0 approved and queued, 1 the ingest is not blocked, or an error, 2 
 usage";
 
 const EXPORT: &str = "\
-Each line is {\"decision\", \"bucket\", \"key\", \"version_id\", \"etag\", \"removal\",
-\"sequencer\", \"decided_at\", \"decided_by\"}. The decision is undo, redo or approve. It
-names a version by its version id, in a bucket without versions by its etag. Keep the
-output with the backups: the bucket and the decisions together rebuild the catalogue.
+Each line is one decision. One about a version (undo, redo or approve) is
+{\"decision\", \"bucket\", \"key\", \"version_id\", \"etag\", \"removal\", \"sequencer\",
+\"decided_at\", \"decided_by\"}. It names the version by its version id, in a bucket
+without versions by its etag. One about a movie (edit, delete or hold) is
+{\"decision\", \"movie\", \"decided_at\", \"decided_by\"}; a hold may also have \"withdrawn\"
+and \"edited_at\". Keep the output with the backups: the bucket and the decisions
+together rebuild the catalogue.
 
 Example:
   rest-api decisions export > decisions.ndjson";
@@ -386,8 +389,9 @@ Exit status: 0 done, 1 error, 2 wrong usage";
 const VALIDATE: &str = "\
 A file is a JSON array of movies, one movie, or NDJSON (one movie a line); plain
 or gzip; UTF-8. The check uses the code and the schema of the service: a file that
-passes here is not rejected there for its content. It needs no database and no
-environment variable.
+passes here is not rejected there for its content, unless the service has a lower
+MRU_MAX_RECORDS, or its new and changed movies exceed MRU_MAX_STAGED_MB. It needs no
+database and no environment variable.
 
 Each violation is printed with the record (counted from 0), the byte at which the
 record begins in the decompressed file, a JSON Pointer into the record, what was
