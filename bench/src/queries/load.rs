@@ -108,7 +108,7 @@ impl Outcome {
         Ok(self)
     }
 
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.served.extend(other.served);
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;

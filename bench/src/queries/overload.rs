@@ -35,6 +35,15 @@ const CLIENTS: usize = 512;
 /// By how much more is asked than the service can serve.
 const EXCESS: f64 = 1.5;
 
+/// For how long is measured what the service can serve.
+const CAPACITY_TIME: Duration = Duration::from_secs(10);
+
+/// By how many MB the memory may grow in the second half of an overload.
+const GROWTH_MB: u64 = 8;
+
+/// How often the queries of an overload come at most, each time with another limit.
+const MAX_PASSES: i64 = 40;
+
 /// Measures the resident memory of the idle service: of the program `rest-api` beside this one, which is larger
 /// than the service.
 pub(super) async fn idle(postgres: &Postgres, figures: &mut Figures) -> Result<()> {
@@ -80,8 +89,8 @@ pub(super) async fn slow_stream(
     Ok(())
 }
 
-/// Asks for more than the service can serve: 1.5 times of what it serves to 32 clients that never pause.
-/// Then asks as before.
+/// Asks for more than the service can serve: 1.5 times of what it serves to 32 clients that never pause. No query
+/// comes twice, so that memory answers few. Then asks as before.
 pub(super) async fn overload(
     service: &Process,
     queries: &[MovieQuery],
@@ -89,10 +98,14 @@ pub(super) async fn overload(
     figures: &mut Figures,
 ) -> Result<()> {
     let requests = Requests::get(queries.iter().map(path), "");
-    let capacity = closed(service.address, &requests, 32, Duration::from_secs(5)).await?.rate();
-    let (before, _) = service.memory_mb()?;
+    let capacity = closed(service.address, &requests, 32, CAPACITY_TIME).await?.rate();
     let rate = capacity * EXCESS;
-    let load = open(service.address, &requests, CLIENTS, rate, duration).await?;
+    let number = (rate * duration.as_secs_f64()) as usize;
+    let requests = Requests::get(distinct(queries).take(number), "");
+    let (before, _) = service.memory_mb()?;
+    let mut load = open(service.address, &requests, CLIENTS, rate, duration / 2).await?;
+    let (middle, _) = service.memory_mb()?;
+    load.add(open(service.address, &requests, CLIENTS, rate, duration / 2).await?);
     let (after, peak) = service.memory_mb()?;
     let other = load.statuses.keys().any(|status| !matches!(status, 200 | 503));
     let measured = format!("{:?}, {} without a response", load.statuses, load.broken);
@@ -100,16 +113,29 @@ pub(super) async fn overload(
         format!("open loop at {rate:.0}/s (1.5 times capacity) for {} s", duration.as_secs());
     let target = "200 and 503 alone";
     figures.check(&name, &measured, target, !other && load.broken == 0);
+    let served = load.served.len() as f64 / duration.as_secs_f64() / capacity;
+    figures.state("served meanwhile, against what 32 clients get", &format!("{served:.2}"));
     figures.latencies("what was served meanwhile", &load, None)?;
     let recovered = closed(service.address, &requests, 1, Duration::from_secs(2)).await?;
     let share = recovered.served.len() as f64 / recovered.statuses.values().sum::<usize>() as f64;
     let measured = format!("{:.1}% served", share * 100.0);
     figures.check("at once afterwards, one client", &measured, "all", share >= 1.0);
-    figures.state(
-        "resident memory before, after, and at the peak",
-        &format!("{before} / {after} / {peak} MB"),
+    figures.check(
+        "resident memory before, half way, after, and at the peak",
+        &format!("{before} / {middle} / {after} / {peak} MB"),
+        &format!("at most {GROWTH_MB} MB more after than half way"),
+        after <= middle + GROWTH_MB,
     );
     Ok(())
+}
+
+/// Returns the paths of the queries again and again, each time with another limit.
+fn distinct(queries: &[MovieQuery]) -> impl Iterator<Item = String> {
+    (0..MAX_PASSES).flat_map(move |pass| {
+        queries
+            .iter()
+            .map(move |query| path(&MovieQuery { limit: query.limit + pass, ..query.clone() }))
+    })
 }
 
 /// Measures cheap requests while the service has more than it can serve.

@@ -10,7 +10,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use quick_cache::{Equivalent, Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, Equivalent, Options, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use sha2::{Digest, Sha256};
 use tokio::{task::spawn_blocking, time::Instant};
 use warp::reply::Response;
@@ -39,6 +42,10 @@ const HEADERS: usize = 12;
 
 /// An expected size of an answer, in bytes, from which the number of answers is estimated.
 const EXPECTED_SIZE: u64 = 8 << 10;
+
+/// A shard of a cache keeps nothing that is larger than itself. The largest page has 2 MiB of movies.
+const MIN_SHARD: u64 = 3 << 20;
+const MAX_SHARDS: u64 = 256;
 
 /// Caches keep an answer, and ask each time whether it is still the present one. What a caller gets is for that
 /// client's own cache alone.
@@ -143,10 +150,16 @@ impl ResponseCache {
     /// Returns a cache of at most `bytes` bytes.
     pub(super) fn new(bytes: u64) -> Self {
         let by_text = bytes / 4;
-        let answers = |bytes| usize::try_from(bytes / EXPECTED_SIZE).unwrap_or(usize::MAX);
+        let (hashes, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let answers = options(bytes - by_text);
         Self {
-            answers: Cache::with_weighter(answers(bytes - by_text), bytes - by_text, Weight),
-            by_text: Cache::with_weighter(answers(by_text), by_text, Weight),
+            answers: Cache::with_options(answers, Weight, hashes.clone(), lifecycle.clone()),
+            by_text: Cache::with_options(
+                options(by_text),
+                Weight,
+                hashes,
+                DefaultLifecycle::default(),
+            ),
         }
     }
 
@@ -162,7 +175,9 @@ impl ResponseCache {
         let mut result = CacheResult::Hit;
         let computed = async {
             result = CacheResult::Miss;
-            let Fresh { revision, json, next, tag } = compute.await?;
+            let Fresh { revision, mut json, next, tag } = compute.await?;
+            // The cache counts the length.
+            json.shrink_to_fit();
             let coding = Coding::Identity;
             let etag = match &tag {
                 Some(tag) => own_etag(tag, coding),
@@ -193,6 +208,18 @@ impl ResponseCache {
         };
         self.answers.get_or_insert_async(&key, compress).await.unwrap_or(identity)
     }
+}
+
+/// Returns the options of a cache of at most `bytes` bytes.
+#[expect(clippy::expect_used, reason = "what may be missing is set")]
+fn options(bytes: u64) -> Options {
+    let shards = (bytes / MIN_SHARD).clamp(1, MAX_SHARDS).ilog2();
+    OptionsBuilder::new()
+        .shards(1 << shards)
+        .estimated_items_capacity(usize::try_from(bytes / EXPECTED_SIZE).unwrap_or(usize::MAX))
+        .weight_capacity(bytes)
+        .build()
+        .expect("both capacities are set")
 }
 
 /// Answers a request for `resource`, which names the path and the normalised query: from memory, with
@@ -371,7 +398,9 @@ pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
 pub(super) fn gzip(body: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 3), Compression::new(5));
     encoder.write_all(body).ok()?;
-    Some(encoder.finish().ok()?.into())
+    let mut compressed = encoder.finish().ok()?;
+    compressed.shrink_to_fit();
+    Some(compressed.into())
 }
 
 #[cfg(test)]

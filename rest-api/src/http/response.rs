@@ -58,9 +58,10 @@ pub(super) fn no_content(allow: HeaderValue) -> Response {
 /// Returns the response of a problem.
 pub(super) fn problem(problem: &Problem) -> Response {
     let mut response = body(problem.status(), "application/problem+json", problem.to_json());
-    response
-        .headers_mut()
-        .extend(problem.header().map(|(name, value)| (name.clone(), value.clone())));
+    let headers = response.headers_mut();
+    headers.extend(problem.header().map(|(name, value)| (name.clone(), value.clone())));
+    // Caches may keep some errors, such as 404 and 410, for a time of their own choice.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     cache::{self, Fresh},
-    params,
+    params, query,
     request::Request,
     response::Answer,
 };
@@ -11,10 +11,11 @@ use crate::{problem::Problem, store::search_key};
 /// `GET /suggest`: at most ten titles and names, the best first.
 pub(super) async fn suggest(request: Request) -> Answer {
     let app = &request.app;
-    let mut text = String::new();
-    for (name, value) in params::parse(&request.query, &["q"])? {
-        text = params::text(name, value)?;
+    let mut text = None;
+    for (_, value) in params::parse(&request.query, &["q"])? {
+        query::set_text(&mut text, value)?;
     }
+    let text = text.unwrap_or_default();
     let resource = format!("suggest {}", search_key(&text));
     let suggest = async |at_least| {
         let (revision, suggestions) = app.store.suggest(&text, at_least).await?;

@@ -3,6 +3,7 @@
 use std::{pin::Pin, vec};
 
 use futures_util::{FutureExt, TryStreamExt};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::RowStream;
 
 use super::{
@@ -37,6 +38,9 @@ struct Source {
     further: vec::IntoIter<ListQuery>,
     /// Whether the rows have ranks.
     is_search: bool,
+    /// Held until the first movie: a statement that reads the whole catalogue has done most of its work by then, and
+    /// the client decides how fast it reads the rest.
+    turn: Option<OwnedSemaphorePermit>,
     // Dropped after the rows.
     snapshot: Snapshot,
 }
@@ -81,8 +85,9 @@ impl Store {
     /// If the database is unavailable, or other exports have all connections.
     pub async fn export(&self, query: &MovieQuery) -> Result<Export, StoreError> {
         let Some(sql) = export_query(query) else { return Ok(Export { source: None }) };
+        let turn = self.pools.exports.scan_turn(query.filters.cost()).await?;
         let snapshot = Snapshot::begin(self.pools.exports.lend(Cost::Index).await?).await?;
-        Export::begin(snapshot, vec![sql], false).await
+        Export::begin(snapshot, vec![sql], false, turn).await
     }
 
     /// Returns all results of a search, whatever its limit and start, the best match first.
@@ -90,6 +95,7 @@ impl Store {
     /// # Errors
     /// If the database is unavailable, or other exports have all connections.
     pub async fn export_search(&self, query: &SearchQuery) -> Result<Export, StoreError> {
+        let turn = self.pools.exports.scan_turn(query.filters.cost()).await?;
         let snapshot = Snapshot::begin(self.pools.exports.lend(Cost::Index).await?).await?;
         // The statements of a search have the plans that they are made for in sessions with these options.
         let options = "
@@ -98,7 +104,7 @@ impl Store {
         sql::query_one(&*snapshot.0, options, &[]).await?;
         let (_, results) = Results::decide(&*snapshot.0, query, &self.frequencies).await?;
         let statements = results.map(|results| results.statements()).unwrap_or_default();
-        Export::begin(snapshot, statements, true).await
+        Export::begin(snapshot, statements, true, turn).await
     }
 }
 
@@ -107,11 +113,12 @@ impl Export {
         snapshot: Snapshot,
         statements: Vec<ListQuery>,
         is_search: bool,
+        turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, StoreError> {
         let mut further = statements.into_iter();
         let Some(first) = further.next() else { return Ok(Self { source: None }) };
         let rows = snapshot.rows(&first, is_search).await?;
-        Ok(Self { source: Some(Source { rows, further, is_search, snapshot }) })
+        Ok(Self { source: Some(Source { rows, further, is_search, turn, snapshot }) })
     }
 
     /// Returns the next movie. None after the last one.
@@ -132,6 +139,7 @@ impl Source {
     async fn next(&mut self) -> Result<Option<ExportedMovie>, StoreError> {
         loop {
             if let Some(row) = self.rows.try_next().await? {
+                self.turn = None;
                 let movie = MovieDocument { id: row.get("id"), json: row.get("doc") };
                 let score = self.is_search.then(|| search::score(row.get("rank")));
                 return Ok(Some(ExportedMovie { movie, score }));
@@ -150,6 +158,6 @@ pub(super) fn export_query(query: &MovieQuery) -> Option<ListQuery> {
         select id, doc from movies where true",
     );
     query.filters.push_to(&mut sql)?;
-    push_order(&mut sql, query.sort, None, Cost::Index);
+    push_order(&mut sql, query.sort, None, query.filters.cost());
     Some(sql)
 }

@@ -94,17 +94,28 @@ impl ReadPool {
     /// [`StoreError::Busy`] if too many reads wait, or this one would wait for too long. If the database is
     /// unavailable.
     pub(super) async fn lend(&self, cost: Cost) -> Result<Lent, StoreError> {
-        let scan = match cost {
-            Cost::Index => None,
-            Cost::Scan => Some(wait(&self.scans, &self.waiting_scans).await?),
-        };
-        let turn = [scan, Some(wait(&self.turns, &self.waiting).await?)];
+        let turn = [self.scan_turn(cost).await?, Some(wait(&self.turns, &self.waiting).await?)];
         let connection = checkout(&self.pool).await?;
         if connection.statement_cache.size() > MAX_STATEMENTS {
             connection.statement_cache.clear();
         }
         let tls = self.tls.clone();
         Ok(guard(connection, Box::new(|connection| give_up(connection, tls, turn))))
+    }
+
+    /// Waits until a statement of this cost may read as much as it does: until the other scans of the pool leave it a
+    /// processor. Returns what it holds meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] as [`Self::lend`].
+    pub(super) async fn scan_turn(
+        &self,
+        cost: Cost,
+    ) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
+        match cost {
+            Cost::Index => Ok(None),
+            Cost::Scan => wait(&self.scans, &self.waiting_scans).await.map(Some),
+        }
     }
 
     pub(super) fn status(&self) -> Status {

@@ -178,6 +178,10 @@ async fn pages_of_other_origins_may_read() {
     // Browsers refuse a response that names the origin twice.
     assert_eq!(allowed.headers.get_all("access-control-allow-origin").iter().count(), 1);
 
+    let vary =
+        read.headers.get_all("vary").iter().any(|value| value.to_str().unwrap().contains("origin"));
+    assert!(!vary, "responses are the same for all origins");
+
     let listed = vec!["https://films.example".to_owned()];
     let change = |config: &mut rest_api::config::Config| {
         config.cors_origins = rest_api::config::CorsOrigins::Listed(listed);

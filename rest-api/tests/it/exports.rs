@@ -59,7 +59,7 @@ async fn the_client_chooses_the_media_type() {
         let request = service.request(Method::GET, "/movies").header("accept", accept);
         let response = service.send(request).await;
         assert_eq!(response.header("content-type") == NDJSON, is_ndjson, "{accept}");
-        assert!(response.header("vary").contains("accept"), "{accept}");
+        assert!(response.header("vary").split(", ").any(|name| name == "accept"), "{accept}");
     }
 }
 

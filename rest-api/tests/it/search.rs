@@ -265,6 +265,8 @@ async fn titles_and_names_complete_what_is_typed() {
         movie("The terminator", 2030, &[]),
         movie("Twins", 1988, &["Arnold Schwarzenegger", "Danny DeVito"]),
         movie("Arnold", 1973, &["Stella Stevens"]),
+        // Has the word "s", and no text that "arnold s" completes.
+        movie("Hard Times", 1991, &["Arnold Vosloo", "Mary S. Jones"]),
     ])
     .await;
     let suggest = async |text: &str| service.get(&format!("/suggest?q={text}")).await.json();
@@ -274,10 +276,12 @@ async fn titles_and_names_complete_what_is_typed() {
     assert_eq!(suggest("termi").await, json!([title("The Terminator", 2)]));
     assert_eq!(suggest("arnold s").await, json!([actor("Arnold Schwarzenegger", 2)]));
     assert_eq!(suggest("schwarzeneger").await, json!([actor("Arnold Schwarzenegger", 2)]));
-    let both = json!([title("Arnold", 1), actor("Arnold Schwarzenegger", 2)]);
-    assert_eq!(suggest("arnold").await, both);
+    let all = [title("Arnold", 1), actor("Arnold Schwarzenegger", 2), actor("Arnold Vosloo", 1)];
+    assert_eq!(suggest("arnold").await, json!(all));
     for nothing in ["", "%00", "qqqq"] {
         assert_eq!(suggest(nothing).await, json!([]), "{nothing}");
     }
-    assert_eq!(service.get("/suggest?query=a").await.status, 400);
+    for wrong in ["query=a", "q=a&q=b"] {
+        assert_eq!(service.get(&format!("/suggest?{wrong}")).await.status, 400, "{wrong}");
+    }
 }

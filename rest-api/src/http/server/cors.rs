@@ -35,7 +35,8 @@ impl Cors {
             .expose_headers([header::LINK, header::ETAG, header::RETRY_AFTER, X_REQUEST_ID])
             .max_age(PREFLIGHT_AGE);
         let layer = match origins {
-            CorsOrigins::Any => layer.allow_origin(Any),
+            // Responses are the same for all origins.
+            CorsOrigins::Any => layer.allow_origin(Any).vary([]),
             CorsOrigins::Listed(origins) => {
                 let origins = origins.iter().filter_map(|origin| origin.parse().ok());
                 layer.allow_origin(AllowOrigin::list(origins))

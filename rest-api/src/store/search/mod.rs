@@ -228,6 +228,19 @@ async fn search(
     Ok(page.page)
 }
 
+/// Reads the movies that match what was typed with the last word only begun, and not as it was typed.
+async fn search_begun(
+    transaction: &impl GenericClient,
+    query: &SearchQuery,
+    frequencies: &Frequencies,
+) -> Result<SearchPage, StoreError> {
+    let mut page = Page::new(query.limit);
+    page.is_begun = true;
+    let (known, begun) = (tiers::exact(&query.words), tiers::begun(&query.words));
+    page.read(transaction, compose(query, &known, &begun, frequencies, query.limit)).await?;
+    Ok(page.page)
+}
+
 /// Composes the statement of the movies that match what was typed. None if no movie can match.
 fn exact_query(
     query: &SearchQuery,

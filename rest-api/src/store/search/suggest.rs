@@ -6,9 +6,12 @@ use deadpool_postgres::{GenericClient, Transaction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{SearchQuery, dictionary, search, snapshot, terms::key, tiers, words::words};
+use super::{
+    FoundMovie, SearchQuery, dictionary, search, search_begun, snapshot, terms::key, tiers,
+    words::words,
+};
 use crate::store::{
-    Filters, MovieDocument, Revision, Store, StoreError,
+    Filters, Revision, Store, StoreError,
     folding::fold,
     reads::{self, Cost, ReadPool},
 };
@@ -68,8 +71,13 @@ impl Store {
         let frequencies = self.frequencies.get(&*connection).await?;
         let transaction = snapshot(&mut connection).await?;
         let page = search(&transaction, query, &frequencies).await?;
-        let found = page.movies.iter().map(|found| &found.movie);
-        let suggestions = matching(&query.words, found);
+        let mut found = page.movies;
+        let mut suggestions = matching(&query.words, &found);
+        // What has a word as it was typed must not hide what begins with it: an initial, as in "john w".
+        if suggestions.len() < MAX_SUGGESTIONS && found.iter().all(|movie| !movie.is_begun) {
+            found.extend(search_begun(&transaction, query, &frequencies).await?.movies);
+            suggestions = matching(&query.words, &found);
+        }
         let suggestions = counted(&transaction, suggestions).await?;
         drop(transaction);
         reads::finish(connection);
@@ -78,10 +86,7 @@ impl Store {
 }
 
 /// Returns the distinct titles and names of `movies` that match what was typed.
-fn matching<'a>(
-    typed: &[String],
-    movies: impl Iterator<Item = &'a MovieDocument>,
-) -> Vec<Suggestion> {
+fn matching(typed: &[String], movies: &[FoundMovie]) -> Vec<Suggestion> {
     #[derive(Deserialize)]
     struct Texts {
         title: String,
@@ -89,7 +94,7 @@ fn matching<'a>(
         cast: Vec<String>,
     }
     let mut known = HashSet::new();
-    let texts = movies.filter_map(|movie| serde_json::from_str::<Texts>(&movie.json).ok());
+    let texts = movies.iter().filter_map(|found| serde_json::from_str(&found.movie.json).ok());
     let texts = texts.flat_map(|Texts { title, cast }| {
         let names = cast.into_iter().map(|name| (SuggestionKind::Actor, name));
         [(SuggestionKind::Title, title)].into_iter().chain(names)
