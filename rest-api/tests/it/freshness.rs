@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    io::Read,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use flate2::read::GzDecoder;
 use reqwest::{Client, StatusCode};
 use rest_api::config::Config;
 use serde_json::{Value, json};
@@ -29,6 +31,10 @@ const BOUND: Duration = Duration::from_millis(2_000 + 500);
 
 /// A request takes longer than this only while its connection is cut. Its answer may be from its beginning.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is asked for. The movie is the first one.
+const PATHS: [&str; 5] =
+    ["/movies", "/movies?title=counter", "/movies?q=counter", "/movies/1", "/genres"];
 
 const TOKEN: &str = crate::support::TOKEN;
 
@@ -56,6 +62,7 @@ async fn no_answer_is_older_than_the_bound_and_no_tag_has_two_contents() {
     let addresses = [first.address, second.address];
     let (written, tags) = (Arc::new(Written::default()), Arc::new(Mutex::new(HashMap::new())));
     let (next, answers) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(0)));
+    let compressed = AtomicU64::new(0);
     let end = Instant::now() + Duration::from_secs(seconds);
     let http = Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap();
 
@@ -64,7 +71,9 @@ async fn no_answer_is_older_than_the_bound_and_no_tag_has_two_contents() {
         while Instant::now() < end {
             let replica = random.usize(0..2);
             let value = next.fetch_add(1, Ordering::Relaxed);
-            let movie = json!({ "title": "Counter", "year": 2000, "genres": [value.to_string()] });
+            // Long enough to be compressed.
+            let movie = json!({ "title": "Counter", "year": 2000, "genres": [value.to_string()],
+                "extract": "a counter ".repeat(200) });
             let url = format!("http://{}/movies", addresses[replica]);
             let posted = http.post(url).bearer_auth(TOKEN).json(&movie).send().await;
             if posted.is_ok_and(|response| response.status() == StatusCode::CREATED) {
@@ -78,10 +87,11 @@ async fn no_answer_is_older_than_the_bound_and_no_tag_has_two_contents() {
         let mut latest = HashMap::new();
         while Instant::now() < end {
             let replica = random.usize(0..2);
-            let path = random.choice(["/movies", "/movies?title=counter", "/genres"]).unwrap();
+            let path = random.choice(PATHS).unwrap();
             let asked = Instant::now();
             let url = format!("http://{}{path}", addresses[replica]);
-            let mut request = http.get(url);
+            let coding = if random.bool() { "gzip" } else { "identity" };
+            let mut request = http.get(url).header("accept-encoding", coding);
             let known: Option<&(String, u64)> = latest.get(&(replica, path));
             if let Some((etag, _)) = known {
                 request = request.header("if-none-match", etag);
@@ -89,7 +99,16 @@ async fn no_answer_is_older_than_the_bound_and_no_tag_has_two_contents() {
             let Ok(response) = request.send().await else { continue };
             let status = response.status();
             let etag = response.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
-            let text = response.text().await.unwrap_or_default();
+            let is_compressed = response.headers().contains_key("content-encoding");
+            // A connection that is cut has no whole body.
+            let Ok(body) = response.bytes().await else { continue };
+            let mut text = String::new();
+            if is_compressed {
+                GzDecoder::new(&*body).read_to_string(&mut text).unwrap();
+                compressed.fetch_add(1, Ordering::Relaxed);
+            } else {
+                text = String::from_utf8(body.to_vec()).unwrap();
+            }
             let value = match status {
                 StatusCode::NOT_MODIFIED => known.unwrap().1,
                 StatusCode::OK => {
@@ -97,12 +116,15 @@ async fn no_answer_is_older_than_the_bound_and_no_tag_has_two_contents() {
                     let known = tags.lock().unwrap().insert((path, etag.clone()), text.clone());
                     assert!(known.is_none_or(|known| known == text), "{etag} has two contents");
                     let json: Value = serde_json::from_str(&text).unwrap();
-                    let genre = &json[0][if path == "/genres" { "genre" } else { "genres" }];
+                    let first = if json.is_array() { &json[0] } else { &json };
+                    let genre = &first[if path == "/genres" { "genre" } else { "genres" }];
                     let genre = genre.as_str().or(genre[0].as_str());
                     let value = genre.map_or(0, |text| text.parse().unwrap());
                     latest.insert((replica, path), (etag, value));
                     value
                 }
+                // Nothing has been written.
+                StatusCode::NOT_FOUND => 0,
                 StatusCode::SERVICE_UNAVAILABLE => continue,
                 other => panic!("{other}: {text}"),
             };
@@ -129,7 +151,9 @@ async fn no_answer_is_older_than_the_bound_and_no_tag_has_two_contents() {
     tokio::join!(write(), read(3), read(4), read(5), cut());
     let (answers, writes) = (answers.load(Ordering::Relaxed), written.0.lock().unwrap().len());
     eprintln!("{answers} answers checked against {writes} writes");
+    let compressed = compressed.load(Ordering::Relaxed);
     assert!(answers > 100 && writes > 10, "{answers} answers, {writes} writes");
+    assert!(compressed > 10, "{compressed} compressed answers");
 }
 
 async fn start_proxy() -> Proxy {
