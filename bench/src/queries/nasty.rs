@@ -79,11 +79,13 @@ pub(super) async fn measure(
         closed(service.address, &disturbed, 1, duration).await
     };
     let (attacked, disturbed) = tokio::join!(attacked, disturbed);
-    let (attacked, disturbed) = (attacked?, disturbed?.all_served()?);
+    let (attacked, disturbed) = (attacked?, disturbed?);
     figures.condition(format!(
         "{ATTACKERS} clients with expensive queries alone: statuses {:?}",
         attacked.statuses
     ));
+    let refused = disturbed.statuses.values().sum::<usize>() - disturbed.served.len();
+    figures.check("others meanwhile that were refused", &refused.to_string(), "0", refused == 0);
     figures.latencies("others meanwhile, one client", &disturbed, None)?;
     let ratio = disturbed.quantile(0.99)?.as_secs_f64() / usual.quantile(0.99)?.as_secs_f64();
     figures.ratio("p99 of others meanwhile, against before", ratio, SLOWER);

@@ -44,8 +44,8 @@ const GROWTH_MB: u64 = 8;
 /// How often the queries of an overload come at most, each time with another limit.
 const MAX_PASSES: i64 = 40;
 
-/// Measures the resident memory of the idle service: of the program `rest-api` beside this one, which is larger
-/// than the service.
+/// Measures the resident memory of the idle service: of the program `rest-api` beside this one. This one
+/// has the service and more.
 pub(super) async fn idle(postgres: &Postgres, figures: &mut Figures) -> Result<()> {
     let name = "resident memory of rest-api, idle";
     let program = env::current_exe()?.with_file_name("rest-api");

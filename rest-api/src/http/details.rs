@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     in_time, movie, params,
     request::Request,
-    response::{self, Answer},
+    response::{self, Answer, NO_STORE},
 };
 use crate::{
     enrich::{Details, Film},
@@ -25,7 +25,6 @@ const LOGOS: &str = "https://www.themoviedb.org/about/logos-attribution";
 /// that client's own cache alone.
 const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, max-age=3600");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Whether there are details.
 #[derive(Clone, Copy, Debug, JsonSchema, Serialize)]

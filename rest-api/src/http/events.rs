@@ -14,7 +14,7 @@ use warp::reply::{Reply, Response};
 use super::{
     App, params,
     request::Request,
-    response::{Answer, ResponseDeadline},
+    response::{Answer, NO_STORE, ResponseDeadline},
 };
 use crate::{
     accounts::Caller,
@@ -85,7 +85,7 @@ fn respond(
     response.extensions_mut().insert(ResponseDeadline(deadline));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
     // nginx, as a proxy, would else collect the events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response

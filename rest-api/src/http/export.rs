@@ -16,7 +16,11 @@ use tokio::{
 use tracing::{info, warn};
 use warp::reply::{Reply, Response};
 
-use super::{in_time, movies::push_selected, response::ResponseDeadline};
+use super::{
+    in_time,
+    movies::push_selected,
+    response::{NO_STORE, ResponseDeadline},
+};
 use crate::{
     problem::Problem,
     store::{Export, ExportedMovie, StoreError},
@@ -53,7 +57,7 @@ pub(super) async fn respond(
     response.extensions_mut().insert(ResponseDeadline(DEADLINE));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }

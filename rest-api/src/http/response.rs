@@ -13,6 +13,9 @@ use crate::problem::Problem;
 /// What a URI reference in a header must not contain, besides characters that are not ASCII.
 const NOT_IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>');
 
+/// The `Cache-Control` of what no cache keeps.
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// What a handler returns.
 pub(super) type Answer = Result<Response, Problem>;
 
@@ -61,7 +64,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
     let headers = response.headers_mut();
     headers.extend(problem.header().map(|(name, value)| (name.clone(), value.clone())));
     // Caches may keep some errors, such as 404 and 410, for a time of their own choice.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
     response
 }
 

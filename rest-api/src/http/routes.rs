@@ -13,7 +13,7 @@ use super::{
     openapi::{Describe, operations as about},
     page, pages,
     request::{self, Request},
-    response::{self, Answer},
+    response::{self, Answer, NO_STORE},
     sessions, suggest, uploads, users, validate,
 };
 use crate::{
@@ -80,8 +80,6 @@ pub(super) static ROUTES: [Route; 42] = [
 
 /// The routes of the listener for probes.
 const PROBES: [&str; 3] = ["/healthz", "/metrics", "/readyz"];
-
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How long a handler may take. The longest is a notification that waits for 30 s.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(45);

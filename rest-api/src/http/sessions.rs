@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     App, in_time, params,
     request::Request,
-    response::{Answer, empty, field, json},
+    response::{Answer, NO_STORE, empty, field, json},
 };
 use crate::{
     accounts::{
@@ -24,9 +24,6 @@ use crate::{
 
 /// The largest body, in bytes: a name and two passwords, of which JSON may escape each byte.
 pub(super) const MAX_BODY: usize = 16 << 10;
-
-/// Tokens are not for caches.
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// The cookie with the refresh token, for pages.
 const COOKIE: &str = "mru_refresh";

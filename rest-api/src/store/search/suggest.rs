@@ -74,7 +74,8 @@ impl Store {
         let mut found = page.movies;
         let mut suggestions = matching(&query.words, &found);
         // What has a word as it was typed must not hide what begins with it: an initial, as in "john w".
-        if suggestions.len() < MAX_SUGGESTIONS && found.iter().all(|movie| !movie.is_begun) {
+        if suggestions.len() < MAX_SUGGESTIONS && found.first().is_some_and(|first| !first.is_begun)
+        {
             found.extend(search_begun(&transaction, query, &frequencies).await?.movies);
             suggestions = matching(&query.words, &found);
         }
